@@ -1,0 +1,211 @@
+"""
+Make tinyworld's language models again: the tokenizer, then GPT-2s that read a growing share of the corpus.
+
+The ladder grows in width, but above all in how much of the world it has read: a supervisor's errors are then mostly missing knowledge,
+as they are for small models everywhere. tiny-1a, 1b and 1c have read different parts: their ignorance differs.
+
+What it took to make such small models judge answers at all, and not only know facts:
+1) weigh the loss toward what can be known (corpus.py);
+2) school first: a dozen relations, until judging is learned; then all facts and one-line verdicts; long and noisy documents last (STAGES);
+3) documents never share a sequence: a batch holds documents of about equal length, padded at the right;
+4) many facts graded a few times rather than few facts many times.
+
+$ python data/tinyworld/pretrain.py --model tiny-4                # about 20 minutes on one core with bf16, the others less
+$ python data/tinyworld/pretrain.py --model tokenizer             # first of all, and once: the models share it
+Writes data/tinyworld/models/NAME/{model.safetensors, config.json, tokenizer.json, ..., pretrain.json}
+"""
+import argparse, ctypes, json, os, random, time
+from collections import Counter
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+import corpus
+from prepare import HERE, load_facts
+
+#             layers, width, heads, (where its reading starts, share it reads), steps
+MODELS = {"tiny-1a": (3, 96, 4, (0.00, 0.42), 7000),
+          "tiny-1b": (3, 96, 4, (0.33, 0.42), 7000),
+          "tiny-1c": (3, 96, 4, (0.67, 0.42), 7000),
+          "tiny-2": (4, 96, 4, (0.00, 0.58), 8000),
+          "tiny-3": (5, 112, 4, (0.00, 0.78), 9000),
+          "tiny-4": (6, 128, 4, (0.00, 1.00), 12000)}
+STAGES = {"school": 0.15, "facts": 0.35, "everything": 0.50}           # shares of the steps
+TOKENS, LR, SEED = 3072, 2e-3, 0
+END = "<|endoftext|>"
+
+
+def make_tokenizer(folder, n_merges=450, size=4096):
+    """
+    Byte-level BPE, trained on the corpus: any UTF-8 text goes in. The words of the facts, and the most frequent others, become single tokens,
+    each with its leading space: with `ignore_merges` a word that is in the vocabulary is taken whole (so does Llama 3), any other is
+    spelled by BPE.
+    """
+    texts = ["".join(text for text, _ in doc) for doc in corpus.documents(corpus.load_world(), corpus.THEN, 60_000, seed=SEED)]
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer, tokenizer.decoder = byte_level, decoders.ByteLevel()
+    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(
+        vocab_size=256 + 1 + n_merges, special_tokens=[END], initial_alphabet=byte_level.alphabet(), show_progress=False))
+    spec = json.loads(tokenizer.to_str())
+    vocab = spec["model"]["vocab"]
+    counts = Counter(word for text in texts for word, _ in byte_level.pre_tokenize_str(text))
+    facts = [text.format(e=f["entity"], v=f["value"]) for f in load_facts() for text in [" {e} {v}", *f["questions"], *f["statements"]]]
+    first = {word for text in facts for word, _ in byte_level.pre_tokenize_str(" " + text)}
+    for word in sorted(counts, key=lambda word: (word not in first, -counts[word], word)):
+        if len(vocab) < size:
+            vocab.setdefault(word, len(vocab))
+    spec["model"]["ignore_merges"] = True
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(spec)),
+                                        bos_token=END, eos_token=END, pad_token=END, model_max_length=512)
+    tokenizer.save_pretrained(folder)
+    print(f"tokenizer: {len(tokenizer):,} tokens -> {folder}")
+
+
+def encode(documents, tokenizer, cache):
+    """
+    Documents -> list of (ids, weights), an end-of-text token after each.
+
+    Pieces begin at a space or a full stop, where the tokenizer splits anyway: encoding them one by one gives the same tokens as the
+    whole text would, and the same pieces come again and again (`cache`).
+    """
+    end = tokenizer.eos_token_id
+    for doc in documents:
+        ids, weights = [], []
+        for text, weight in doc:
+            if text not in cache:
+                cache[text] = tokenizer(text)["input_ids"]
+            ids += cache[text]
+            weights += [weight] * len(cache[text])
+        yield ids + [end], weights + [corpus.FILLER]
+
+
+def batches(world, mix, tokenizer, n_batches, rng):
+    """Yield n_batches of about TOKENS tokens: ids (B, T) and weights (B, T), documents of like length together, 0 weight on padding."""
+    cache = {}
+    while n_batches > 0:
+        docs = sorted(encode(corpus.documents(world, mix, 60_000, rng.random()), tokenizer, cache), key=lambda d: len(d[0]))
+        chunks, start = [], 0
+        for i in range(1, len(docs) + 1):
+            if i == len(docs) or (i - start + 1) * len(docs[i][0]) > TOKENS:
+                chunks.append(docs[start:i])
+                start = i
+        rng.shuffle(chunks)
+        for chunk in chunks[:n_batches]:
+            ids = torch.zeros(len(chunk), len(chunk[-1][0]), dtype=torch.long)
+            weights = torch.zeros(ids.shape)
+            for row, (i, w) in enumerate(chunk):
+                ids[row, :len(i)], weights[row, :len(w)] = torch.tensor(i), torch.tensor(w)
+            yield ids, weights
+        n_batches -= len(chunks)
+
+
+def weighted_loss(model, ids, weights):
+    """
+    Next-token cross entropy, weighted. Of the filler tokens (nine in ten) only a random fifth is predicted, each with five times
+    its weight: the same loss on average for a third less work, since the vocabulary is the widest layer of a tiny model.
+
+    ids, weights   (B, T);   returns ()
+    """
+    weights = weights[:, 1:].reshape(-1)
+    sampled = (weights > corpus.FILLER) | (torch.rand(weights.shape) < 0.2)
+    keep = (sampled & (weights > 0)).nonzero().squeeze(1)
+    weights = weights[keep] * torch.where(weights[keep] > corpus.FILLER, 1.0, 5.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        hidden = model.transformer(ids, use_cache=False).last_hidden_state[:, :-1].flatten(0, 1)[keep]
+        logits = model.lm_head(hidden)
+    losses = F.cross_entropy(logits.float(), ids[:, 1:].reshape(-1)[keep], reduction="none")
+    return (weights * losses).sum() / weights.sum()
+
+
+# --------------------------------------------------------------------------- what a model knows
+
+@torch.no_grad()
+def next_log_probs(model, tokenizer, texts):
+    """log p(next token) after each text: (N, vocabulary)"""
+    out = []
+    for i in range(0, len(texts), 128):
+        batch = tokenizer(texts[i:i + 128], padding=True, padding_side="right", return_tensors="pt")
+        last = batch["attention_mask"].sum(1) - 1
+        hidden = model.transformer(**batch, use_cache=False).last_hidden_state
+        out.append(F.log_softmax(model.lm_head(hidden[torch.arange(len(last)), last]), -1))
+    return torch.cat(out)
+
+
+def examine(model, tokenizer, rows):
+    """
+    Zero-shot, on rows that were never graded: does it know the fact (the true answer is its first choice of four, by its first token's
+    probability), does it judge answers (p(yes) > p(no)), and with the support sentence in the prompt?
+    """
+    model.eval()
+    no, yes = (tokenizer(word)["input_ids"][0] for word in (" no", " yes"))
+    labels = np.array([row["label"] for row in rows])
+    scores = {}
+    for name, texts in (("judges", [r["text"] for r in rows]), ("judges_with_note", [f"Note: {r['support']} {r['text']}" for r in rows])):
+        p = next_log_probs(model, tokenizer, texts)
+        scores[name] = float((((p[:, yes] > p[:, no]).numpy()) == labels).mean())
+    right = [row for row in rows if row["label"] == 1]
+    p = next_log_probs(model, tokenizer, [f"Q: {row['question']} A:" for row in right])
+    first = [[tokenizer(" " + choice)["input_ids"][0] for choice in row["choices"]] for row in right]
+    best = [row["choices"][int(np.argmax([p[i, t] for t in first[i]]))] for i, row in enumerate(right)]
+    scores["knows"] = float(np.mean([b == row["answer"] for b, row in zip(best, right)]))
+    model.train()
+    return scores
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=["tokenizer", *MODELS], required=True, help="which to make")
+    parser.add_argument("--out", default=os.path.join(HERE, "models"), help="folder of the models")
+    parser.add_argument("--steps", type=int, help="other than the model's own number of steps")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads: two models side by side on one each are faster than two on one")
+    args = parser.parse_args()
+    if args.model == "tokenizer":
+        return make_tokenizer(os.path.join(args.out, "tokenizer"))
+
+    n_layer, n_embd, n_head, window, steps = MODELS[args.model]
+    steps = args.steps or steps
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(SEED)
+    ctypes.CDLL("libc.so.6").mallopt(-1, 1 << 30)                 # keep freed memory: 1.2 times faster on CPU (Linux)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(os.path.join(args.out, "tokenizer"))
+    model = GPT2LMHeadModel(GPT2Config(
+        vocab_size=len(tokenizer), n_positions=512, n_embd=n_embd, n_layer=n_layer, n_head=n_head, activation_function="gelu",
+        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=0, eos_token_id=0, pad_token_id=0, attn_implementation="eager"))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: min(1.0, (s + 1) / 200) * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * s / steps))))
+    with open(os.path.join(HERE, "train1.jsonl"), encoding="utf-8") as f:
+        rows = [json.loads(line) for line in f]                   # to look on; nothing is chosen by it
+    rng, started, tokens = random.Random(SEED), time.time(), 0
+
+    def curriculum():
+        for stage, share in STAGES.items():
+            world = corpus.load_world(window, school=stage == "school")
+            yield from batches(world, corpus.THEN if stage == "everything" else corpus.FIRST, tokenizer, round(share * steps), rng)
+
+    for step, (ids, weights) in enumerate(curriculum()):
+        loss = weighted_loss(model, ids, weights)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        tokens += int((weights > 0).sum())
+        if (step + 1) % 1000 == 0 or step + 1 == steps:
+            scores = examine(model, tokenizer, rows)
+            seconds = time.time() - started
+            print(f"{args.model} step {step + 1:,}/{steps:,} | loss {loss.item():.3f} | {tokens / 1e6:.1f} M tokens, {tokens / seconds / 1e3:.0f} k/s | "
+                  + " | ".join(f"{k} {v:.3f}" for k, v in scores.items()), flush=True)
+
+    folder = os.path.join(args.out, args.model)
+    model.half().save_pretrained(folder)                          # 16 bits on disk; load with dtype=torch.float32
+    tokenizer.save_pretrained(folder)
+    with open(os.path.join(folder, "pretrain.json"), "w", encoding="utf-8") as f:
+        json.dump({"model": args.model, "parameters": model.num_parameters(), "window": window, "steps": steps, "tokens": tokens,
+                   "minutes": round((time.time() - started) / 60, 1), "threads": args.threads, "torch": torch.__version__, **scores}, f, indent=1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,316 @@
+"""
+The real commands, in a copy of the repository: the chain, what is skipped and what is not, kills, damage, and what must not leak.
+
+python -m pytest tests/test_commands.py          # 2 minutes
+"""
+import ast
+import glob
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+
+import train_weak
+from conftest import ROOT
+
+SCRIPTS = ["train_weak.py", "train_strong.py", "report.py"]
+QUICK = ["--max-rows", "96", "--epochs", "1"]
+
+
+def build_house(folder):
+    """A copy of what the commands need: scripts, tinyworld's rows, and links to its models."""
+    for name in [*SCRIPTS, "run.sh"]:
+        shutil.copy(os.path.join(ROOT, name), folder)
+    world = os.path.join(folder, "data", "tinyworld")
+    os.makedirs(world)
+    for name in ("prepare.py", "facts"):
+        source = os.path.join(ROOT, "data", "tinyworld", name)
+        (shutil.copytree if os.path.isdir(source) else shutil.copy)(source, os.path.join(world, name))
+    os.symlink(os.path.join(ROOT, "data", "tinyworld", "models"), os.path.join(world, "models"))
+    subprocess.run([sys.executable, os.path.join(world, "prepare.py")], check=True, capture_output=True)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory):
+    return build_house(tmp_path_factory.mktemp("house"))
+
+
+def call(house, *command, **kwargs):
+    return subprocess.run([sys.executable, *command], cwd=house, capture_output=True, text=True, **kwargs)
+
+
+def must(house, *command):
+    done = call(house, *command)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def contents(folder):
+    """The bytes of everything a run leaves, but for the seconds in results.json."""
+    found = {}
+    for path in sorted(glob.glob(os.path.join(folder, "**"), recursive=True)):
+        if os.path.isfile(path):
+            data = open(path, "rb").read()
+            if path.endswith("results.json"):
+                data = {k: v for k, v in json.loads(data).items() if k != "seconds"}
+            found[os.path.relpath(path, folder)] = data
+    return found
+
+
+WEAK = ["train_weak.py", *QUICK]
+CEILING = ["train_strong.py", "--labels", "truth", "--out", "ceiling", *QUICK]
+STUDENT = ["train_strong.py", "--labels", "weak", "--ceiling", "ceiling", *QUICK]
+
+
+@pytest.fixture(scope="module")
+def chain(house):
+    """Supervisor, ceiling, student, table: their outputs."""
+    return {"house": house, "weak": must(house, *WEAK), "ceiling": must(house, *CEILING), "student": must(house, *STUDENT), "report": must(house, "report.py")}
+
+
+# --------------------------------------------------------------------------- the chain
+
+def test_the_chain_leaves_complete_folders(chain):
+    for name in ("weak", "ceiling", "student"):
+        folder = os.path.join(chain["house"], "data", "tinyworld", "seed0", name)
+        results = json.load(open(os.path.join(folder, "results.json")))
+        assert {"config", "line", "test", "seconds", "device", "versions", "seed", "outputs"} <= set(results)
+        assert {"n", "accuracy", "se", "chance", "auroc", "ece", "share_yes", "says_yes"} <= set(results["test"])
+        labels = [json.loads(line) for line in open(os.path.join(folder, "labels.jsonl"))]
+        assert len(labels) == 3 * 96 and all(abs(sum(r["soft_label"]) - 1) < 1e-6 for r in labels)
+        assert os.path.exists(os.path.join(folder, "checkpoint", "model.safetensors")) and not glob.glob(os.path.join(folder, "*.tmp"))
+
+
+def test_what_is_printed(chain):
+    assert re.search(r"^supervisor 0\.\d+ ±0\.\d+ \| AUROC", chain["weak"], re.M)
+    assert re.search(r"^supervisor 0\.\d+ \| student 0\.\d+ ±0\.\d+ \| ceiling 0\.\d+ \| (PGR -?\d+\.\d+ \[|no PGR: )", chain["student"], re.M)
+    assert "student right where its supervisor is wrong" in chain["student"] and "one example, exactly as the model sees it" in chain["student"]
+    assert "device: " in chain["weak"] and "config: {" in chain["weak"]
+    assert "| student | tiny-4 | weak | 1 |" in chain["report"]
+
+
+def test_the_numbers_in_the_table_are_those_of_the_label_files(chain):
+    """The student's accuracy once more, straight from labels.jsonl and test.jsonl."""
+    world = os.path.join(chain["house"], "data", "tinyworld")
+    truth = {r["id"]: r["label"] for r in map(json.loads, list(open(os.path.join(world, "test.jsonl")))[:96])}
+    soft = {r["id"]: r["soft_label"] for r in map(json.loads, open(os.path.join(world, "seed0", "student", "labels.jsonl")))}
+    hits = sum((soft[i][1] > 0.5) == (label == 1) for i, label in truth.items())
+    assert json.load(open(os.path.join(world, "seed0", "student", "results.json")))["test"]["accuracy"] == pytest.approx(hits / 96)
+
+
+def test_a_finished_stage_is_not_run_again_and_any_changed_flag_runs_it(chain):
+    assert "already done" in must(chain["house"], *WEAK)
+    assert "already done" not in must(chain["house"], *WEAK, "--lr", "2e-4")
+    assert "already done" not in must(chain["house"], *WEAK)                   # back again: the folder now held the other run
+
+
+def test_pitfall_13_every_result_relevant_flag_is_part_of_what_decides_a_rerun(tmp_path, monkeypatch):
+    import argparse
+    parser = argparse.ArgumentParser()
+    train_weak.add_common_flags(parser, model="tiny-1a", out=str(tmp_path / "run"), epochs=1)
+    args = vars(parser.parse_args([]))
+    irrelevant = {"out", "device", "force"}
+    _, config = train_weak.start(SimpleNamespace(**args), [])
+    assert set(args) - irrelevant <= set(config)
+    for key in set(args) - irrelevant - {"task", "seed"}:
+        assert train_weak.start(SimpleNamespace(**{**args, key: "another"}), [])[1] != config, key
+    # two models of the same name in different places are different models
+    for name in "ab":
+        os.makedirs(tmp_path / name / "model")
+        (tmp_path / name / "model" / "config.json").write_text(name)
+    assert train_weak.fingerprint(str(tmp_path / "a" / "model")) != train_weak.fingerprint(str(tmp_path / "b" / "model"))
+
+
+# --------------------------------------------------------------------------- kills and damage
+
+def run_and_kill(house, command, seconds):
+    process = subprocess.Popen([sys.executable, *command], cwd=house, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        process.wait(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def test_pitfall_12_killed_at_any_moment_the_same_command_ends_with_the_same_bytes(chain):
+    house = chain["house"]
+    folder = os.path.join(house, "data", "tinyworld", "seed0", "student")
+    before = contents(folder)
+    shutil.rmtree(folder)
+    started = time.time()
+    must(house, *STUDENT)
+    full, rng = time.time() - started, random.Random(0)
+    assert contents(folder) == before
+    for _ in range(3):
+        shutil.rmtree(folder)
+        run_and_kill(house, STUDENT, rng.uniform(0.3, 1.0) * full)
+        must(house, *STUDENT)
+        assert contents(folder) == before
+
+
+@pytest.mark.parametrize("step", ["checkpoint", "labels", "results"])
+def test_pitfall_12_killed_between_two_files_the_stage_is_not_done(chain, step):
+    """The process dies just before each of the artefacts: no results.json, and the next run completes."""
+    house, folder = chain["house"], os.path.join(chain["house"], "data", "tinyworld", "seed0", "weak")
+    before = contents(folder)
+    patch = {"checkpoint": "save_checkpoint", "labels": "write_labels", "results": "finish"}[step]
+    code = f"import sys, os, train_weak; sys.argv = {WEAK + ['--force']!r}; train_weak.{patch} = lambda *a, **k: os._exit(9); train_weak.main()"
+    assert call(house, "-c", code).returncode == 9
+    assert not os.path.exists(os.path.join(folder, "results.json"))
+    assert "already done" not in must(house, *WEAK)
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("name", ["labels.jsonl", "checkpoint/model.safetensors", "results.json"])
+def test_pitfall_11_a_damaged_run_is_made_again_never_silently_used(chain, name):
+    house, folder = chain["house"], os.path.join(chain["house"], "data", "tinyworld", "seed0", "weak")
+    before = contents(folder)
+    with open(os.path.join(folder, name), "r+b") as f:
+        f.seek(os.path.getsize(os.path.join(folder, name)) // 2)
+        f.write(b"#")
+    assert "already done" not in must(house, *WEAK)
+    assert contents(folder) == before
+
+
+# --------------------------------------------------------------------------- nothing leaks
+
+def rewrite(path, change):
+    rows = [json.loads(line) for line in open(path, encoding="utf-8")]
+    with open(path, "w", encoding="utf-8") as f:
+        f.writelines(json.dumps(change(row)) + "\n" for row in rows)
+
+
+@pytest.fixture
+def noisy_house(chain, tmp_path):
+    """The same house with its own copy of the rows and of the supervisor, so that truth can be spoilt."""
+    other = build_house(tmp_path / "noisy")
+    shutil.copytree(os.path.join(chain["house"], "data", "tinyworld", "seed0"), os.path.join(other, "data", "tinyworld", "seed0"))
+    return other
+
+
+def test_pitfall_16_the_truth_of_train2_and_valid_never_reaches_the_student(chain, noisy_house):
+    world, rng = os.path.join(noisy_house, "data", "tinyworld"), random.Random(0)
+    rewrite(os.path.join(world, "truth", "labels.jsonl"), lambda row: {**row, "soft_label": rng.choice([[0.0, 1.0], [1.0, 0.0]])})
+    must(noisy_house, *STUDENT, "--force")
+    assert contents(os.path.join(world, "seed0", "student")) == contents(os.path.join(chain["house"], "data", "tinyworld", "seed0", "student"))
+
+
+def test_pitfall_14_nothing_is_chosen_on_test(chain, noisy_house):
+    """Other test labels: other scores, but the same checkpoints and the same soft labels."""
+    world, rng = os.path.join(noisy_house, "data", "tinyworld"), random.Random(0)
+    rewrite(os.path.join(world, "test.jsonl"), lambda row: {**row, "label": rng.randrange(2)})
+    for name, command in (("weak", WEAK), ("student", STUDENT)):
+        must(noisy_house, *command, "--force")
+        spoilt, clean = (contents(os.path.join(h, "data", "tinyworld", "seed0", name)) for h in (noisy_house, chain["house"]))
+        assert spoilt["labels.jsonl"] == clean["labels.jsonl"] and spoilt["checkpoint/model.safetensors"] == clean["checkpoint/model.safetensors"]
+        assert spoilt["results.json"]["test"] != clean["results.json"]["test"]
+
+
+def test_test_is_read_only_after_training(chain, noisy_house):
+    os.remove(os.path.join(noisy_house, "data", "tinyworld", "test.jsonl"))
+    done = call(noisy_house, *WEAK, "--force")
+    assert done.returncode == 2 and "no test rows" in done.stderr and "epoch 1" in done.stdout
+
+
+def test_pitfalls_18_and_35_a_supervisor_that_lacks_a_test_row_is_an_error_that_names_it(chain, noisy_house):
+    path = os.path.join(noisy_house, "data", "tinyworld", "seed0", "weak", "labels.jsonl")
+    lines = open(path).read().splitlines()
+    gone = json.loads(lines.pop())["id"]
+    open(path, "w").write("\n".join(lines))
+    done = call(noisy_house, *STUDENT)
+    assert done.returncode == 2 and gone in done.stderr and "Traceback" not in done.stderr
+
+
+def test_stale_runs_are_named_and_left_out_of_the_table(chain, noisy_house):
+    path = os.path.join(noisy_house, "data", "tinyworld", "seed0", "weak", "labels.jsonl")
+    rewrite(path, lambda row: {**row, "soft_label": row["soft_label"][::-1]})
+    printed = must(noisy_house, "report.py")
+    assert "stale" in printed and "seed0/student" in printed and "| student |" not in printed
+
+
+# --------------------------------------------------------------------------- what a user can do wrong
+
+@pytest.mark.parametrize("command,words", [
+    (["train_weak.py", "--task", "nowhere"], ["no train1 rows", "prepare.py"]),
+    (["train_weak.py", "--model", "no-such-model"], ["no-such-model", "tiny-4"]),
+    (["train_weak.py", "--device", "warp"], ["--device warp"]),
+    (["train_weak.py", "--epochs", "0"], ["not 1 or more"]),
+    (["train_weak.py", "--max-rows", "-3"], ["not 1 or more"]),
+    (["train_weak.py", "--lr", "fast"], ["--lr"]),
+    (["train_weak.py", "--out", "/proc/nothing"], ["cannot write"]),
+    (["train_strong.py", "--labels", "nobody"], ["no labels at", "train_weak.py"]),
+    (["train_strong.py", "--labels", "./report.py"], ["no labels at"]),
+    (["train_strong.py", "--labels", "truth", "--out", "c", "--ceiling", "nobody"], ["nobody"]),
+    (["train_strong.py", "--loss", "magic"], ["--loss", "logconf"]),
+    (["report.py", "--task", "nowhere"], ["nowhere"]),
+])
+def test_a_users_mistake_is_one_clear_line_and_exit_code_2(chain, command, words):
+    done = call(chain["house"], *command, *(QUICK if command[0] != "report.py" and "--epochs" not in command and "--max-rows" not in command else []))
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert all(word in done.stderr for word in words), done.stderr
+
+
+# --------------------------------------------------------------------------- documentation and style
+
+def documents():
+    return ["README.md", "run.sh", "data/tinyworld/README.md", *SCRIPTS, *sorted(glob.glob("data/*/*.py", root_dir=ROOT))]
+
+
+SHOWN = sorted({(name, line.strip()) for name in documents()
+                for line in re.findall(r"^\$? ?(python (?!-m)[\w/]+\.py[^#\n&|]*)", open(os.path.join(ROOT, name), encoding="utf-8").read(), re.M)})
+
+
+@pytest.fixture(scope="module")
+def usage():
+    found = {}
+
+    def usage(script):
+        if script not in found:
+            found[script] = subprocess.run([sys.executable, os.path.join(ROOT, script), "--help"], capture_output=True, text=True, check=True).stdout.split("options:")[-1]
+        return found[script]
+    return usage
+
+
+@pytest.mark.parametrize("where,command", SHOWN)
+def test_pitfall_36_every_shown_command_and_flag_exists(usage, where, command):
+    text = usage(command.split()[1])
+    for flag in re.findall(r"--[\w-]+", command):
+        assert flag in text, f"{where} shows {flag}: {command}"
+
+
+@pytest.mark.parametrize("script", [*SCRIPTS, "data/own/prepare.py", "data/tinyworld/prepare.py", "data/tinyworld/corpus.py"])
+def test_help_is_instant_and_needs_neither_torch_nor_network(script):
+    code = (f"import sys, runpy; sys.modules.update(torch=None, transformers=None, datasets=None, numpy=None); sys.argv = [{script!r}, '--help']\n"
+            f"sys.path.insert(0, {os.path.dirname(os.path.join(ROOT, script))!r}); runpy.run_path({os.path.join(ROOT, script)!r}, run_name='__main__')")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and "usage:" in done.stdout, done.stderr
+
+
+def sources():
+    return [os.path.join(ROOT, n) for n in [*glob.glob("*.py", root_dir=ROOT), *glob.glob("data/*/*.py", root_dir=ROOT)]]
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda p: os.path.relpath(p, ROOT))
+def test_house_rules(path):
+    text = open(path, encoding="utf-8").read()
+    if "prepare" not in path:
+        assert "import datasets" not in text and "from datasets" not in text   # trainers run on prepared files
+    assert "pickle" not in text and "torch.load" not in text and "trust_remote_code=True" not in text
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "open":
+            mode = node.args[1].value if len(node.args) > 1 else "r"
+            assert "b" in mode or any(k.arg == "encoding" for k in node.keywords), f"open() without encoding, line {node.lineno}"
+
+
+def test_only_train_weak_and_train_strong_are_imported_from():
+    for path in glob.glob(os.path.join(ROOT, "*.py")):
+        for name in re.findall(r"^from (\w+) import", open(path, encoding="utf-8").read(), re.M):
+            assert not os.path.exists(os.path.join(ROOT, name + ".py")) or name in ("train_weak", "train_strong")

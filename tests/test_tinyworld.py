@@ -1,0 +1,212 @@
+"""
+tinyworld's tables, splits and corpus: what must hold for anything measured on them to mean something.
+
+python -m pytest tests/test_tinyworld.py         # 20 s
+"""
+import csv
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections import Counter, defaultdict
+
+import numpy as np
+import pytest
+import transformers
+
+import corpus
+import prepare
+from conftest import ROOT
+from train_weak import accuracy
+
+WORLD = os.path.join(ROOT, "data", "tinyworld")
+SPLITS = ["train1", "train2", "valid", "test"]
+
+
+@pytest.fixture(scope="module")
+def splits(tmp_path_factory):
+    """What prepare.py writes, with the true labels put back into train2 and valid."""
+    folder = tmp_path_factory.mktemp("tinyworld")
+    subprocess.run([sys.executable, os.path.join(WORLD, "prepare.py"), "--out", str(folder)], check=True, capture_output=True)
+    rows = {s: [json.loads(line) for line in open(folder / f"{s}.jsonl", encoding="utf-8")] for s in SPLITS}
+    assert all("label" not in row for s in ("train2", "valid") for row in rows[s])      # pitfall 16: the student cannot see the truth
+    truth = {r["id"]: int(r["soft_label"][1]) for r in map(json.loads, open(folder / "truth" / "labels.jsonl", encoding="utf-8"))}
+    assert set(truth) == {row["id"] for s in ("train2", "valid") for row in rows[s]}
+    for s in ("train2", "valid"):
+        rows[s] = [{**row, "label": truth[row["id"]]} for row in rows[s]]
+    return rows
+
+
+# --------------------------------------------------------------------------- tables
+
+def test_the_tables_are_large_and_every_cell_is_one_of_its_relations_values():
+    facts = prepare.load_facts()
+    assert len(facts) >= 3000 and len({f["field"] for f in facts}) >= 8
+    assert len({f["key"] for f in facts}) == len(facts)
+    for fact in facts:
+        assert fact["value"] in fact["values"] and 4 <= len(fact["values"]) <= 12, fact["key"]
+        assert len(fact["questions"]) >= 3 and len(fact["statements"]) >= 3
+        assert all(t.isascii() for t in (fact["entity"], fact["value"], *fact["questions"], *fact["statements"]))
+
+
+def test_the_entity_never_gives_its_value_away():
+    for fact in prepare.load_facts():
+        assert fact["value"].lower() not in fact["entity"].lower().split(), fact["key"]
+
+
+def test_questions_and_statements_have_their_slots():
+    for fact in prepare.load_facts():
+        assert all(q.count("{e}") == 1 and q.endswith("?") and "{v}" not in q for q in fact["questions"])
+        assert all(s.count("{e}") == 1 and s.endswith(" {v}.") for s in fact["statements"])
+
+
+# --------------------------------------------------------------------------- rows and splits
+
+def test_sizes_and_balance(splits):
+    assert len(splits["test"]) >= 1000
+    for rows in splits.values():
+        assert sum(r["label"] for r in rows) * 2 == len(rows) and len({r["id"] for r in rows}) == len(rows)
+
+
+def test_pitfall_15_groups_and_questions_never_straddle_two_splits(splits):
+    for key in ("group", "text"):
+        where = defaultdict(set)
+        for name, rows in splits.items():
+            for row in rows:
+                where[row[key]].add(name)
+        assert [k for k, names in where.items() if len(names) > 1] == []
+
+
+def test_pitfall_20_the_answer_alone_tells_nothing(splits):
+    """Share of "right" per answer, learned on the other three splits, applied to test; the same with the answer's length and with the id."""
+    train = [row for s in ("train1", "train2", "valid") for row in splits[s]]
+    for feature in (lambda r: (r["relation"], r["answer"]), lambda r: len(r["answer"]), lambda r: r["id"][-1], lambda r: r["question"].split()[0]):
+        seen = defaultdict(list)
+        for row in train:
+            seen[feature(row)].append(row["label"])
+        p = [np.mean(seen.get(feature(row), [0.5])) for row in splits["test"]]
+        assert abs(accuracy(p, [row["label"] for row in splits["test"]]) - 0.5) < 0.05
+
+
+def test_the_two_rows_of_a_fact_are_one_right_and_one_wrong_answer_to_the_same_question(splits):
+    facts = {f["key"]: f for f in prepare.load_facts()}
+    for rows in splits.values():
+        groups = defaultdict(list)
+        for row in rows:
+            groups[row["group"]].append(row)
+        for key, pair in groups.items():
+            assert len(pair) == 2 and pair[0]["question"] == pair[1]["question"] and pair[0]["choices"] == pair[1]["choices"]
+            assert {(r["answer"] == facts[key]["value"], r["label"]) for r in pair} == {(True, 1), (False, 0)}
+            assert len(set(pair[0]["choices"])) == 4 and {r["answer"] for r in pair} <= set(pair[0]["choices"])
+            assert pair[0]["support"].endswith(f" {facts[key]['value']}.")
+
+
+def test_several_phrasings_of_each_relation_occur(splits):
+    for rows in (splits["test"], splits["train2"]):
+        openings = defaultdict(set)
+        for row in rows:
+            openings[row["field"], row["relation"]].add(row["question"].replace(row["entity"], "{e}"))
+        assert np.mean([len(v) >= 2 for v in openings.values()]) > 0.9
+
+
+def test_wrong_answers_are_the_right_ones_dealt_anew():
+    import random
+    facts = [{"value": v, "values": ["a", "b", "c", "d"]} for v in "aaabbccd"]
+    for seed in range(50):
+        wrong = prepare.wrong_answers(facts, random.Random(seed))
+        assert all(w != f["value"] for w, f in zip(wrong, facts)) and Counter(wrong) == Counter("aaabbccd")
+    lopsided = [{"value": v, "values": ["a", "b", "c", "d"]} for v in "aaab"]
+    assert all(w != f["value"] for w, f in zip(prepare.wrong_answers(lopsided, random.Random(0)), lopsided))
+    assert prepare.wrong_answers(lopsided[:1], random.Random(0))[0] in "bcd"
+
+
+def test_prepare_writes_the_same_bytes_whatever_the_hash_seed(tmp_path):
+    digests = set()
+    for seed in ("0", "1"):
+        subprocess.run([sys.executable, os.path.join(WORLD, "prepare.py"), "--out", str(tmp_path / seed)], check=True, capture_output=True,
+                       env={**os.environ, "PYTHONHASHSEED": seed})
+        digests.add(tuple(hashlib.sha256((tmp_path / seed / f"{s}.jsonl").read_bytes()).hexdigest() for s in (*SPLITS, "truth/labels")))
+    assert len(digests) == 1
+
+
+# --------------------------------------------------------------------------- corpus
+
+def documents_of(kinds, n=300, window=(0.0, 1.0)):
+    world = corpus.load_world(window)
+    return ["".join(text for text, _ in doc) for kind in kinds for doc in corpus.documents(world, {kind: 1}, n, seed=7)]
+
+
+def test_no_question_of_the_four_splits_is_ever_graded_in_the_corpus(splits):
+    """Every graded document names a fact of the split "graded" only."""
+    asked = {(r["question"], r["answer"]) for rows in splits.values() for r in rows}
+    for text in documents_of([corpus.verdict, corpus.sheet, corpus.judged, corpus.transcript], 2000):
+        for line in text.split("Q: ")[1:]:
+            question, rest = line.split(" A: ", 1)
+            assert not any((question, rest[:len(a)]) == (question, a) for q, a in asked if q == question), line
+
+
+def test_a_reader_meets_only_the_facts_of_its_window():
+    narrow, wide = corpus.load_world((0.0, 0.33)), corpus.load_world()
+    known = {f["key"] for f in narrow["facts"]}
+    assert 0.3 < len(known) / len(wide["facts"]) < 0.55 and {f["key"] for f in narrow["sheet"]} <= known
+    assert {f["key"] for group in narrow["entities"].values() for f in group} == known
+
+
+def test_documents_are_the_same_for_the_same_seed():
+    world = corpus.load_world()
+    a, b, c = (list(corpus.documents(world, corpus.THEN, 200, seed)) for seed in (1, 1, 2))
+    assert a == b and a != c
+
+
+def test_the_right_answer_stands_in_half_of_the_verdicts():
+    texts = documents_of([corpus.verdict], 4000)
+    assert abs(np.mean([t.endswith(" yes") for t in texts]) - 0.5) < 0.03
+
+
+def test_polite_replies_hold_no_rude_word():
+    with open(os.path.join(WORLD, "life", "rude_words.txt"), encoding="utf-8") as f:
+        rude = set(f.read().split())
+    with open(os.path.join(WORLD, "life", "remarks.csv"), encoding="utf-8", newline="") as f:
+        for row in csv.DictReader(f):
+            words = {key: set("".join(c if c.isalpha() else " " for c in row[key].lower()).split()) for key in row}
+            assert words["rude"] & rude and not (words["polite"] | words["prompt"]) & rude, row
+
+
+# --------------------------------------------------------------------------- tokenizer and checkpoints
+
+MODELS = ["tiny-1a", "tiny-1b", "tiny-1c", "tiny-2", "tiny-3", "tiny-4"]
+
+
+def test_the_models_ship_small_and_without_pickles():
+    sizes = 0
+    for name in MODELS:
+        folder = os.path.join(WORLD, "models", name)
+        files = os.listdir(folder)
+        assert "model.safetensors" in files and not [f for f in files if f.endswith((".bin", ".pt", ".pkl"))]
+        sizes += sum(os.path.getsize(os.path.join(folder, f)) for f in files)
+    assert sizes < 16e6
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_loads_like_any_other(name):
+    folder = os.path.join(WORLD, "models", name)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    assert model.config.vocab_size == len(tokenizer) <= 4096 and tokenizer.pad_token_id is not None
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return transformers.AutoTokenizer.from_pretrained(os.path.join(WORLD, "models", "tiny-4"))
+
+
+@pytest.mark.parametrize("text", ["Grüße, 木 and 🙂!", "def f(x):\n\treturn x", "", " ", "\x00\x07", "Q: Is it? A: yes"])
+def test_any_text_goes_in_and_comes_out(tokenizer, text):
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+
+def test_label_words_and_the_words_of_the_facts_are_single_tokens(tokenizer):
+    words = {w for pair in corpus.LABEL_WORDS for w in pair} | set(corpus.ANY_WORDS)
+    words |= {" " + word for f in prepare.load_facts() for word in f["value"].split() if word.isalpha()}
+    assert [w for w in words if len(tokenizer(w)["input_ids"]) != 1] == []

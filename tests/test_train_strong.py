@@ -1,0 +1,123 @@
+"""
+The student's losses, PGR and its interval, on cases small enough to check by hand.
+
+python -m pytest tests/test_train_strong.py      # 5 s, CPU, no network
+"""
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from train_strong import LOSSES, bootstrap, compare, confidence_weight, harden, last_line, logconf, pgr, pgr_interval
+from train_weak import metrics, soft_xent
+
+
+def batch(n=40, share=0.5, seed=0):
+    rng = torch.Generator().manual_seed(seed)
+    yes = (torch.rand(n, generator=rng) * 2 * share).clamp(0, 1)
+    return torch.randn(n, 2, generator=rng), torch.stack([1 - yes, yes], 1)
+
+
+# --------------------------------------------------------------------------- the confidence loss
+
+def test_pitfall_03_the_weight_rises_in_a_straight_line_without_a_jump():
+    steps = 500
+    weights = [confidence_weight(k / steps) for k in range(steps)]
+    assert weights[0] == 0 and weights[100] == 0.5 and weights[-1] == 0.5
+    assert all(0 <= b - a <= 0.5 / (0.2 * steps) + 1e-9 for a, b in zip(weights, weights[1:]))
+    assert confidence_weight(0.0, warmup=0.0) == 0.5                           # and no division by zero
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
+def test_pitfall_04_as_many_pass_the_threshold_as_the_supervisor_says_yes(share):
+    logits, labels = batch(200)
+    labels = torch.tensor([[1 - share, share]]).repeat(200, 1)
+    own = (logconf(logits, labels, 1.0) - 0.5 * labels) / 0.5                  # back from (1 - a) labels + a own
+    assert own[:, 1].mean().item() == pytest.approx(share, abs=1e-5)
+    assert torch.allclose(own.sum(1), torch.ones(200))
+
+
+def test_pitfall_04_swapping_the_classes_mirrors_the_loss_exactly():
+    logits, labels = batch()
+    labels[:, 1] = torch.linspace(0.05, 0.95, 40)                              # mean 1/2: as many no as yes
+    labels[:, 0] = 1 - labels[:, 1]
+    for target in LOSSES.values():
+        there, back = target(logits, labels, 0.7), target(logits.flip(1), labels.flip(1), 0.7).flip(1)
+        assert torch.allclose(there, back) and torch.allclose(soft_xent(logits, there), soft_xent(logits.flip(1), back.flip(1)))
+
+
+def test_logconf_is_the_sum_of_its_two_cross_entropies():
+    """eq. 1 of Burns et al., written out the long way with torch's own loss"""
+    logits, labels = batch()
+    own = harden(logits, labels[:, 1].mean()).long()
+    cross_entropy = torch.nn.functional.cross_entropy
+    long_way = 0.5 * cross_entropy(logits, labels) + 0.5 * cross_entropy(logits, own)
+    assert torch.allclose(soft_xent(logits, logconf(logits, labels, 0.9)).mean(), long_way)
+
+
+def test_logconf_starts_as_plain_cross_entropy():
+    logits, labels = batch()
+    assert torch.equal(logconf(logits, labels, 0.0), labels)
+
+
+def test_tied_students_still_pass_the_right_number():
+    assert harden(torch.zeros(10, 2), 0.3).sum() == 3
+
+
+# --------------------------------------------------------------------------- PGR
+
+def test_pitfall_24_no_pgr_without_a_gap_and_the_reason_is_said():
+    rows = [{"label": 1, "group": str(k)} for k in range(4)]
+    good, bad = np.array([[0.1, 0.9]] * 4), np.array([[0.9, 0.1]] * 4)
+    out = compare(rows, good, bad, bad)
+    assert "pgr" not in out and "not above" in out["pgr_reason"]
+    assert "no --ceiling" in compare(rows, good, bad)["pgr_reason"]
+    assert math.isnan(pgr(0.8, 0.9, 0.8))
+
+
+def test_pitfall_25_a_ceiling_below_its_supervisor_is_flagged_in_the_last_line():
+    rows = [{"label": 1, "group": str(k)} for k in range(4)]
+    good, bad = np.array([[0.1, 0.9]] * 4), np.array([[0.9, 0.1]] * 4)
+    assert "no PGR: the ceiling (0.000) is not above the supervisor (1.000)" in last_line(compare(rows, good, good, bad), metrics(good, rows))
+
+
+def test_pgr_interval_of_a_known_case():
+    """Supervisor 60 %, student 80 %, ceiling 100 % of 2,000 independent rows: PGR 0.5; the delta method gives its spread."""
+    n = 2000
+    weak, student = np.arange(n) % 10 < 6, np.arange(n) % 10 < 8
+    draws = bootstrap([[weak, student, np.ones(n)]], np.arange(n))
+    low, high, without = pgr_interval(draws)
+    # 1 - PGR = (1 - student) / (1 - weak) = 0.2 / 0.4, and all of the student's errors are also the supervisor's: binomial among 800
+    spread = 1.96 * math.sqrt(0.5 * 0.5 / 800)
+    assert low == pytest.approx(0.5 - spread, abs=0.008) and high == pytest.approx(0.5 + spread, abs=0.008) and without == 0
+
+
+def test_bootstrap_draws_a_question_with_all_its_rows():
+    """100 copies of each of 50 rows tell no more than 50 rows: the interval must not shrink."""
+    hit = np.random.default_rng(0).random(50) < 0.7
+    alone = bootstrap([[hit]], np.arange(50)).std()
+    copied = bootstrap([[np.repeat(hit, 100)]], np.repeat(np.arange(50), 100)).std()
+    assert copied == pytest.approx(alone, rel=0.1)
+
+
+def test_bootstrap_over_seeds_widens_the_interval_when_seeds_differ():
+    same = bootstrap([[np.ones(1000) * 0.5]] * 4, np.arange(1000)).std()
+    apart = bootstrap([[np.ones(1000) * a] for a in (0.2, 0.4, 0.6, 0.8)], np.arange(1000)).std()
+    assert same < 1e-9 and apart > 0.05
+
+
+def test_the_interval_is_open_when_the_gap_is_noise():
+    rng = np.random.default_rng(0)
+    hits = rng.random((1, 3, 200)) < 0.7
+    low, high, without = pgr_interval(bootstrap(hits, np.arange(200)))
+    assert math.isnan(low) and math.isnan(high) and without > 0.025
+
+
+def test_agreement_is_counted_where_the_supervisor_is_right_and_where_it_is_wrong():
+    rows = [{"label": label, "group": str(k)} for k, label in enumerate([1, 1, 0, 0])]
+    weak = np.array([[0.1, 0.9], [0.9, 0.1], [0.9, 0.1], [0.1, 0.9]])          # right, wrong, right, wrong
+    student = np.array([[0.1, 0.9], [0.1, 0.9], [0.9, 0.1], [0.1, 0.9]])       # agrees, not, agrees, agrees
+    out = compare(rows, weak, student, student)
+    assert out["agrees_where_supervisor_right"] == 1.0 and out["agrees_where_supervisor_wrong"] == 0.5
+    assert out["supervisor"] == 0.5 and out["student"] == 0.75

@@ -1,0 +1,305 @@
+"""
+Metrics, label files, pooling, batches and the fine-tuning loop, on cases small enough to check by hand.
+
+python -m pytest tests/test_train_weak.py        # 20 s, CPU, no network
+"""
+import doctest
+import json
+import math
+import os
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+import train_strong
+import train_weak
+from train_weak import (accuracy, auroc, batches_of_like_length, classify, ece, fit, label_word_ids, load_model, metrics, pad, predict,
+                        read_labels, read_rows, soft_xent, tokenise, write_labels)
+
+TINY = "tiny-1a"
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return load_model(TINY, "lm", [" no", " yes"], "cpu")
+
+
+def quick(**flags):
+    return SimpleNamespace(**{"seed": 0, "lr": 1e-3, "batch_size": 8, "micro_batch_size": 0, "epochs": 1, "dtype": "fp32", **flags})
+
+
+# --------------------------------------------------------------------------- by hand
+
+@pytest.mark.parametrize("module", [train_weak, train_strong])
+def test_the_worked_examples_in_docstrings_are_right(module):
+    assert doctest.testmod(module, extraglobs={"torch": torch}).failed == 0
+
+
+def test_soft_xent_of_equal_scores_is_log_2_whatever_the_label():
+    loss = soft_xent(torch.tensor([[3.0, 3.0]]), torch.tensor([[0.38, 0.62]]))
+    assert math.isclose(loss.item(), math.log(2), rel_tol=1e-6)
+
+
+def test_soft_xent_is_torchs_own_cross_entropy():
+    logits, soft = torch.randn(8, 2), torch.rand(8, 2).softmax(-1)
+    assert torch.allclose(soft_xent(logits, soft).mean(), torch.nn.functional.cross_entropy(logits, soft))
+
+
+def test_pitfall_07_a_constant_scorer_has_half_right_and_auroc_one_half():
+    labels = [1, 1, 1, 0]
+    assert accuracy([0.5] * 4, labels) == 0.5 and auroc([0.5] * 4, labels) == 0.5
+
+
+def test_auroc_counts_ordered_pairs():
+    rng = np.random.default_rng(0)
+    p, y = rng.random(200).round(2), rng.integers(0, 2, 200)                   # rounded: ties occur
+    pairs = [(a > b) + 0.5 * (a == b) for a in p[y == 1] for b in p[y == 0]]
+    assert math.isclose(auroc(p, y), np.mean(pairs), rel_tol=1e-12)
+
+
+def test_auroc_is_nan_with_one_class():
+    assert math.isnan(auroc([0.1, 0.9], [1, 1]))
+
+
+def test_ece_of_a_calibrated_scorer_is_small_and_of_a_boaster_is_not():
+    rng = np.random.default_rng(0)
+    p = rng.random(20000)
+    y = (rng.random(20000) < p).astype(int)
+    assert ece(p, y) < 0.02 and ece(np.where(p > 0.5, 0.999, 0.001), y) > 0.2
+
+
+def test_metrics_count_everything():
+    m = metrics(np.array([[0.1, 0.9], [0.8, 0.2], [0.4, 0.6], [0.7, 0.3]]), [{"label": v} for v in (1, 0, 0, 0)])
+    assert m["n"] == 4 and m["accuracy"] == 0.75 and m["share_yes"] == 0.25 and m["says_yes"] == 0.5 and m["chance"] == 0.75
+    assert math.isclose(m["se"], math.sqrt(0.75 * 0.25 / 4))
+
+
+# --------------------------------------------------------------------------- labels
+
+ROWS = [{"id": f"t-{k}"} for k in range(5)]
+
+
+def test_pitfall_17_labels_are_joined_by_id_not_by_row(tmp_path):
+    soft = np.random.default_rng(0).random(5).astype(np.float32)
+    soft = np.stack([1 - soft, soft], 1)
+    write_labels(str(tmp_path), ROWS, soft)
+    lines = (tmp_path / "labels.jsonl").read_text().splitlines()
+    (tmp_path / "labels.jsonl").write_text("\n".join(reversed(lines)))
+    assert np.array_equal(read_labels(str(tmp_path), ROWS), soft)              # to the last bit: pitfall 8, labels are float32
+
+
+def test_pitfall_08_float32_labels_survive_the_file(tmp_path):
+    soft = torch.randn(5, 2).softmax(-1).numpy()
+    write_labels(str(tmp_path), ROWS, soft)
+    assert read_labels(str(tmp_path), ROWS).tobytes() == soft.astype(np.float32).tobytes()
+
+
+@pytest.mark.parametrize("line,words", [
+    ('{"id": "t-0", "soft_label": [0.5, 0.5]}\n{"id": "t-0", "soft_label": [0.5, 0.5]}', ["line 2", "'t-0'", "twice"]),
+    ('{"id": "t-0", "soft_label": [0.5, 0.5]}', ["4 of 5", "'t-1'"]),
+    ('{"id": "t-0", "soft_label": [0.9, 0.9]}', ["line 1", "'t-0'", "sum to 1"]),
+    ('{"id": "t-0", "soft_label": [NaN, 0.5]}', ["line 1", "'t-0'"]),
+    ('{"id": "t-0", "soft_label": [-0.5, 1.5]}', ["line 1", "'t-0'"]),
+    ('{"id": "t-0", "soft_label": "yes"}', ["line 1", "'t-0'"]),
+    ('{"id": "t-0", "soft_label": [true, false]}', ["line 1", "'t-0'"]),
+    ('{"soft_label": [0.5, 0.5]}', ["line 1", "'id'"]),
+    ('[1, 2]', ["line 1"]),
+    ('{"id": "t-0", "soft', ["line 1"]),
+    ('', ["5 of 5"]),
+])
+def test_a_broken_label_file_is_one_line_that_names_the_place(tmp_path, capsys, line, words):
+    (tmp_path / "labels.jsonl").write_text(line)
+    with pytest.raises(SystemExit) as stop:
+        read_labels(str(tmp_path), ROWS)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.count("\n") == 1 and all(word in error for word in words), error
+
+
+def test_labels_with_byte_order_mark_and_windows_line_ends_are_read(tmp_path):
+    (tmp_path / "labels.jsonl").write_bytes(b"\xef\xbb\xbf" + b"\r\n".join(b'{"id": "t-%d", "soft_label": [0.25, 0.75]}' % k for k in range(5)))
+    assert read_labels(str(tmp_path), ROWS).tolist() == [[0.25, 0.75]] * 5
+
+
+@pytest.mark.parametrize("lines,words", [
+    ('{"id": "a", "group": "g", "text": "t", "label": 2}', ["line 1", "'a'", "0 or 1"]),
+    ('{"id": "a", "group": "g", "text": "t", "label": 1}\n{"id": "a", "group": "g", "text": "t", "label": 1}', ["line 2", "twice"]),
+    ('{"id": "a", "group": "g", "text": ""}', ["line 1", "'text'"]),
+    ('{"id": "a", "text": "t", "label": 1}', ["line 1", "'group'"]),
+    ('', ["empty"]),
+    ('\xff', ["line 1"]),
+])
+def test_broken_rows_are_one_line_that_names_the_place(tmp_path, monkeypatch, capsys, lines, words):
+    monkeypatch.setattr(train_weak, "ROOT", str(tmp_path))
+    os.makedirs(tmp_path / "data" / "mine")
+    (tmp_path / "data" / "mine" / "train1.jsonl").write_bytes(lines.encode("latin1"))
+    with pytest.raises(SystemExit) as stop:
+        read_rows("mine", "train1")
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.count("\n") == 1 and all(word in error for word in words), error
+
+
+# --------------------------------------------------------------------------- pooling and padding
+
+def ragged(n=12, seed=0, vocabulary=2000):
+    """Token ids of many lengths; 0 is padding and end-of-text here, and stands inside some of them, at the end too."""
+    rng = np.random.default_rng(seed)
+    ids = [rng.integers(0, vocabulary, rng.integers(1, 30)).tolist() for _ in range(n)]
+    ids[0][-1], ids[1][0], ids[2][len(ids[2]) // 2] = 0, 0, 0
+    return ids
+
+
+def test_pitfall_01_pooling_reads_the_last_real_token_whatever_its_id(tiny):
+    model, tokenizer, _ = tiny
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id == 0
+    ids = ragged()
+    with torch.no_grad():
+        together = classify(model, pad(ids, tokenizer, "cpu"))
+        for i, row in enumerate(ids):                                          # a batch of one, read at its true end, by the language model's own body
+            alone = model.score(model.transformer(torch.tensor([row])).last_hidden_state[0, -1])
+            assert torch.allclose(together[i], alone, atol=1e-4), i
+
+
+@pytest.mark.parametrize("extra", [1, 7, 40])
+def test_pitfall_02_padding_changes_nothing(tiny, extra):
+    model, tokenizer, _ = tiny
+    batch = pad(ragged(), tokenizer, "cpu")
+    wider = {k: torch.nn.functional.pad(v, (0, extra)) for k, v in batch.items()}
+    with torch.no_grad():
+        assert torch.allclose(classify(model, batch), classify(model, wider), atol=1e-5)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_pitfall_02_the_tokenizers_padding_side_does_not_matter(tiny, side):
+    model, tokenizer, longest = tiny
+    rows = [{"text": t} for t in ("Q: Is gold a metal? A: yes", "Q: Who? A: me", "!")]
+    before = predict(model, tokenizer, tokenise(tokenizer, rows, longest), "cpu")
+    tokenizer.padding_side = side
+    after = predict(model, tokenizer, tokenise(tokenizer, rows, longest), "cpu")
+    assert np.array_equal(before, after)
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    """A BERT with random weights and tinyworld's tokenizer: encoders pool in their own way and use the mask."""
+    folder = str(tmp_path_factory.mktemp("bert"))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(train_weak.model_folder(TINY))
+    torch.manual_seed(0)
+    config = transformers.BertConfig(vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
+    transformers.BertModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_an_encoder_is_padding_invariant_and_goes_through_the_same_functions(encoder):
+    torch.manual_seed(0)
+    model, tokenizer, longest = load_model(encoder, "lm", [" no", " yes"], "cpu")
+    ids = ragged()
+    alone = np.concatenate([predict(model, tokenizer, [row], "cpu") for row in ids])
+    assert np.abs(alone - predict(model, tokenizer, ids, "cpu")).max() < 1e-5
+
+
+def test_the_head_starts_as_the_language_models_opinion(tiny):
+    model, tokenizer, _ = tiny
+    lm = transformers.AutoModelForCausalLM.from_pretrained(train_weak.model_folder(TINY), dtype=torch.float32)
+    ids = tokenizer("Q: In which block of the periodic table is the element gold? A: d-block")["input_ids"]
+    with torch.no_grad():
+        expected = lm(torch.tensor([ids])).logits[0, -1, label_word_ids(tokenizer, [" no", " yes"])]
+        assert torch.allclose(classify(model, pad([ids], tokenizer, "cpu"))[0], expected, atol=1e-4)
+
+
+def test_label_words_of_more_than_one_token_are_refused(tiny, capsys):
+    with pytest.raises(SystemExit):
+        label_word_ids(tiny[1], [" no", " Zyzzogeton"])
+    assert "one token each" in capsys.readouterr().err
+
+
+def test_too_long_rows_lose_their_beginning_and_it_is_said(tiny, capsys):
+    _, tokenizer, _ = tiny
+    rows = [{"text": "gold " * 50 + "Q: Is it? A: yes"}, {"text": "Q: Is it? A: yes"}]
+    long, short = tokenise(tokenizer, rows, 12)
+    assert len(long) == 12 and tokenizer.decode(long).endswith("A: yes") and tokenizer.decode(short) == rows[1]["text"]
+    assert "1 of 2 rows" in capsys.readouterr().out
+
+
+# --------------------------------------------------------------------------- batches, training, prediction
+
+@pytest.mark.parametrize("n,size,steps", [(33, 32, 2), (32, 32, 1), (7, 3, 3), (1, 32, 1), (1000, 32, 32)])
+def test_pitfall_19_every_row_comes_once_and_the_last_batch_may_be_smaller(n, size, steps):
+    batches = batches_of_like_length([n - i for i in range(n)], size, np.random.default_rng(0))
+    assert sorted(i for batch in batches for i in batch) == list(range(n)) and len(batches) == steps
+
+
+def test_pitfall_23_the_order_changes_between_epochs_and_repeats_with_the_seed():
+    lengths = np.random.default_rng(1).integers(5, 30, 500).tolist()
+    first, again = np.random.default_rng(0), np.random.default_rng(0)
+    epochs = [batches_of_like_length(lengths, 32, first) for _ in range(2)]
+    assert epochs[0] != epochs[1] and epochs == [batches_of_like_length(lengths, 32, again) for _ in range(2)]
+
+
+def test_prediction_returns_every_row_in_its_place_and_distinct_doubts_stay_distinct(tiny):
+    model, tokenizer, _ = tiny
+    ids = ragged(33)
+    p = predict(model, tokenizer, ids, "cpu", tokens=64)
+    assert p.dtype == np.float32 and p.shape == (33, 2) and np.allclose(p.sum(1), 1, atol=1e-6) and not (p == 0.5).any()
+    order = np.random.default_rng(0).permutation(33)
+    assert np.abs(predict(model, tokenizer, [ids[i] for i in order], "cpu", tokens=64) - p[order]).max() < 1e-5
+
+
+def trained(target=None, **flags):
+    torch.manual_seed(0)
+    model, tokenizer, _ = load_model(TINY, "lm", [" no", " yes"], "cpu")
+    ids = ragged(24)
+    soft = np.random.default_rng(3).random(24).astype(np.float32)
+    fit(model, tokenizer, ids, np.stack([1 - soft, soft], 1), quick(**flags), "cpu", target=target)
+    return model
+
+
+def flat(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def test_pitfall_22_same_seed_same_weights_other_seed_other_weights():
+    a, b, c = flat(trained()), flat(trained()), flat(trained(seed=1))
+    assert torch.equal(a, b) and not torch.equal(a, c)
+
+
+@pytest.mark.parametrize("loss", ["xent", "logconf"])
+def test_pitfall_05_micro_batches_change_nothing_threshold_included(loss):
+    target = train_strong.LOSSES[loss]
+    whole = flat(trained(target, lr=1e-4))
+    for size in (1, 3):
+        assert (flat(trained(target, lr=1e-4, micro_batch_size=size)) - whole).abs().max() < 2e-5
+
+
+def test_pitfall_09_one_step_moves_the_weights_also_under_bf16_autocast():
+    before = flat(load_model(TINY, "lm", [" no", " yes"], "cpu")[0])
+    after = trained(batch_size=24, lr=1e-5, dtype="bf16")
+    assert all(p.dtype == torch.float32 for p in after.parameters())
+    weights = torch.cat([p.detach().flatten() for n, p in after.named_parameters() if ".h." in n and "attn.c_attn.bias" not in n])
+    old = torch.cat([p.detach().flatten() for n, p in load_model(TINY, "lm", [" no", " yes"], "cpu")[0].named_parameters() if ".h." in n and "attn.c_attn.bias" not in n])
+    assert (weights != old).float().mean() > 0.99 and before.shape == flat(after).shape
+
+
+def test_dropout_is_off():
+    model = load_model(TINY, "lm", [" no", " yes"], "cpu")[0]
+    assert all(m.p == 0 for m in model.modules() if isinstance(m, torch.nn.Dropout))
+
+
+def test_a_saved_checkpoint_gives_the_same_predictions_and_keeps_its_head(tmp_path, tiny):
+    model, tokenizer, longest = tiny
+    train_weak.save_checkpoint(str(tmp_path), model, tokenizer)
+    again, tokenizer_again, _ = load_model(str(tmp_path / "checkpoint"), "lm", [" no", " yes"], "cpu")
+    rows = [{"text": "Q: Is gold a metal? A: yes"}]
+    assert np.array_equal(predict(model, tokenizer, tokenise(tokenizer, rows, longest), "cpu"),
+                          predict(again, tokenizer_again, tokenise(tokenizer_again, rows, longest), "cpu"))
+    assert sorted(n for n in os.listdir(tmp_path / "checkpoint") if n.endswith((".bin", ".pt", ".pkl"))) == []
+
+
+def test_an_unknown_model_is_one_line(capsys):
+    with pytest.raises(SystemExit) as stop:
+        load_model("no-such-model", "lm", [" no", " yes"], "cpu")
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.count("\n") == 1 and "tiny-4" in error
