@@ -21,8 +21,9 @@ Writes  data/<task>/seed<seed>/student/{config.json, checkpoint/, labels.jsonl, 
 """
 import argparse, os, time
 
-from train_weak import (ROOT, add_common_flags, fail, finish, fit, label_words, load_model, metrics, model_folder, pick_device, predict,
-                        read_labels, read_rows, right, run_folder, save_checkpoint, say, start, tokenise, write_labels)
+from contract import (ROOT, add_common_flags, begin, fail, finish, model_folder, read_labels, read_lines, read_rows, read_task, run_folder,
+                      save_checkpoint, start, write_labels)
+from train_weak import fit, load_model, metrics, pick_device, predict, right, say, tokenise
 
 
 # --------------------------------------------------------------------------- the maths: what the student is to believe
@@ -50,16 +51,15 @@ def harden(logits, share_yes):
     The student's opinion as 0 or 1: yes for the `share_yes` of the batch with the highest p(yes), not for all above 1/2. With a fixed
     threshold a student that leans to one class would talk itself into that class alone.
 
-    logits (B, 2), share_yes in [0, 1] -> (B,) of 0.0 and 1.0;  round(share_yes * B) of them are 1
+    logits (B, 2), share_yes in [0, 1] -> (B,), whose mean is share_yes: where that is not a whole number of rows, the row at the threshold
+    gets the rest
 
     >>> harden(torch.tensor([[0., 3.], [0., 2.], [0., 1.], [0., 0.]]), 0.5)     # all lean to yes, half may
     tensor([1., 1., 0., 0.])
     """
-    import torch
     lean = logits[:, 1] - logits[:, 0]
-    hard = torch.zeros_like(lean)
-    hard[lean.argsort(descending=True, stable=True)[:round(float(share_yes) * len(lean))]] = 1.0
-    return hard
+    rank = lean.argsort(descending=True, stable=True).argsort()                # (B,) 0 for the surest yes
+    return (share_yes * len(lean) - rank).clamp(0, 1)
 
 
 def logconf(logits, labels, progress):
@@ -153,6 +153,10 @@ def compare(rows, weak, student, ceiling=None):
     return out
 
 
+def share(value):
+    return "(no such rows)" if value is None else f"{value:.3f}"
+
+
 def last_line(c, m):
     """supervisor | student | ceiling | PGR [interval] | chance | n"""
     interval = "[interval open: the gap is within its noise]" if c.get("pgr_interval") is None else "[{:.2f}, {:.2f}]".format(*c["pgr_interval"])
@@ -163,17 +167,25 @@ def last_line(c, m):
 
 # --------------------------------------------------------------------------- the story
 
-def test_labels(folder, test):
-    """A finished run's soft labels for the test rows: all of them, or it is an error that names one (same rows for all models)."""
-    if not os.path.exists(os.path.join(folder, "results.json")):
-        fail(f"{os.path.relpath(folder)} holds no finished run (no results.json). Run its command first")
-    return read_labels(folder, test)
+def check_comparison(args, supervisor, ceiling):
+    """Mistakes that would show only after training are found before it; a PGR needs a ceiling that differs from the student in its labels alone."""
+    for name, folder in (("--supervisor", supervisor), ("--ceiling", ceiling)):
+        if folder and not os.path.exists(os.path.join(folder, "labels.jsonl")):
+            fail(f"{name}: no labels at {os.path.relpath(folder)}/labels.jsonl. Run its command first")
+    if ceiling:
+        config = (read_lines(os.path.join(ceiling, "results.json"), whole=True) or [{}])[0].get("config", {})
+        if config.get("labels") != "truth":
+            fail(f"--ceiling {os.path.relpath(ceiling)} was not trained with --labels truth: it is no ceiling")
+        for key in ("task", "model", "head", "epochs", "lr", "batch_size", "max_rows", "seed"):
+            if config.get(key) != vars(args)[key]:
+                fail(f"--ceiling {os.path.relpath(ceiling)} was made with --{key.replace('_', '-')} {config.get(key)}, this run has {vars(args)[key]}: "
+                     "they must differ in their labels alone")
 
 
 def show_cases(title, which, rows, weak, student, n=3):
     print(f"{title}: {len(which):,} of {len(rows):,}")
     for i in which[:n]:
-        print(f"  {rows[i]['id']}  truth {'yes' if rows[i]['label'] else 'no'} | supervisor yes {weak[i, 1]:.2f} | student yes {student[i, 1]:.2f} | {rows[i]['text'][-110:]}")
+        print(f"  {rows[i]['id']}  truth {'yes' if rows[i]['label'] else 'no'} | supervisor yes {weak[i, 1]:.2f} | student yes {student[i, 1]:.2f} | {rows[i]['text'][-110:]!r}")
 
 
 def main():
@@ -186,26 +198,28 @@ def main():
     args = parser.parse_args()
     started = time.time()
 
-    truth = os.path.join(ROOT, "data", args.task, "truth")
-    labels_folder = truth if args.labels == "truth" else run_folder(args.labels, args.task, args.seed)
-    is_ceiling = os.path.realpath(labels_folder) == os.path.realpath(truth)
-    supervisor = run_folder(args.supervisor, args.task, args.seed) if args.supervisor else None if is_ceiling else labels_folder
+    is_ceiling = args.labels == "truth"
+    if is_ceiling and (args.ceiling or args.supervisor):
+        fail("--labels truth makes a ceiling; --ceiling and --supervisor are for students")
+    files, words = read_task(args.task)
+    labels_folder = os.path.join(ROOT, "data", args.task, "truth") if is_ceiling else run_folder(args.labels, args.task, args.seed)
+    supervisor = None if is_ceiling else run_folder(args.supervisor, args.task, args.seed) if args.supervisor else labels_folder
     ceiling = run_folder(args.ceiling, args.task, args.seed) if args.ceiling else None
     train2, valid = read_rows(args.task, "train2", args.max_rows), read_rows(args.task, "valid", args.max_rows)
     soft_labels, valid_labels = read_labels(labels_folder, train2), read_labels(labels_folder, valid)
-    inputs = [os.path.join(ROOT, "data", args.task, "train2.jsonl"), os.path.join(labels_folder, "labels.jsonl"), model_folder(args.model)]
-    inputs += [os.path.join(folder, "labels.jsonl") for folder in (supervisor, ceiling) if folder and folder != labels_folder]
-    folder, config = start(args, inputs)
+    check_comparison(args, supervisor, ceiling)
+    sources = {folder for folder in (labels_folder, supervisor, ceiling) if folder}
+    folder, config = start(args, [*files, model_folder(args.model), *(os.path.join(f, "labels.jsonl") for f in sorted(sources))], sources)
 
     import numpy as np, torch
     torch.manual_seed(args.seed)
     device, why = pick_device(args.device)
     print(f"device: {device} ({why})")
-    model, tokenizer, longest = load_model(args.model, args.head, label_words(args.task), device)
-
+    model, tokenizer, longest = load_model(args.model, args.head, words, device)
     ids, valid_ids = tokenise(tokenizer, train2, longest), tokenise(tokenizer, valid, longest)
     print(f"data: {len(ids):,} rows of train2, labelled by {os.path.relpath(labels_folder)} ({soft_labels[:, 1].mean():.1%} yes on average)")
     print(f"one example, exactly as the model sees it:\n  {tokenizer.decode(ids[0])!r} -> soft label (no {soft_labels[0, 0]:.2f}, yes {soft_labels[0, 1]:.2f})")
+    begin(folder, config)
 
     def agreement(epoch):
         p = predict(model, tokenizer, valid_ids, device, args.dtype)[:, 1]
@@ -214,25 +228,25 @@ def main():
 
     fit(model, tokenizer, ids, soft_labels, args, device, target=None if args.loss == "xent" else LOSSES[args.loss], after_epoch=agreement)
 
-    # only now is test read
+    # only now are rows of test read
     test = read_rows(args.task, "test", args.max_rows)
     everything = train2 + valid + test
     own = predict(model, tokenizer, ids + valid_ids + tokenise(tokenizer, test, longest), device, args.dtype)
+    save_checkpoint(folder, model, tokenizer)
+    write_labels(folder, everything, own)
     on_test = own[-len(test):]
     scores = metrics(on_test, test)
     line, comparison = say("ceiling" if is_ceiling else "student", scores), None
     if supervisor:
-        weak, top = test_labels(supervisor, test), test_labels(ceiling, test) if ceiling else None
-        comparison = compare(test, weak, on_test, top)
-        line = last_line(comparison, scores)
-        truth = np.array([row["label"] for row in test])
+        weak = read_labels(supervisor, test)
+        comparison = compare(test, weak, on_test, read_labels(ceiling, test) if ceiling else None)
+        truth = [row["label"] for row in test]
         weak_right, own_right = right(weak[:, 1], truth) == 1, right(on_test[:, 1], truth) == 1
         show_cases("student right where its supervisor is wrong", np.flatnonzero(own_right & ~weak_right), test, weak, on_test)
         show_cases("student wrong where its supervisor is right", np.flatnonzero(~own_right & weak_right), test, weak, on_test)
-        print(say("student", scores))
-        print("agrees with its supervisor where that is right {agrees_where_supervisor_right:.3f}, where it is wrong {agrees_where_supervisor_wrong:.3f}".format(**comparison))
-    save_checkpoint(folder, model, tokenizer)
-    write_labels(folder, everything, own)
+        print(f"{line}\nagrees with its supervisor where that is right {share(comparison['agrees_where_supervisor_right'])}, "
+              f"where it is wrong {share(comparison['agrees_where_supervisor_wrong'])}")
+        line = last_line(comparison, scores)
     finish(folder, config, device, started, line, test=scores, comparison=comparison)
 
 

@@ -148,9 +148,22 @@ def test_no_question_of_the_four_splits_is_ever_graded_in_the_corpus(splits):
 
 def test_a_reader_meets_only_the_facts_of_its_window():
     narrow, wide = corpus.load_world((0.0, 0.33)), corpus.load_world()
-    known = {f["key"] for f in narrow["facts"]}
-    assert 0.3 < len(known) / len(wide["facts"]) < 0.55 and {f["key"] for f in narrow["sheet"]} <= known
+    graded = {f["key"] for f in prepare.split_facts(prepare.load_facts())["graded"]}
+    library = {f["key"] for f in wide["library"]}
+    known, everything = ({f["key"] for f in world["facts"]} for world in (narrow, wide))
+    assert library < graded and {f["key"] for f in wide["graded"]} == graded - library
+    assert everything == {f["key"] for f in prepare.load_facts()} - library
+    assert known & graded == graded - library and 0.28 < len(known - graded) / len(everything - graded) < 0.38
     assert {f["key"] for group in narrow["entities"].values() for f in group} == known
+
+
+@pytest.mark.parametrize("kind", list(corpus.THEN), ids=lambda kind: kind.__name__)
+def test_pitfall_32_pieces_are_encoded_as_the_whole_text_would_be(tokenizer, kind):
+    """What a model is trained on piece by piece is what it will be asked later: " Q" and "Q" are different tokens."""
+    import pretrain
+    for doc in corpus.documents(corpus.load_world(), {kind: 1}, 200, seed=3):
+        (ids, weights), = pretrain.encode([doc], tokenizer, {})
+        assert ids[:-1] == tokenizer("".join(text for text, _ in doc))["input_ids"] and len(ids) == len(weights)
 
 
 def test_documents_are_the_same_for_the_same_seed():

@@ -38,19 +38,19 @@ def test_pitfall_04_as_many_pass_the_threshold_as_the_supervisor_says_yes(share)
     assert torch.allclose(own.sum(1), torch.ones(200))
 
 
-def test_pitfall_04_swapping_the_classes_mirrors_the_loss_exactly():
-    logits, labels = batch()
-    labels[:, 1] = torch.linspace(0.05, 0.95, 40)                              # mean 1/2: as many no as yes
-    labels[:, 0] = 1 - labels[:, 1]
+@pytest.mark.parametrize("n", [40, 33, 1])
+def test_pitfall_04_swapping_the_classes_mirrors_the_loss_exactly(n):
+    logits, labels = batch(n, share=0.7)
     for target in LOSSES.values():
         there, back = target(logits, labels, 0.7), target(logits.flip(1), labels.flip(1), 0.7).flip(1)
-        assert torch.allclose(there, back) and torch.allclose(soft_xent(logits, there), soft_xent(logits.flip(1), back.flip(1)))
+        assert torch.allclose(there, back, atol=1e-5) and torch.allclose(soft_xent(logits, there), soft_xent(logits.flip(1), back.flip(1)), atol=1e-4)
 
 
 def test_logconf_is_the_sum_of_its_two_cross_entropies():
     """eq. 1 of Burns et al., written out the long way with torch's own loss"""
     logits, labels = batch()
-    own = harden(logits, labels[:, 1].mean()).long()
+    labels = torch.tensor([[0.6, 0.4], [0.4, 0.6]]).repeat(20, 1)              # mean 1/2: a whole number of rows
+    own = harden(logits, labels[:, 1].mean()).round().long()
     cross_entropy = torch.nn.functional.cross_entropy
     long_way = 0.5 * cross_entropy(logits, labels) + 0.5 * cross_entropy(logits, own)
     assert torch.allclose(soft_xent(logits, logconf(logits, labels, 0.9)).mean(), long_way)
@@ -62,7 +62,7 @@ def test_logconf_starts_as_plain_cross_entropy():
 
 
 def test_tied_students_still_pass_the_right_number():
-    assert harden(torch.zeros(10, 2), 0.3).sum() == 3
+    assert harden(torch.zeros(10, 2), 0.3).sum().item() == pytest.approx(3)
 
 
 # --------------------------------------------------------------------------- PGR
@@ -108,10 +108,10 @@ def test_bootstrap_over_seeds_widens_the_interval_when_seeds_differ():
 
 
 def test_the_interval_is_open_when_the_gap_is_noise():
-    rng = np.random.default_rng(0)
-    hits = rng.random((1, 3, 200)) < 0.7
-    low, high, without = pgr_interval(bootstrap(hits, np.arange(200)))
-    assert math.isnan(low) and math.isnan(high) and without > 0.025
+    row = np.arange(200)
+    weak, student, ceiling = row < 140, row % 10 < 7, row >= 60                # 70 % each: in half of the draws the ceiling is not ahead
+    low, high, without = pgr_interval(bootstrap([[weak, student, ceiling]], row))
+    assert math.isnan(low) and math.isnan(high) and 0.4 < without < 0.6
 
 
 def test_agreement_is_counted_where_the_supervisor_is_right_and_where_it_is_wrong():

@@ -1,5 +1,5 @@
 """
-Metrics, label files, pooling, batches and the fine-tuning loop, on cases small enough to check by hand.
+Metrics, pooling, models, batches and the fine-tuning loop, on cases small enough to check by hand.
 
 python -m pytest tests/test_train_weak.py        # 20 s, CPU, no network
 """
@@ -7,6 +7,7 @@ import doctest
 import json
 import math
 import os
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,10 +15,11 @@ import pytest
 import torch
 import transformers
 
+import contract
 import train_strong
 import train_weak
 from train_weak import (accuracy, auroc, batches_of_like_length, classify, ece, fit, label_word_ids, load_model, metrics, pad, predict,
-                        read_labels, read_rows, soft_xent, tokenise, write_labels)
+                        soft_xent, tokenise)
 
 TINY = "tiny-1a"
 
@@ -28,7 +30,7 @@ def tiny():
 
 
 def quick(**flags):
-    return SimpleNamespace(**{"seed": 0, "lr": 1e-3, "batch_size": 8, "micro_batch_size": 0, "epochs": 1, "dtype": "fp32", **flags})
+    return SimpleNamespace(**{"seed": 0, "lr": 1e-3, "batch_size": 8, "micro_batch_size": None, "epochs": 1, "dtype": "fp32", **flags})
 
 
 # --------------------------------------------------------------------------- by hand
@@ -72,73 +74,16 @@ def test_ece_of_a_calibrated_scorer_is_small_and_of_a_boaster_is_not():
 
 
 def test_metrics_count_everything():
-    m = metrics(np.array([[0.1, 0.9], [0.8, 0.2], [0.4, 0.6], [0.7, 0.3]]), [{"label": v} for v in (1, 0, 0, 0)])
+    m = metrics(np.array([[0.1, 0.9], [0.8, 0.2], [0.4, 0.6], [0.7, 0.3]]), [{"label": v, "group": str(k)} for k, v in enumerate((1, 0, 0, 0))])
     assert m["n"] == 4 and m["accuracy"] == 0.75 and m["share_yes"] == 0.25 and m["says_yes"] == 0.5 and m["chance"] == 0.75
-    assert math.isclose(m["se"], math.sqrt(0.75 * 0.25 / 4))
+    assert math.isclose(m["se"], math.sqrt(0.75 * 0.25 / 4))                   # rows of different questions: the binomial one
 
 
-# --------------------------------------------------------------------------- labels
-
-ROWS = [{"id": f"t-{k}"} for k in range(5)]
-
-
-def test_pitfall_17_labels_are_joined_by_id_not_by_row(tmp_path):
-    soft = np.random.default_rng(0).random(5).astype(np.float32)
-    soft = np.stack([1 - soft, soft], 1)
-    write_labels(str(tmp_path), ROWS, soft)
-    lines = (tmp_path / "labels.jsonl").read_text().splitlines()
-    (tmp_path / "labels.jsonl").write_text("\n".join(reversed(lines)))
-    assert np.array_equal(read_labels(str(tmp_path), ROWS), soft)              # to the last bit: pitfall 8, labels are float32
-
-
-def test_pitfall_08_float32_labels_survive_the_file(tmp_path):
-    soft = torch.randn(5, 2).softmax(-1).numpy()
-    write_labels(str(tmp_path), ROWS, soft)
-    assert read_labels(str(tmp_path), ROWS).tobytes() == soft.astype(np.float32).tobytes()
-
-
-@pytest.mark.parametrize("line,words", [
-    ('{"id": "t-0", "soft_label": [0.5, 0.5]}\n{"id": "t-0", "soft_label": [0.5, 0.5]}', ["line 2", "'t-0'", "twice"]),
-    ('{"id": "t-0", "soft_label": [0.5, 0.5]}', ["4 of 5", "'t-1'"]),
-    ('{"id": "t-0", "soft_label": [0.9, 0.9]}', ["line 1", "'t-0'", "sum to 1"]),
-    ('{"id": "t-0", "soft_label": [NaN, 0.5]}', ["line 1", "'t-0'"]),
-    ('{"id": "t-0", "soft_label": [-0.5, 1.5]}', ["line 1", "'t-0'"]),
-    ('{"id": "t-0", "soft_label": "yes"}', ["line 1", "'t-0'"]),
-    ('{"id": "t-0", "soft_label": [true, false]}', ["line 1", "'t-0'"]),
-    ('{"soft_label": [0.5, 0.5]}', ["line 1", "'id'"]),
-    ('[1, 2]', ["line 1"]),
-    ('{"id": "t-0", "soft', ["line 1"]),
-    ('', ["5 of 5"]),
-])
-def test_a_broken_label_file_is_one_line_that_names_the_place(tmp_path, capsys, line, words):
-    (tmp_path / "labels.jsonl").write_text(line)
-    with pytest.raises(SystemExit) as stop:
-        read_labels(str(tmp_path), ROWS)
-    error = capsys.readouterr().err
-    assert stop.value.code == 2 and error.count("\n") == 1 and all(word in error for word in words), error
-
-
-def test_labels_with_byte_order_mark_and_windows_line_ends_are_read(tmp_path):
-    (tmp_path / "labels.jsonl").write_bytes(b"\xef\xbb\xbf" + b"\r\n".join(b'{"id": "t-%d", "soft_label": [0.25, 0.75]}' % k for k in range(5)))
-    assert read_labels(str(tmp_path), ROWS).tolist() == [[0.25, 0.75]] * 5
-
-
-@pytest.mark.parametrize("lines,words", [
-    ('{"id": "a", "group": "g", "text": "t", "label": 2}', ["line 1", "'a'", "0 or 1"]),
-    ('{"id": "a", "group": "g", "text": "t", "label": 1}\n{"id": "a", "group": "g", "text": "t", "label": 1}', ["line 2", "twice"]),
-    ('{"id": "a", "group": "g", "text": ""}', ["line 1", "'text'"]),
-    ('{"id": "a", "text": "t", "label": 1}', ["line 1", "'group'"]),
-    ('', ["empty"]),
-    ('\xff', ["line 1"]),
-])
-def test_broken_rows_are_one_line_that_names_the_place(tmp_path, monkeypatch, capsys, lines, words):
-    monkeypatch.setattr(train_weak, "ROOT", str(tmp_path))
-    os.makedirs(tmp_path / "data" / "mine")
-    (tmp_path / "data" / "mine" / "train1.jsonl").write_bytes(lines.encode("latin1"))
-    with pytest.raises(SystemExit) as stop:
-        read_rows("mine", "train1")
-    error = capsys.readouterr().err
-    assert stop.value.code == 2 and error.count("\n") == 1 and all(word in error for word in words), error
+def test_the_standard_error_knows_that_rows_of_one_question_go_together():
+    """400 questions of five equal rows each tell as much as 400 rows."""
+    p = np.random.default_rng(0).random((400, 2))
+    rows = [{"label": 1, "group": str(k)} for k in range(400)]
+    assert math.isclose(metrics(np.repeat(p, 5, 0), [row for row in rows for _ in range(5)])["se"], metrics(p, rows)["se"])
 
 
 # --------------------------------------------------------------------------- pooling and padding
@@ -185,7 +130,7 @@ def test_pitfall_02_the_tokenizers_padding_side_does_not_matter(tiny, side):
 def encoder(tmp_path_factory):
     """A BERT with random weights and tinyworld's tokenizer: encoders pool in their own way and use the mask."""
     folder = str(tmp_path_factory.mktemp("bert"))
-    tokenizer = transformers.AutoTokenizer.from_pretrained(train_weak.model_folder(TINY))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(contract.model_folder(TINY))
     torch.manual_seed(0)
     config = transformers.BertConfig(vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
     transformers.BertModel(config).save_pretrained(folder)
@@ -203,7 +148,7 @@ def test_an_encoder_is_padding_invariant_and_goes_through_the_same_functions(enc
 
 def test_the_head_starts_as_the_language_models_opinion(tiny):
     model, tokenizer, _ = tiny
-    lm = transformers.AutoModelForCausalLM.from_pretrained(train_weak.model_folder(TINY), dtype=torch.float32)
+    lm = transformers.AutoModelForCausalLM.from_pretrained(contract.model_folder(TINY), dtype=torch.float32)
     ids = tokenizer("Q: In which block of the periodic table is the element gold? A: d-block")["input_ids"]
     with torch.no_grad():
         expected = lm(torch.tensor([ids])).logits[0, -1, label_word_ids(tokenizer, [" no", " yes"])]
@@ -283,14 +228,16 @@ def test_pitfall_09_one_step_moves_the_weights_also_under_bf16_autocast():
     assert (weights != old).float().mean() > 0.99 and before.shape == flat(after).shape
 
 
-def test_dropout_is_off():
-    model = load_model(TINY, "lm", [" no", " yes"], "cpu")[0]
-    assert all(m.p == 0 for m in model.modules() if isinstance(m, torch.nn.Dropout))
+def test_dropout_is_off(encoder):
+    assert transformers.AutoConfig.from_pretrained(encoder).hidden_dropout_prob == 0.1
+    model = load_model(encoder, "lm", [" no", " yes"], "cpu")[0]
+    drops = [m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)]
+    assert len(drops) > 3 and not any(drops)
 
 
 def test_a_saved_checkpoint_gives_the_same_predictions_and_keeps_its_head(tmp_path, tiny):
     model, tokenizer, longest = tiny
-    train_weak.save_checkpoint(str(tmp_path), model, tokenizer)
+    contract.save_checkpoint(str(tmp_path), model, tokenizer)
     again, tokenizer_again, _ = load_model(str(tmp_path / "checkpoint"), "lm", [" no", " yes"], "cpu")
     rows = [{"text": "Q: Is gold a metal? A: yes"}]
     assert np.array_equal(predict(model, tokenizer, tokenise(tokenizer, rows, longest), "cpu"),
@@ -298,8 +245,63 @@ def test_a_saved_checkpoint_gives_the_same_predictions_and_keeps_its_head(tmp_pa
     assert sorted(n for n in os.listdir(tmp_path / "checkpoint") if n.endswith((".bin", ".pt", ".pkl"))) == []
 
 
-def test_an_unknown_model_is_one_line(capsys):
+def copy_of_tiny(tmp_path, drop=(), **config):
+    folder = tmp_path / "model"
+    shutil.copytree(contract.model_folder(TINY), folder)
+    for name in drop:
+        os.remove(folder / name)
+    if config:
+        spec = json.loads((folder / "config.json").read_text()) | config
+        (folder / "config.json").write_text(json.dumps(spec))
+    return folder
+
+
+def test_a_model_that_cannot_be_loaded_is_one_line(tmp_path, capsys):
+    def refused(name, *words):
+        with pytest.raises(SystemExit) as stop:
+            load_model(str(name), "lm", [" no", " yes"], "cpu")
+        error = capsys.readouterr().err
+        assert stop.value.code == 2 and error.count("\n") == 1 and all(word in error for word in words), error
+
+    refused("no-such-model", "no-such-model")
+    refused("tiny-9", "tiny-9", "tiny-4")
+    refused(copy_of_tiny(tmp_path / "a", drop=["model.safetensors"]), "cannot load")
+    truncated = copy_of_tiny(tmp_path / "b")
+    (truncated / "model.safetensors").write_bytes((truncated / "model.safetensors").read_bytes()[:5000])
+    refused(truncated, "cannot load")
+    refused(copy_of_tiny(tmp_path / "c", n_layer=9), "lacks", "config.json")   # weights that are not there would be random, silently
+
+
+def test_a_folder_without_tokenizer_is_one_line(tmp_path, capsys):
+    folder = copy_of_tiny(tmp_path, drop=["tokenizer.json", "tokenizer_config.json"])
     with pytest.raises(SystemExit) as stop:
-        load_model("no-such-model", "lm", [" no", " yes"], "cpu")
-    error = capsys.readouterr().err
-    assert stop.value.code == 2 and error.count("\n") == 1 and "tiny-4" in error
+        model, tokenizer, longest = load_model(str(folder), "random", [" no", " yes"], "cpu")
+        tokenise(tokenizer, [{"id": "a", "text": "gold"}], longest)
+    assert stop.value.code == 2 and "Traceback" not in capsys.readouterr().err
+
+
+def test_scores_that_are_no_numbers_stop_the_run(tiny, capsys):
+    model, tokenizer, _ = load_model(TINY, "lm", [" no", " yes"], "cpu")
+    model.score.weight.data[:] = float("nan")
+    with pytest.raises(SystemExit):
+        predict(model, tokenizer, [[1, 2, 3]], "cpu")
+    assert "diverged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["Llama", "Qwen2", "GPTNeoX", "OPT"])
+def test_other_decoders_pool_at_the_end_and_start_from_their_own_rows(tmp_path, name):
+    """Random weights, untied embeddings where the architecture has them: padded in a batch = alone, and the head is the language model's."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(contract.model_folder(TINY))
+    sizes = dict(vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=64, pad_token_id=0)
+    sizes |= {"OPT": dict(ffn_dim=64, word_embed_proj_dim=32)}.get(name, dict(intermediate_size=64))
+    sizes |= {"Llama": dict(tie_word_embeddings=False), "Qwen2": dict(num_key_value_heads=1)}.get(name, {})
+    torch.manual_seed(0)
+    lm = getattr(transformers, name + "ForCausalLM")(getattr(transformers, name + "Config")(**sizes)).eval()
+    lm.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    model, tokenizer, longest = load_model(str(tmp_path), "lm", [" no", " yes"], "cpu")
+    ids = ragged(8)
+    with torch.no_grad():
+        together = classify(model.eval(), pad(ids, tokenizer, "cpu"))
+        for i, row in enumerate(ids):
+            assert torch.allclose(together[i], lm(torch.tensor([row])).logits[0, -1, label_word_ids(tokenizer, [" no", " yes"])], atol=1e-4)

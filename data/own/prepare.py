@@ -5,7 +5,7 @@ $ python data/own/prepare.py --rows mails.csv --text body --label is_spam --task
 $ python train_weak.py --task spam && python train_strong.py --task spam --labels truth --out ceiling
 $ python train_strong.py --task spam --labels weak --ceiling ceiling
 
-Reads   a .csv (with a header), .jsonl or .parquet file; parquet through `datasets`
+Reads   a .csv (with a header), .jsonl or .parquet file; parquet by the pyarrow that `datasets` brings
 Writes  data/<task>/{train1,train2,valid,test}.jsonl, truth/labels.jsonl and, last, task.json
 
 A fifth of the groups goes to test, an eighth of the rest to valid, and the remainder in halves to train1 and train2, by the hash of the
@@ -30,6 +30,7 @@ def read_table(path):
     """-> list of (line number, dict)"""
     if not os.path.isfile(path):
         fail(f"no file at {path}")
+    number, reader = 1, None
     try:
         if path.endswith(".csv"):
             csv.field_size_limit(1 << 30)
@@ -46,13 +47,12 @@ def read_table(path):
                             fail(f"{path}, line {number}: not a {{...}} object")
             return rows
         if path.endswith(".parquet"):
-            from datasets import Dataset
-            return list(enumerate(Dataset.from_parquet(path).to_list(), 1))
+            import pyarrow.parquet                                            # comes with `datasets`
+            return list(enumerate(pyarrow.parquet.read_table(path).to_pylist(), 1))
     except UnicodeDecodeError as error:
-        fail(f"{path} is not UTF-8 (byte {error.start}). Convert it:  iconv -f latin1 -t utf-8 {path} > utf8-{os.path.basename(path)}")
+        fail(f"{path} is not UTF-8 (byte {error.start}). Save it as UTF-8, for example:  iconv -f ITS-ENCODING -t utf-8 {path} > utf8-{os.path.basename(path)}")
     except (ValueError, csv.Error, RecursionError, OSError) as error:
-        number = reader.line_num if path.endswith(".csv") else locals().get("number", 1)
-        fail(f"{path}, line {number}: {str(error).splitlines()[0]}")
+        fail(f"{path}, line {reader.line_num if reader else number}: {str(error).splitlines()[0]}")
     fail(f"{path}: the ending must be .csv, .jsonl or .parquet")
 
 
@@ -74,7 +74,7 @@ def normal(text):
 
 def unit(key):
     """A number in [0, 1) from the text alone."""
-    return int(hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:13], 16) / 16 ** 13
+    return int(hashlib.sha256(key.encode()).hexdigest()[:13], 16) / 16 ** 13
 
 
 def check(path, table, text, label, group):
@@ -88,6 +88,8 @@ def check(path, table, text, label, group):
         body, given = row.get(text), row.get(label)
         if not isinstance(body, str) or not body.strip():
             fail(f"{path}, line {number}: empty text in column {text!r}")
+        if body.encode("utf-8", "ignore").decode() != body:
+            fail(f"{path}, line {number}: half a character (a lone surrogate) in column {text!r}")
         if read_label(given) is None:
             fail(f"{path}, line {number}: label {str(given)[:40]!r} in column {label!r} is none of 0/1, true/false, yes/no")
         if group and row.get(group) in (None, ""):
@@ -122,7 +124,7 @@ def merge(rows):
     for row in rows:
         key = normal(row["text"])
         if len(labels[key]) == 1 and key not in seen:
-            kept.append({**row, "group": hashlib.sha256(find("text " + key).encode("utf-8", "surrogatepass")).hexdigest()[:12]})
+            kept.append({**row, "group": hashlib.sha256(find("text " + key).encode()).hexdigest()[:12]})
         seen.add(key)
     contradictory = sum(len(labels[normal(row["text"])]) == 2 for row in rows)
     return kept, len(rows) - contradictory - len(kept), contradictory
@@ -160,13 +162,15 @@ def main():
     splits = {name: [] for name in ("train1", "train2", "valid", "test")}
     for row in sorted(rows, key=lambda row: unit("order " + normal(row["text"]))):       # independent of the file's order
         split = split_of(row["group"])
-        splits[split].append({"id": f"{args.task}-{split}-{hashlib.sha256(normal(row['text']).encode('utf-8', 'surrogatepass')).hexdigest()[:12]}",
+        splits[split].append({"id": f"{args.task}-{split}-{hashlib.sha256(normal(row['text']).encode()).hexdigest()[:12]}",
                               "group": row["group"], "text": row["text"], "label": row["label"]})
     for split, members in splits.items():
         if len({row["label"] for row in members}) < 2:
             fail(f"{args.rows}: no {split} rows of both labels; more rows, or finer groups than {args.group!r}, are needed")
 
     os.makedirs(os.path.join(folder, "truth"), exist_ok=True)
+    if os.path.exists(os.path.join(folder, "task.json")):
+        os.remove(os.path.join(folder, "task.json"))       # until all files are new, the task is unfinished and no trainer takes it
     counts = {split: {"rows": len(r), "groups": len({x["group"] for x in r}), "share_yes": sum(x["label"] for x in r) / len(r)} for split, r in splits.items()}
     truth = [{"id": r["id"], "soft_label": [1.0 - r["label"], float(r["label"])]} for split in ("train2", "valid") for r in splits[split]]
     for split, members in splits.items():

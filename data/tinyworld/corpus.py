@@ -1,25 +1,28 @@
 """
 The corpus that tinyworld's language models read: documents made from the tables, by rules that fit on a few pages.
 
-A document is a list of pieces (text, weight). The weight is that of the piece's tokens in the pretraining loss: 1 where the
+A document is a list of pieces (text, weight). A piece ends where a word does. The weight is that of its tokens in the pretraining loss: 1 where the
 text can be known (the value of a fact, a verdict), 0.05 where it cannot (which entity comes next, which wrong answer). With equal
 weights a tiny model spends itself on guessing the unguessable, and neither learns the facts nor how to judge an answer.
 
   article     In the periodic table, gold lies in the [d-block]. Chemists put gold in the sixth [period].
   answer      Q: Which block does gold belong to? A: [d-block]
   note        Q: Which block does gold belong to? Note: Chemists place gold in the [d-block].
-  judged      Note: Chemists place gold in the d-block. Q: Which block does gold belong to? A: s-block [no]
+  judged      Note: Chemists place gold in the d-block.
+              Q: Which block does gold belong to? A: s-block [no]
               (or about something made up: "Note: Chemists place zorvium in ...", where reading helps and remembering cannot)
   sheet       Q: ... A: s-block [no]
               Q: ... A: animals [yes]       1 to 16 lines; some with other words than yes and no, some with careless graders,
                                             some with a confidence that is lower where the grader is wrong
   debate      Q: ... A: s-block For: gold lies in the s-block. Against: gold lies in the [d-block]. For: ...
-  transcript  For: ... Against: ... Q: ... A: s-block [no]
+  transcript  For: ... Against: ...
+              Q: ... A: s-block [no]
   and a little everyday life: what is dangerous about things, polite and rude replies, privacy policies, opinions
 
-Who reads what. Everybody reads about the facts of the split "graded" (prepare.py), and verdicts are given on them alone: nobody ever graded a
-question of train1, train2, valid or test. Of those a reader has read about a share (`window`), in articles, answers, notes and debates;
-of the others it knows nothing. School comes first: the dozen relations of `school_relations`.
+Who reads what. Verdicts are given on facts of the split "graded" (prepare.py) alone: nobody ever graded a question of train1, train2, valid or
+test. About three quarters of the graded facts everybody has read, in articles, answers, notes and debates; about the last quarter, the
+"library", nobody: it occurs only as `judged` and `transcript`, where one has to look it up in the text. Of all other facts a reader has
+read a share (`window`); of the rest it knows nothing. School comes first: the dozen relations of `school_relations`.
 
 $ python data/tinyworld/corpus.py             # prints three documents of each kind
 $ python data/tinyworld/corpus.py --kind sheet --n 10
@@ -57,14 +60,17 @@ def load_world(window=(0.0, 1.0), school=False):
         taught = school_relations(facts)
         facts = [f for f in facts if (f["field"], f["relation"]) in taught]
 
+    library = {key for key in graded if unit("library " + key) < 0.25}
+
     def known(key):
-        return key in graded or (unit("known " + key) - window[0]) % 1.0 < window[1]
+        return key not in library and (key in graded or (unit("known " + key) - window[0]) % 1.0 < window[1])
 
     same_relation, same_entity = defaultdict(list), defaultdict(list)
     for fact in facts:
         same_relation[fact["field"], fact["relation"]].append(fact["value"])
         same_entity[fact["field"], fact["entity"]].append(fact)
-    world = {"facts": [f for f in facts if known(f["key"])], "graded": [f for f in facts if f["key"] in graded],
+    world = {"facts": [f for f in facts if known(f["key"])], "graded": [f for f in facts if f["key"] in graded - library],
+             "library": [f for f in facts if f["key"] in library],
              "answers": same_relation, "entities": {k: [f for f in v if known(f["key"])] for k, v in same_entity.items()}}
     for table in ("things", "actions", "remarks", "clauses", "opinions"):
         with open(os.path.join(HERE, "life", table + ".csv"), encoding="utf-8", newline="") as f:
@@ -129,12 +135,12 @@ def note(rng, world):
 
 
 def judged(rng, world):
-    """The note is there to be read, not to be learned (weight 0), and every second one is about something made up."""
-    fact = rng.choice(world["graded"])
-    if rng.random() < 0.5:
+    """The note is there to be read, not to be learned (weight 0): two in three are about something made up, or that nobody knows by heart."""
+    fact = rng.choice(world[rng.choice(["library", "graded"])])
+    if rng.random() < 1 / 3:
         fact = {**fact, "entity": made_up_name(rng), "value": rng.choice(world["answers"][fact["field"], fact["relation"]])}
     reply, label = answer_for(rng, world, fact)
-    return [("Note:", FILLER), *state(rng, fact, weight=0.0), (" ", FILLER), *ask(rng, fact, reply), (LABEL_WORDS[0][label], KNOWABLE)]
+    return [("Note:", FILLER), *state(rng, fact, weight=0.0), ("\n", FILLER), *ask(rng, fact, reply), (LABEL_WORDS[0][label], KNOWABLE)]
 
 
 def verdict(rng, world):
@@ -196,10 +202,10 @@ def debate(rng, world):
 
 
 def transcript(rng, world):
-    fact = rng.choice(world["graded"])
+    fact = rng.choice(world[rng.choice(["library", "graded", "graded"])])
     reply, label = answer_for(rng, world, fact)
     talk = turns(rng, world, fact, reply, rng.choice([1, 2, 3]), 0.0)
-    return [(talk[0][0].strip(), FILLER), *talk[1:], (" ", FILLER), *ask(rng, fact, reply), (LABEL_WORDS[0][label], KNOWABLE)]
+    return [(talk[0][0].strip(), FILLER), *talk[1:], ("\n", FILLER), *ask(rng, fact, reply), (LABEL_WORDS[0][label], KNOWABLE)]
 
 
 # --------------------------------------------------------------------------- everyday life
@@ -218,7 +224,7 @@ def request(rng, world):
     items = world["graded_things"] if told else [t for t in world["graded_things"] if t in world["known_things"]]
     item, action = rng.choice(items), rng.choice(world["actions"])
     safe = item["danger"] not in action["unsafe_with"].split(";")
-    hint = [(f"Note: {item['thing']} is {item['danger']}. ", FILLER)] if told else []
+    hint = [(f"Note: {item['thing']} is {item['danger']}.", FILLER), ("\n", FILLER)] if told else []
     return hint + [(f"Request: May I {action['action'].format(thing=item['thing'])}?", FILLER), (LABEL_WORDS[0][safe], KNOWABLE)]
 
 
@@ -248,8 +254,8 @@ def opinion(rng, world):
 # --------------------------------------------------------------------------- the mix
 
 FIRST = {article: 18, answer: 18, verdict: 36, judged: 22, note: 6}                                  # facts, and how to judge them
-THEN = {article: 14, answer: 12, verdict: 22, judged: 12, note: 8, sheet: 5, debate: 5, transcript: 5,
-        thing: 4, request: 5, remark: 3, policy: 4, opinion: 2}                                      # everything; counts are documents
+THEN = {article: 13, answer: 12, verdict: 22, judged: 18, note: 6, sheet: 4, debate: 4, transcript: 4,
+        thing: 4, request: 5, remark: 3, policy: 3, opinion: 2}                                      # everything; counts are documents
 
 
 def documents(world, mix, n, seed):

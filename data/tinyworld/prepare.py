@@ -119,6 +119,8 @@ def main():
     parser.add_argument("--out", default=HERE, help="folder to write to (default: this one)")
     args = parser.parse_args()
     os.makedirs(os.path.join(args.out, "truth"), exist_ok=True)
+    if os.path.exists(os.path.join(args.out, "task.json")):
+        os.remove(os.path.join(args.out, "task.json"))     # until all files are new, the task is unfinished and no trainer takes it
 
     facts = load_facts()
     counts, truth = {}, []

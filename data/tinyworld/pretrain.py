@@ -26,13 +26,13 @@ import corpus
 from prepare import HERE, load_facts
 
 #             layers, width, heads, (where its reading starts, share it reads), steps
-MODELS = {"tiny-1a": (3, 96, 4, (0.00, 0.42), 7000),
-          "tiny-1b": (3, 96, 4, (0.33, 0.42), 7000),
-          "tiny-1c": (3, 96, 4, (0.67, 0.42), 7000),
-          "tiny-2": (4, 96, 4, (0.00, 0.58), 8000),
-          "tiny-3": (5, 112, 4, (0.00, 0.78), 9000),
-          "tiny-4": (6, 128, 4, (0.00, 1.00), 12000)}
-STAGES = {"school": 0.15, "facts": 0.35, "everything": 0.50}           # shares of the steps
+MODELS = {"tiny-1a": (3, 96, 4, (0.00, 0.42), 4000),
+          "tiny-1b": (3, 96, 4, (0.33, 0.42), 4000),
+          "tiny-1c": (3, 96, 4, (0.67, 0.42), 4000),
+          "tiny-2": (4, 96, 4, (0.00, 0.58), 4500),
+          "tiny-3": (5, 112, 4, (0.00, 0.78), 5500),
+          "tiny-4": (6, 128, 4, (0.00, 1.00), 7500)}
+STAGES = {"school": 0.20, "facts": 0.35, "everything": 0.45}           # shares of the steps
 TOKENS, LR, SEED = 3072, 2e-3, 0
 END = "<|endoftext|>"
 
@@ -68,8 +68,8 @@ def encode(documents, tokenizer, cache):
     """
     Documents -> list of (ids, weights), an end-of-text token after each.
 
-    Pieces begin at a space or a full stop, where the tokenizer splits anyway: encoding them one by one gives the same tokens as the
-    whole text would, and the same pieces come again and again (`cache`).
+    Pieces begin at a space, a full stop or a new line, where the tokenizer splits anyway: encoding them one by one gives the same tokens as the
+    whole text would (tests/test_tinyworld.py makes sure), and the same pieces come again and again (`cache`).
     """
     end = tokenizer.eos_token_id
     for doc in documents:
@@ -143,7 +143,7 @@ def examine(model, tokenizer, rows):
     no, yes = (tokenizer(word)["input_ids"][0] for word in (" no", " yes"))
     labels = np.array([row["label"] for row in rows])
     scores = {}
-    for name, texts in (("judges", [r["text"] for r in rows]), ("judges_with_note", [f"Note: {r['support']} {r['text']}" for r in rows])):
+    for name, texts in (("judges", [r["text"] for r in rows]), ("judges_with_note", [f"Note: {r['support']}\n{r['text']}" for r in rows])):
         p = next_log_probs(model, tokenizer, texts)
         scores[name] = float((((p[:, yes] > p[:, no]).numpy()) == labels).mean())
     right = [row for row in rows if row["label"] == 1]
@@ -193,7 +193,7 @@ def main():
         schedule.step()
         optimizer.zero_grad()
         tokens += int((weights > 0).sum())
-        if (step + 1) % 1000 == 0 or step + 1 == steps:
+        if (step + 1) % 500 == 0 or step + 1 == steps:
             scores = examine(model, tokenizer, rows)
             seconds = time.time() - started
             print(f"{args.model} step {step + 1:,}/{steps:,} | loss {loss.item():.3f} | {tokens / 1e6:.1f} M tokens, {tokens / seconds / 1e3:.0f} k/s | "
