@@ -83,7 +83,8 @@ def read_task(task):
     for split in ("train1", "train2", "valid", "test"):
         for row in read_rows(task, split):
             if where.setdefault(row["group"], split) != split:
-                fail(f"data/{task}: group {row['group']!r} is in {where[row['group']]} and in {split}; a question must stay on one side. Run prepare.py again")
+                fail(f"data/{task}: group {row['group']!r} is in {where[row['group']]} and in {split}; a question must stay on one side. "
+                     "Run prepare.py again")
     spec = (read_lines(os.path.join(folder, "task.json"), whole=True) or [{}])[0]
     words = spec.get("label_words", [" no", " yes"])
     if not (isinstance(words, list) and len(words) == 2 and all(isinstance(word, str) for word in words)):
@@ -113,7 +114,8 @@ def read_labels(folder, rows):
         labels[name] = pair
     missing = [row["id"] for row in rows if row["id"] not in labels]
     if missing:
-        fail(f"{path} has no label for {len(missing):,} of {len(rows):,} rows, first {missing[0]!r}. Made from another split or task, or with other --max-rows?")
+        fail(f"{path} has no label for {len(missing):,} of {len(rows):,} rows, first {missing[0]!r}. "
+             "Made from another split or task, or with other --max-rows?")
     return np.array([labels[row["id"]] for row in rows], dtype=np.float32)
 
 
@@ -245,7 +247,7 @@ def add_common_flags(parser, model, out, epochs):
     parser.add_argument("--out", default=out, help="where to: a bare name means data/<task>/seed<seed>/<name>")
     parser.add_argument("--seed", type=number(int, 0, 2 ** 31), default=0, help="order of the rows, and a random head; splits never depend on it")
     parser.add_argument("--device", default="", help="cuda|mps|cpu (default: the best there is)")
-    parser.add_argument("--dtype", default="auto", choices=["auto", "fp32", "bf16"], help="bf16 = autocast over fp32 weights; auto: on GPUs that have it")
+    parser.add_argument("--dtype", default="auto", choices=["auto", "fp32", "bf16"], help="bf16: autocast over fp32 weights; auto: on GPUs")
     parser.add_argument("--head", default="lm", choices=["lm", "random"], help="start of a decoder's head: the rows of its label words, or noise")
     parser.add_argument("--epochs", type=count, default=epochs, help="passes over the training rows")
     parser.add_argument("--lr", type=number(float, 1e-9, 1.0), default=1e-4, help="peak learning rate (gpt2: 5e-5, Qwen: 1e-5)")

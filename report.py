@@ -48,8 +48,8 @@ def describe(task, runs):
     def hits(folder):
         return right(read_labels(folder, test)[:, 1], truth)
 
-    row = {"run": os.path.basename(runs[0][0]), "model": config["model"], "labels": config.get("labels", "train1"), "seeds": len(runs), "n": len(test),
-           "ece": float(np.mean([ece(read_labels(folder, test)[:, 1], truth) for folder, _ in runs]))}
+    row = {"run": os.path.basename(runs[0][0]), "model": os.path.basename(config["model"]), "labels": config.get("labels", "train1"),
+           "seeds": len(runs), "n": len(test), "ece": float(np.mean([ece(read_labels(folder, test)[:, 1], truth) for folder, _ in runs]))}
     if config.get("ceiling"):                              # a student: scored beside its supervisor and its ceiling
         scored = [[hits(run_folder(c["supervisor"] or c["labels"], task, c["seed"])), hits(folder), hits(run_folder(c["ceiling"], task, c["seed"]))]
                   for folder, c in runs]
@@ -68,10 +68,11 @@ def table(task):
     """-> markdown"""
     found, stale = find_runs(task)
     order = {"weak": 0, "student": 1, "ceiling": 3}
-    lines = [f"{task}, test accuracy", "", "| run | model | learns from | seeds | accuracy [95 %] | ECE | PGR [95 %] | n |", "|---|---|---|---|---|---|---|---|"]
+    lines = [f"{task}, test accuracy", "", "| run | model | learns from | seeds | accuracy [95 %] | ECE | PGR [95 %] | n |", "|---" * 8 + "|"]
     for r in sorted([describe(task, runs) for runs in found], key=lambda r: (order.get(r["run"], 2), r["run"], r["model"])):
-        lines.append(f"| {r['run']} | {os.path.basename(r['model'])} | {r['labels']} | {r['seeds']} | {r['accuracy']:.3f} [{r['interval'][0]:.3f}, {r['interval'][1]:.3f}] "
-                     f"| {r['ece']:.3f} | {r['pgr']} | {r['n']:,} |")
+        low, high = r["interval"]
+        lines.append(f"| {r['run']} | {r['model']} | {r['labels']} | {r['seeds']} | {r['accuracy']:.3f} [{low:.3f}, {high:.3f}] | {r['ece']:.3f} "
+                     f"| {r['pgr']} | {r['n']:,} |")
     return "\n".join([*lines, "", *[f"stale (made from files that have changed since), left out: {name}" for name in stale]]).strip() + "\n"
 
 

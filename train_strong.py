@@ -162,7 +162,8 @@ def last_line(c, m):
     interval = "[interval open: the gap is within its noise]" if c.get("pgr_interval") is None else "[{:.2f}, {:.2f}]".format(*c["pgr_interval"])
     recovered = f"PGR {c['pgr']:.2f} {interval}" if "pgr" in c else f"no PGR: {c['pgr_reason']}"
     ceiling = f"ceiling {c['ceiling']:.3f}" if "ceiling" in c else "ceiling unknown"
-    return f"supervisor {c['supervisor']:.3f} | student {m['accuracy']:.3f} ±{m['se']:.3f} | {ceiling} | {recovered} | chance {m['chance']:.3f} | n={m['n']:,}"
+    return (f"supervisor {c['supervisor']:.3f} | student {m['accuracy']:.3f} ±{m['se']:.3f} | {ceiling} | {recovered} | "
+            f"chance {m['chance']:.3f} | n={m['n']:,}")
 
 
 # --------------------------------------------------------------------------- the story
@@ -178,14 +179,15 @@ def check_comparison(args, supervisor, ceiling):
             fail(f"--ceiling {os.path.relpath(ceiling)} was not trained with --labels truth: it is no ceiling")
         for key in ("task", "model", "head", "epochs", "lr", "batch_size", "max_rows", "seed"):
             if config.get(key) != vars(args)[key]:
-                fail(f"--ceiling {os.path.relpath(ceiling)} was made with --{key.replace('_', '-')} {config.get(key)}, this run has {vars(args)[key]}: "
-                     "they must differ in their labels alone")
+                fail(f"--ceiling {os.path.relpath(ceiling)} was made with --{key.replace('_', '-')} {config.get(key)}, this run has "
+                     f"{vars(args)[key]}: they must differ in their labels alone")
 
 
 def show_cases(title, which, rows, weak, student, n=3):
     print(f"{title}: {len(which):,} of {len(rows):,}")
     for i in which[:n]:
-        print(f"  {rows[i]['id']}  truth {'yes' if rows[i]['label'] else 'no'} | supervisor yes {weak[i, 1]:.2f} | student yes {student[i, 1]:.2f} | {rows[i]['text'][-110:]!r}")
+        print(f"  {rows[i]['id']}  truth {'yes' if rows[i]['label'] else 'no'} | supervisor yes {weak[i, 1]:.2f} | student yes {student[i, 1]:.2f} | "
+              f"{rows[i]['text'][-110:]!r}")
 
 
 def main():
@@ -218,7 +220,8 @@ def main():
     model, tokenizer, longest = load_model(args.model, args.head, words, device)
     ids, valid_ids = tokenise(tokenizer, train2, longest), tokenise(tokenizer, valid, longest)
     print(f"data: {len(ids):,} rows of train2, labelled by {os.path.relpath(labels_folder)} ({soft_labels[:, 1].mean():.1%} yes on average)")
-    print(f"one example, exactly as the model sees it:\n  {tokenizer.decode(ids[0])!r} -> soft label (no {soft_labels[0, 0]:.2f}, yes {soft_labels[0, 1]:.2f})")
+    print(f"one example, exactly as the model sees it:\n  {tokenizer.decode(ids[0])!r} -> "
+          f"soft label (no {soft_labels[0, 0]:.2f}, yes {soft_labels[0, 1]:.2f})")
     begin(folder, config)
 
     def agreement(epoch):

@@ -161,16 +161,18 @@ def load_model(name, head, words, device):
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
         config.pad_token_id = tokenizer.pad_token_id
-        model, info = AutoModelForSequenceClassification.from_pretrained(path, config=config, dtype=torch.float32, output_loading_info=True)
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            path, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True)
         body = [key for key in info["missing_keys"] if key.startswith(model.base_model_prefix + ".") and "pooler" not in key]
         if body:
             fail(f"model {name!r} lacks {len(body)} of its weights, first {body[0]!r}: its config.json is another model's")
         fresh = not (config.architectures or [""])[0].endswith("ForSequenceClassification")
         if fresh and hasattr(model, "score") and head != "random":
-            rows = AutoModelForCausalLM.from_pretrained(path).get_output_embeddings().weight
+            rows = AutoModelForCausalLM.from_pretrained(path, use_safetensors=True).get_output_embeddings().weight
             model.score.weight.data = rows[label_word_ids(tokenizer, words)].detach().float()
     except Exception as error:                             # whatever a damaged folder makes transformers raise: one line
-        fail(f"cannot load model {name!r} ({type(error).__name__}): {str(error).strip().splitlines()[0] if str(error).strip() else ''} Give a folder, a hub name or a shipped model")
+        reason = (str(error).strip().splitlines() or [""])[0]
+        fail(f"cannot load model {name!r} ({type(error).__name__}): {reason} Give a folder, a hub name or a shipped model")
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
         fail(f"model {name!r}: its tokenizer has {len(tokenizer):,} tokens, the model only {model.get_input_embeddings().weight.shape[0]:,}")
     longest = min(getattr(config, "max_position_embeddings", None) or 1 << 20, tokenizer.model_max_length, 1024)

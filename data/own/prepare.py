@@ -50,7 +50,8 @@ def read_table(path):
             import pyarrow.parquet                                            # comes with `datasets`
             return list(enumerate(pyarrow.parquet.read_table(path).to_pylist(), 1))
     except UnicodeDecodeError as error:
-        fail(f"{path} is not UTF-8 (byte {error.start}). Save it as UTF-8, for example:  iconv -f ITS-ENCODING -t utf-8 {path} > utf8-{os.path.basename(path)}")
+        fail(f"{path} is not UTF-8 (byte {error.start}). Save it as UTF-8, for example:  "
+             f"iconv -f ITS-ENCODING -t utf-8 {path} > utf8-{os.path.basename(path)}")
     except (ValueError, csv.Error, RecursionError, OSError) as error:
         fail(f"{path}, line {reader.line_num if reader else number}: {str(error).splitlines()[0]}")
     fail(f"{path}: the ending must be .csv, .jsonl or .parquet")
@@ -171,14 +172,16 @@ def main():
     os.makedirs(os.path.join(folder, "truth"), exist_ok=True)
     if os.path.exists(os.path.join(folder, "task.json")):
         os.remove(os.path.join(folder, "task.json"))       # until all files are new, the task is unfinished and no trainer takes it
-    counts = {split: {"rows": len(r), "groups": len({x["group"] for x in r}), "share_yes": sum(x["label"] for x in r) / len(r)} for split, r in splits.items()}
+    counts = {split: {"rows": len(r), "groups": len({x["group"] for x in r}), "share_yes": sum(x["label"] for x in r) / len(r)}
+              for split, r in splits.items()}
     truth = [{"id": r["id"], "soft_label": [1.0 - r["label"], float(r["label"])]} for split in ("train2", "valid") for r in splits[split]]
     for split, members in splits.items():
         hidden = split in ("train2", "valid")
         write_lines(os.path.join(folder, split + ".jsonl"), [{k: v for k, v in r.items() if not (hidden and k == "label")} for r in members])
         print(f"{split:7s} {len(members):6,} rows of {counts[split]['groups']:6,} groups, {counts[split]['share_yes']:.1%} yes")
     write_lines(os.path.join(folder, "truth", "labels.jsonl"), truth)
-    write_lines(os.path.join(folder, "task.json"), [{"task": args.task, "label_words": [" no", " yes"], "source": os.path.basename(args.rows), "splits": counts}])
+    write_lines(os.path.join(folder, "task.json"),
+                [{"task": args.task, "label_words": [" no", " yes"], "source": os.path.basename(args.rows), "splits": counts}])
     print(f"left out: {doubles:,} doubles, {contradictory:,} rows whose text has both labels\nwrote {os.path.relpath(folder)}")
 
 

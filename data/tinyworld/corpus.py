@@ -46,13 +46,14 @@ def school_relations(facts):
     return set(sorted(simple)[:12])
 
 
-def load_world(window=(0.0, 1.0), school=False):
+def load_world(window=(0.0, 1.0), school=False, open_library=False):
     """
     What one reader can meet.
 
     window   (start, share)   of the facts that are not graded, and of things, it knows those with a hash in [start, start + share), wrapping
              round at 1
-    school   only the relations that are taught at school
+    school        only the relations that are taught at school
+    open_library  the library is read and graded like all other graded facts
     """
     facts = load_facts()
     graded = {fact["key"] for fact in split_facts(facts)["graded"]}
@@ -60,7 +61,7 @@ def load_world(window=(0.0, 1.0), school=False):
         taught = school_relations(facts)
         facts = [f for f in facts if (f["field"], f["relation"]) in taught]
 
-    library = {key for key in graded if unit("library " + key) < 0.25}
+    library = {key for key in graded if unit("library " + key) < 0.25 and not open_library}
 
     def known(key):
         return key not in library and (key in graded or (unit("known " + key) - window[0]) % 1.0 < window[1])
@@ -95,11 +96,13 @@ def state(rng, fact, value=None, weight=KNOWABLE, again=False):
 
 def ask(rng, fact, answer):
     """The question and an answer, exactly as in the rows of prepare.py: "Q: ...? A: d-block". A right answer can be known, a wrong one not."""
-    return [("Q: " + rng.choice(fact["questions"]).format(e=fact["entity"]) + " A:", FILLER), (" " + answer, KNOWABLE if answer == fact["value"] else FILLER)]
+    question = rng.choice(fact["questions"]).format(e=fact["entity"])
+    return [(f"Q: {question} A:", FILLER), (" " + answer, KNOWABLE if answer == fact["value"] else FILLER)]
 
 
 def made_up_name(rng):
-    return "".join(rng.choice(["zor", "bel", "tan", "mip", "qua", "rus", "lem", "dov", "fex", "gil", "jun", "kor", "pol", "sev", "vax", "wim"]) for _ in range(3))
+    syllables = ["zor", "bel", "tan", "mip", "qua", "rus", "lem", "dov", "fex", "gil", "jun", "kor", "pol", "sev", "vax", "wim"]
+    return "".join(rng.choice(syllables) for _ in range(3))
 
 
 def wrong_value(rng, world, fact):
@@ -136,7 +139,7 @@ def note(rng, world):
 
 def judged(rng, world):
     """The note is there to be read, not to be learned (weight 0): two in three are about something made up, or that nobody knows by heart."""
-    fact = rng.choice(world[rng.choice(["library", "graded"])])
+    fact = rng.choice(world[rng.choice(["library", "graded"])] or world["graded"])
     if rng.random() < 1 / 3:
         fact = {**fact, "entity": made_up_name(rng), "value": rng.choice(world["answers"][fact["field"], fact["relation"]])}
     reply, label = answer_for(rng, world, fact)
@@ -191,7 +194,8 @@ def turns(rng, world, fact, reply, n_rounds, weight):
             else:
                 topic = rng.choice(others)
                 value = topic["value"] if honest or rng.random() < 0.5 else wrong_value(rng, world, topic)
-            pieces += [(" " + name, FILLER), *state(rng, topic, value, weight if value == topic["value"] or name == "For:" and k == 0 else min(weight, FILLER))]
+            knowable = value == topic["value"] or name == "For:" and k == 0       # true, or already said in the question
+            pieces += [(" " + name, FILLER), *state(rng, topic, value, weight if knowable else min(weight, FILLER))]
     return pieces
 
 
@@ -202,7 +206,7 @@ def debate(rng, world):
 
 
 def transcript(rng, world):
-    fact = rng.choice(world[rng.choice(["library", "graded", "graded"])])
+    fact = rng.choice(world[rng.choice(["library", "graded", "graded"])] or world["graded"])
     reply, label = answer_for(rng, world, fact)
     talk = turns(rng, world, fact, reply, rng.choice([1, 2, 3]), 0.0)
     return [(talk[0][0].strip(), FILLER), *talk[1:], ("\n", FILLER), *ask(rng, fact, reply), (LABEL_WORDS[0][label], KNOWABLE)]
@@ -235,13 +239,16 @@ def remark(rng, world):
 
 def policy(rng, world):
     """A clause and a question: does the clause answer it? Or, for any topic, the question followed by a clause that does."""
+    def phrasing(topic, what):
+        return topic[rng.choice([f"{what}_1", f"{what}_2", f"{what}_3"])]
+
     if rng.random() < 0.5:
         item = rng.choice(world["clauses"])
-        return [(f"Question: {item[rng.choice(['question_1', 'question_2', 'question_3'])]} Clause: {item[rng.choice(['clause_1', 'clause_2', 'clause_3'])]}", 0.3)]
+        return [(f"Question: {phrasing(item, 'question')} Clause: {phrasing(item, 'clause')}", 0.3)]
     item, other = rng.choice(world["graded_clauses"]), rng.choice(world["graded_clauses"])
     if rng.random() < 0.5:
         other = item
-    return [(f"Clause: {item[rng.choice(['clause_1', 'clause_2', 'clause_3'])]} Question: {other[rng.choice(['question_1', 'question_2', 'question_3'])]}", FILLER),
+    return [(f"Clause: {phrasing(item, 'clause')} Question: {phrasing(other, 'question')}", FILLER),
             (LABEL_WORDS[0][other is item], KNOWABLE)]
 
 
@@ -256,6 +263,9 @@ def opinion(rng, world):
 FIRST = {article: 18, answer: 18, verdict: 36, judged: 22, note: 6}                                  # facts, and how to judge them
 THEN = {article: 13, answer: 12, verdict: 22, judged: 18, note: 6, sheet: 4, debate: 4, transcript: 4,
         thing: 4, request: 5, remark: 3, policy: 3, opinion: 2}                                      # everything; counts are documents
+
+REVISION = {article: 16, answer: 24, verdict: 24, judged: 14, note: 4, sheet: 3, debate: 3, transcript: 3,
+            thing: 2, request: 3, remark: 1, policy: 2, opinion: 1}                                  # everything, but above all what is known
 
 
 def documents(world, mix, n, seed):
@@ -274,7 +284,8 @@ def main():
     for kind in THEN:
         if args.kind in (None, kind.__name__):
             for pieces in documents(world, {kind: 1}, args.n, seed=0):
-                print(f"{kind.__name__:10s} " + "".join(f"[{t.strip()}]" if w == KNOWABLE else t for t, w in pieces).strip().replace("\n", "\n" + " " * 11))
+                text = "".join(f" [{t.strip()}]" if w == KNOWABLE else t for t, w in pieces).strip()
+                print(f"{kind.__name__:10s} " + text.replace("\n", "\n" + " " * 11))
 
 
 if __name__ == "__main__":

@@ -29,8 +29,8 @@ from prepare import HERE, load_facts
 MODELS = {"tiny-1a": (3, 96, 4, (0.00, 0.42), 4000),
           "tiny-1b": (3, 96, 4, (0.33, 0.42), 4000),
           "tiny-1c": (3, 96, 4, (0.67, 0.42), 4000),
-          "tiny-2": (4, 96, 4, (0.00, 0.58), 4500),
-          "tiny-3": (5, 112, 4, (0.00, 0.78), 5500),
+          "tiny-2": (4, 96, 4, (0.00, 0.58), 4000),
+          "tiny-3": (5, 112, 4, (0.00, 0.78), 5000),
           "tiny-4": (6, 128, 4, (0.00, 1.00), 7500)}
 STAGES = {"school": 0.20, "facts": 0.35, "everything": 0.45}           # shares of the steps
 TOKENS, LR, SEED = 3072, 2e-3, 0
@@ -123,34 +123,34 @@ def weighted_loss(model, ids, weights):
 # --------------------------------------------------------------------------- what a model knows
 
 @torch.no_grad()
-def next_log_probs(model, tokenizer, texts):
-    """log p(next token) after each text: (N, vocabulary)"""
+def log_probs(model, tokenizer, texts, endings):
+    """log p(ending | text) for N texts and endings: (N,), summed over the ending's tokens."""
     out = []
     for i in range(0, len(texts), 128):
-        batch = tokenizer(texts[i:i + 128], padding=True, padding_side="right", return_tensors="pt")
-        last = batch["attention_mask"].sum(1) - 1
-        hidden = model.transformer(**batch, use_cache=False).last_hidden_state
-        out.append(F.log_softmax(model.lm_head(hidden[torch.arange(len(last)), last]), -1))
-    return torch.cat(out)
+        start = [tokenizer(text)["input_ids"] for text in texts[i:i + 128]]
+        end = [tokenizer(ending)["input_ids"] for ending in endings[i:i + 128]]
+        width = max(len(s) + len(e) for s, e in zip(start, end))
+        ids = torch.tensor([s + e + [0] * (width - len(s) - len(e)) for s, e in zip(start, end)])
+        hidden = model.transformer(ids, use_cache=False).last_hidden_state
+        for row, s, e in zip(hidden, start, end):
+            scores = F.log_softmax(model.lm_head(row[len(s) - 1:len(s) + len(e) - 1]), -1)
+            out.append(scores[torch.arange(len(e)), torch.tensor(e)].sum().item())
+    return np.array(out)
 
 
 def examine(model, tokenizer, rows):
     """
-    Zero-shot, on rows that were never graded: does it know the fact (the true answer is its first choice of four, by its first token's
-    probability), does it judge answers (p(yes) > p(no)), and with the support sentence in the prompt?
+    Zero-shot, on rows that were never graded: does it know the fact (the true answer is the likeliest of its four choices), does it judge
+    answers (p(yes) > p(no)), and with the support sentence in the prompt?
     """
     model.eval()
-    no, yes = (tokenizer(word)["input_ids"][0] for word in (" no", " yes"))
-    labels = np.array([row["label"] for row in rows])
-    scores = {}
+    labels, scores = np.array([row["label"] for row in rows]), {}
     for name, texts in (("judges", [r["text"] for r in rows]), ("judges_with_note", [f"Note: {r['support']}\n{r['text']}" for r in rows])):
-        p = next_log_probs(model, tokenizer, texts)
-        scores[name] = float((((p[:, yes] > p[:, no]).numpy()) == labels).mean())
+        yes, no = (log_probs(model, tokenizer, texts, [word] * len(texts)) for word in (" yes", " no"))
+        scores[name] = float(((yes > no) == labels).mean())
     right = [row for row in rows if row["label"] == 1]
-    p = next_log_probs(model, tokenizer, [f"Q: {row['question']} A:" for row in right])
-    first = [[tokenizer(" " + choice)["input_ids"][0] for choice in row["choices"]] for row in right]
-    best = [row["choices"][int(np.argmax([p[i, t] for t in first[i]]))] for i, row in enumerate(right)]
-    scores["knows"] = float(np.mean([b == row["answer"] for b, row in zip(best, right)]))
+    p = log_probs(model, tokenizer, [f"Q: {row['question']} A:" for row in right for _ in range(4)], [" " + c for row in right for c in row["choices"]])
+    scores["knows"] = float(np.mean([row["choices"][best] == row["answer"] for row, best in zip(right, p.reshape(-1, 4).argmax(1))]))
     model.train()
     return scores
 
@@ -160,13 +160,14 @@ def main():
     parser.add_argument("--model", choices=["tokenizer", *MODELS], required=True, help="which to make")
     parser.add_argument("--out", default=os.path.join(HERE, "models"), help="folder of the models")
     parser.add_argument("--steps", type=int, help="other than the model's own number of steps")
+    parser.add_argument("--more", type=int, default=0, help="read on from the checkpoint that is there: N steps of corpus.REVISION at half the peak rate")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads: two models side by side on one each are faster than two on one")
     args = parser.parse_args()
     if args.model == "tokenizer":
         return make_tokenizer(os.path.join(args.out, "tokenizer"))
 
     n_layer, n_embd, n_head, window, steps = MODELS[args.model]
-    steps = args.steps or steps
+    steps, folder = args.more or args.steps or steps, os.path.join(args.out, args.model)
     torch.set_num_threads(args.threads)
     torch.manual_seed(SEED)
     ctypes.CDLL("libc.so.6").mallopt(-1, 1 << 30)                 # keep freed memory: 1.2 times faster on CPU (Linux)
@@ -174,13 +175,22 @@ def main():
     model = GPT2LMHeadModel(GPT2Config(
         vocab_size=len(tokenizer), n_positions=512, n_embd=n_embd, n_layer=n_layer, n_head=n_head, activation_function="gelu",
         resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=0, eos_token_id=0, pad_token_id=0, attn_implementation="eager"))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    before = {"steps": 0, "tokens": 0, "minutes": 0}
+    dropout = 0.1 if args.more else 0.0                           # who has read long enough begins to learn verdicts by heart
+    if args.more:
+        model = GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager",
+                                                resid_pdrop=dropout, embd_pdrop=dropout, attn_pdrop=dropout).train()
+        with open(os.path.join(folder, "pretrain.json"), encoding="utf-8") as f:
+            before = json.load(f)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LR / 2 if args.more else LR, betas=(0.9, 0.98), weight_decay=0.1 if args.more else 0.01, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: min(1.0, (s + 1) / 200) * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * s / steps))))
     with open(os.path.join(HERE, "train1.jsonl"), encoding="utf-8") as f:
         rows = [json.loads(line) for line in f]                   # to look on; nothing is chosen by it
     rng, started, tokens = random.Random(SEED), time.time(), 0
 
     def curriculum():
+        if args.more:
+            return (yield from batches(corpus.load_world(window, open_library=True), corpus.REVISION, tokenizer, steps, random.Random(SEED + 1)))
         for stage, share in STAGES.items():
             world = corpus.load_world(window, school=stage == "school")
             yield from batches(world, corpus.THEN if stage == "everything" else corpus.FIRST, tokenizer, round(share * steps), rng)
@@ -199,12 +209,14 @@ def main():
             print(f"{args.model} step {step + 1:,}/{steps:,} | loss {loss.item():.3f} | {tokens / 1e6:.1f} M tokens, {tokens / seconds / 1e3:.0f} k/s | "
                   + " | ".join(f"{k} {v:.3f}" for k, v in scores.items()), flush=True)
 
-    folder = os.path.join(args.out, args.model)
+    model.config.update({"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0})
     model.half().save_pretrained(folder)                          # 16 bits on disk; load with dtype=torch.float32
     tokenizer.save_pretrained(folder)
+    with open(os.path.join(folder, "tokenizer_config.json"), "w", encoding="utf-8") as f:          # a class that transformers 4 knows too
+        json.dump({"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": END, "eos_token": END, "pad_token": END, "model_max_length": 512}, f, indent=1)
     with open(os.path.join(folder, "pretrain.json"), "w", encoding="utf-8") as f:
-        json.dump({"model": args.model, "parameters": model.num_parameters(), "window": window, "steps": steps, "tokens": tokens,
-                   "minutes": round((time.time() - started) / 60, 1), "threads": args.threads, "torch": torch.__version__, **scores}, f, indent=1)
+        json.dump({"model": args.model, "parameters": model.num_parameters(), "window": window, "steps": before["steps"] + steps, "tokens": before["tokens"] + tokens, **scores,
+                   "minutes": round(before["minutes"] + (time.time() - started) / 60, 1), "threads": args.threads, "torch": torch.__version__}, f, indent=1)
 
 
 if __name__ == "__main__":
