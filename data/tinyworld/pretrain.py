@@ -8,10 +8,13 @@ What it took to make such small models judge answers at all, and not only know f
 1) weigh the loss toward what can be known (corpus.py);
 2) school first: a dozen relations, until judging is learned; then all facts and one-line verdicts; long and noisy documents last (STAGES);
 3) documents never share a sequence: a batch holds documents of about equal length, padded at the right;
-4) many facts graded a few times rather than few facts many times.
+4) who reads long enough begins to learn verdicts by heart. tiny-4 therefore reads on (--more) with dropout, with facts that it has not met
+   before (the library), and with fewer verdicts.
 
-$ python data/tinyworld/pretrain.py --model tiny-4                # about 20 minutes on one core with bf16, the others less
 $ python data/tinyworld/pretrain.py --model tokenizer             # first of all, and once: the models share it
+$ python data/tinyworld/pretrain.py --model tiny-1a               # ten minutes on one core with fast bf16
+$ python data/tinyworld/pretrain.py --model tiny-4                # forty
+$ python data/tinyworld/pretrain.py --model tiny-4 --more 2000    # and its revision, fifteen
 Writes data/tinyworld/models/NAME/{model.safetensors, config.json, tokenizer.json, ..., pretrain.json}
 """
 import argparse, ctypes, json, os, random, time
