@@ -26,6 +26,7 @@ QUICK = ["--max-rows", "96", "--epochs", "1"]
 
 def build_house(folder):
     """A copy of what the commands need: scripts, tinyworld's rows, and links to its models."""
+    os.makedirs(folder, exist_ok=True)
     for name in [*SCRIPTS, "contract.py", "run.sh"]:
         shutil.copy(os.path.join(ROOT, name), folder)
     world = os.path.join(folder, "data", "tinyworld")
@@ -226,7 +227,7 @@ def test_pitfalls_18_and_35_a_supervisor_that_lacks_a_test_row_is_an_error_that_
 def test_a_mistake_leaves_a_finished_run_whole(chain):
     folder = os.path.join(chain["house"], "data", "tinyworld", "seed0", "weak")
     before = contents(folder)
-    assert call(chain["house"], *WEAK, "--model", "tiny-9").returncode == 2 and call(chain["house"], *WEAK, "--device", "warp").returncode == 2
+    assert call(chain["house"], *WEAK, "--model", "tiny-9").returncode == 2 and call(chain["house"], *WEAK, "--device", "warp", "--force").returncode == 2
     assert contents(folder) == before
 
 
@@ -253,7 +254,7 @@ def test_stale_runs_are_named_and_left_out_of_the_table(chain, noisy_house):
 @pytest.mark.parametrize("command,words", [
     (["train_weak.py", "--task", "nowhere"], ["no train1 rows", "prepare.py"]),
     (["train_weak.py", "--model", "tiny-9"], ["tiny-9", "tiny-4"]),
-    (["train_weak.py", "--device", "warp"], ["--device warp"]),
+    (["train_weak.py", "--device", "warp", "--force"], ["--device warp"]),
     (["train_weak.py", "--epochs", "0"], ["not between"]),
     (["train_weak.py", "--max-rows", "-3"], ["not between"]),
     (["train_weak.py", "--lr", "fast"], ["--lr"]),
