@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The whole experiment, in the order the README tells it: one small model supervises one big model.
 #
-#   bash run.sh                     # tinyworld, offline, a minute on a laptop: ends with the table in README.md
+#   bash run.sh                     # tinyworld, offline, half a minute on two cores: ends with the table in README.md
 #   bash run.sh --seed 1            # --seed --task --epochs --lr --device ... go to every trainer
 #   bash run.sh --task mine         # rows of your own, made by data/own/prepare.py
 #
@@ -19,13 +19,13 @@ done
 # 1. data (seconds): four disjoint splits, so that the student never trains on its supervisor's questions
 python data/tinyworld/prepare.py
 
-# 2. supervisor (~20 s): a small model and the true labels of train1 -> soft labels for everything else
+# 2. supervisor (6 s): a small model and the true labels of train1 -> soft labels for everything else
 python train_weak.py "$@"
 
-# 3. ceiling (~30 s): the big model and the true labels of train2
+# 3. ceiling (8 s): the big model and the true labels of train2
 python train_strong.py --labels truth --out ceiling "$@"
 
-# 4. student (~30 s): the same model and rows, the supervisor's labels
+# 4. student (8 s): the same model and rows, the supervisor's labels
 python train_strong.py --labels weak --out student --ceiling ceiling "$@"
 
 # 5. the table, over every seed that was run

@@ -14,7 +14,7 @@ Everything about models that later chapters share is taught here: metrics, pooli
     labels    soft labels (p_no, p_yes) for train2, valid and test, by id, in float32
 
 $ python data/tinyworld/prepare.py
-$ python train_weak.py                                    # tinyworld, tiny-1a: half a minute on a laptop
+$ python train_weak.py                                    # tinyworld, tiny-1a: ten seconds on a laptop
 $ python train_weak.py --task sciq --model gpt2 --lr 5e-5 # with a GPU and the hub
 
 Reads   data/<task>/{task.json, train1.jsonl, train2.jsonl, valid.jsonl, test.jsonl}
