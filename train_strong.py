@@ -170,9 +170,12 @@ def last_line(c, m):
 
 def check_comparison(args, supervisor, ceiling):
     """Mistakes that would show only after training are found before it; a PGR needs a ceiling that differs from the student in its labels alone."""
+    test_ids = [{"id": row["id"]} for row in read_rows(args.task, "test", args.max_rows)]          # ids alone: nobody looks at test yet
     for name, folder in (("--supervisor", supervisor), ("--ceiling", ceiling)):
         if folder and not os.path.exists(os.path.join(folder, "labels.jsonl")):
             fail(f"{name}: no labels at {os.path.relpath(folder)}/labels.jsonl. Run its command first")
+        if folder:
+            read_labels(folder, test_ids)
     if ceiling:
         config = (read_lines(os.path.join(ceiling, "results.json"), whole=True) or [{}])[0].get("config", {})
         if config.get("labels") != "truth":
@@ -200,11 +203,14 @@ def main():
     args = parser.parse_args()
     started = time.time()
 
+    truth_folder = os.path.join(ROOT, "data", args.task, "truth")
+    if os.path.realpath(args.labels) == os.path.realpath(truth_folder):
+        args.labels = "truth"
     is_ceiling = args.labels == "truth"
     if is_ceiling and (args.ceiling or args.supervisor):
         fail("--labels truth makes a ceiling; --ceiling and --supervisor are for students")
     files, words = read_task(args.task)
-    labels_folder = os.path.join(ROOT, "data", args.task, "truth") if is_ceiling else run_folder(args.labels, args.task, args.seed)
+    labels_folder = truth_folder if is_ceiling else run_folder(args.labels, args.task, args.seed)
     supervisor = None if is_ceiling else run_folder(args.supervisor, args.task, args.seed) if args.supervisor else labels_folder
     ceiling = run_folder(args.ceiling, args.task, args.seed) if args.ceiling else None
     train2, valid = read_rows(args.task, "train2", args.max_rows), read_rows(args.task, "valid", args.max_rows)

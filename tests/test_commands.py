@@ -222,6 +222,7 @@ def test_pitfalls_18_and_35_a_supervisor_that_lacks_a_test_row_is_an_error_that_
     open(path, "w").write("\n".join(lines))
     done = call(noisy_house, *STUDENT)
     assert done.returncode == 2 and gone in done.stderr and "Traceback" not in done.stderr
+    assert "epoch 1" not in done.stdout                                        # and it shows before training, not after
 
 
 def test_a_mistake_leaves_a_finished_run_whole(chain):
@@ -266,6 +267,7 @@ def test_stale_runs_are_named_and_left_out_of_the_table(chain, noisy_house):
     (["train_strong.py", "--labels", "weak", "--ceiling", "weak"], ["no ceiling"]),
     (["train_strong.py", "--labels", "weak", "--ceiling", "ceiling", "--lr", "3e-4"], ["--lr 0.0001", "labels alone"]),
     (["train_strong.py", "--labels", "weak", "--out", "weak"], ["overwrite"]),
+    (["train_strong.py", "--labels", "data/tinyworld/truth", "--out", "c", "--ceiling", "ceiling"], ["for students"]),   # the truth by its path
     (["train_weak.py", "--out", ".."], ["--out"]),
     (["train_weak.py", "--seed", "-1"], ["not between"]),
     (["train_weak.py", "--lr", "nan"], ["not between"]),

@@ -223,3 +223,8 @@ def test_label_words_and_the_words_of_the_facts_are_single_tokens(tokenizer):
     words = {w for pair in corpus.LABEL_WORDS for w in pair} | set(corpus.ANY_WORDS)
     words |= {" " + word for f in prepare.load_facts() for word in f["value"].split() if word.isalpha()}
     assert [w for w in words if len(tokenizer(w)["input_ids"]) != 1] == []
+
+
+def test_pretraining_without_its_inputs_is_one_line(tmp_path):
+    done = subprocess.run([sys.executable, os.path.join(WORLD, "pretrain.py"), "--model", "tiny-1a", "--out", str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "--model tokenizer" in done.stderr
