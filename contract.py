@@ -213,7 +213,8 @@ def begin(folder, config):
 
 def outputs(folder):
     """What a finished run left, so that a damaged or missing file is noticed and made again."""
-    return {name: fingerprint(os.path.join(folder, name)) for name in ("labels.jsonl", "checkpoint")}
+    paths = {name: os.path.join(folder, name) for name in ("labels.jsonl", "checkpoint")}
+    return {name: fingerprint(path) if os.path.exists(path) else None for name, path in paths.items()}
 
 
 def finish(folder, config, device, started, line, **results):
@@ -253,5 +254,8 @@ def add_common_flags(parser, model, out, epochs):
     parser.add_argument("--lr", type=number(float, 1e-9, 1.0), default=1e-4, help="peak learning rate (gpt2: 5e-5, Qwen: 1e-5)")
     parser.add_argument("--batch-size", type=count, default=32, help="rows per optimizer step")
     parser.add_argument("--micro-batch-size", type=count, default=None, help="rows per forward pass, to save memory (default: the whole batch)")
+    parser.add_argument("--gradient-checkpointing", action="store_true", help="compute the inside of each layer twice: less memory, more time")
+    parser.add_argument("--lora", type=count, default=None, help="train a correction of this rank, not the weights (needs peft)")
+    parser.add_argument("--trust-remote-code", action="store_true", help="run code that a hub repository brings; off for good reason")
     parser.add_argument("--max-rows", type=count, default=None, help="use the first N rows of each split, for a quick look")
     parser.add_argument("--force", action="store_true", help="do it again though it is done")

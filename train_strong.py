@@ -223,19 +223,22 @@ def main():
     torch.manual_seed(args.seed)
     device, why = pick_device(args.device)
     print(f"device: {device} ({why})")
-    model, tokenizer, longest = load_model(args.model, args.head, words, device)
+    model, tokenizer, longest = load_model(args.model, args.head, words, device, args.trust_remote_code)
     ids, valid_ids = tokenise(tokenizer, train2, longest), tokenise(tokenizer, valid, longest)
     print(f"data: {len(ids):,} rows of train2, labelled by {os.path.relpath(labels_folder)} ({soft_labels[:, 1].mean():.1%} yes on average)")
     print(f"one example, exactly as the model sees it:\n  {tokenizer.decode(ids[0])!r} -> "
           f"soft label (no {soft_labels[0, 0]:.2f}, yes {soft_labels[0, 1]:.2f})")
     begin(folder, config)
 
-    def agreement(epoch):
+    def agreement(step, steps):
+        if step % (steps // args.epochs):
+            return
+        epoch = step * args.epochs // steps
         p = predict(model, tokenizer, valid_ids, device, args.dtype)[:, 1]
         says = np.mean((p > 0.5) == (valid_labels[:, 1] > 0.5))
         print(f"epoch {epoch}: agrees with its labels on {says:.3f} of the {len(valid):,} valid rows")
 
-    fit(model, tokenizer, ids, soft_labels, args, device, target=None if args.loss == "xent" else LOSSES[args.loss], after_epoch=agreement)
+    fit(model, tokenizer, ids, soft_labels, args, device, target=None if args.loss == "xent" else LOSSES[args.loss], after_step=agreement)
 
     # only now are rows of test read
     test = read_rows(args.task, "test", args.max_rows)

@@ -131,45 +131,40 @@ def use_bf16(dtype, device):
     return dtype == "bf16" or dtype == "auto" and device.startswith("cuda") and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
-def label_word_ids(tokenizer, words):
-    """The token that each label word becomes when it follows a text; they must be single and different."""
-    stem = tokenizer("A", add_special_tokens=False)["input_ids"]
-    ids = [tokenizer("A" + word, add_special_tokens=False)["input_ids"][len(stem):] for word in words]
+def label_word_ids(tokenizer, words, before="A"):
+    """The token that each label word becomes when it follows a text (or whatever stands before it); they must be single and different."""
+    stem = tokenizer(before, add_special_tokens=False)["input_ids"]
+    ids = [tokenizer(before + word, add_special_tokens=False)["input_ids"][len(stem):] for word in words]
     if any(len(i) != 1 for i in ids) or ids[0] == ids[1]:
         fail(f"label words {words} are not one token each for this tokenizer; use --head random, or other words in task.json")
     return [i[0] for i in ids]
 
 
-def load_model(name, head, words, device):
+def open_checkpoint(name, kind, device, remote_code=False, **config_changes):
     """
-    A sequence classifier with fp32 weights, its tokenizer, and the length it can read.
+    What every chapter opens: model (fp32, no dropout), tokenizer, and the length it can read.
 
-    The head of a decoder starts from the language model's own rows for the two label words (Burns et al., appendix A): before any
-    training its two logits are those of " no" and " yes" as the next token (but for a bias, which few models have there). An encoder, or
-    --head random, starts from small noise. A checkpoint that is a classifier already keeps its head.
+    kind           a class of transformers by name, "AutoModelForSequenceClassification" for example
+    remote_code    run code that a hub repository brings along (--trust-remote-code); weights are never a pickle, always safetensors
     """
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, logging
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    path = model_folder(name)
+    import torch, transformers
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    path, trust = model_folder(name), {"trust_remote_code": remote_code}
     try:
-        tokenizer, config = AutoTokenizer.from_pretrained(path), AutoConfig.from_pretrained(path, num_labels=2)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path, **trust)
+        config = transformers.AutoConfig.from_pretrained(path, **config_changes, **trust)
         for key, value in config.to_dict().items():
             if "drop" in key and isinstance(value, float):
                 setattr(config, key, 0.0)                  # no dropout: two epochs are no danger, and runs compare better
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
         config.pad_token_id = tokenizer.pad_token_id
-        model, info = AutoModelForSequenceClassification.from_pretrained(
-            path, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True)
+        model, info = getattr(transformers, kind).from_pretrained(
+            path, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **trust)
         body = [key for key in info["missing_keys"] if key.startswith(model.base_model_prefix + ".") and "pooler" not in key]
         if body:
             fail(f"model {name!r} lacks {len(body)} of its weights, first {body[0]!r}: its config.json is another model's")
-        fresh = not (config.architectures or [""])[0].endswith("ForSequenceClassification")
-        if fresh and hasattr(model, "score") and head != "random":
-            rows = AutoModelForCausalLM.from_pretrained(path, use_safetensors=True).get_output_embeddings().weight
-            model.score.weight.data = rows[label_word_ids(tokenizer, words)].detach().float()
     except Exception as error:                             # whatever a damaged folder makes transformers raise: one line
         reason = (str(error).strip().splitlines() or [""])[0]
         fail(f"cannot load model {name!r} ({type(error).__name__}): {reason} Give a folder, a hub name or a shipped model")
@@ -177,6 +172,41 @@ def load_model(name, head, words, device):
         fail(f"model {name!r}: its tokenizer has {len(tokenizer):,} tokens, the model only {model.get_input_embeddings().weight.shape[0]:,}")
     longest = min(getattr(config, "max_position_embeddings", None) or 1 << 20, tokenizer.model_max_length, 1024)
     return model.to(device), tokenizer, longest
+
+
+def load_model(name, head, words, device, remote_code=False):
+    """
+    A sequence classifier, its tokenizer, and the length it can read.
+
+    The head of a decoder starts from the language model's own rows for the two label words (Burns et al., appendix A): before any
+    training its two logits are those of " no" and " yes" as the next token (but for a bias, which few models have there). An encoder, or
+    --head random, starts from small noise. A checkpoint that is a classifier already keeps its head.
+    """
+    model, tokenizer, longest = open_checkpoint(name, "AutoModelForSequenceClassification", device, remote_code, num_labels=2)
+    fresh = not (model.config.architectures or [""])[0].endswith("ForSequenceClassification")
+    if fresh and hasattr(model, "score") and head != "random":
+        rows = open_checkpoint(name, "AutoModelForCausalLM", device, remote_code)[0].get_output_embeddings().weight
+        model.score.weight.data = rows[label_word_ids(tokenizer, words)].detach().clone()
+    return model, tokenizer, longest
+
+
+def prepare_for_training(model, args):
+    """
+    What saves memory: --gradient-checkpointing keeps only the input of every layer and computes its inside once more in the backward pass;
+    --lora R trains a correction of rank R beside each linear layer, and the head (Hu et al. 2021, by the package peft), and nothing else.
+
+    -> (model to train, a function that gives the ordinary model back after training)
+    """
+    if args.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if not args.lora:
+        return model, lambda: model
+    try:
+        import peft
+    except ImportError:
+        fail("--lora needs the package peft, which nothing else here does:  pip install peft")
+    wrapped = peft.get_peft_model(model, peft.LoraConfig(task_type="SEQ_CLS", r=args.lora, lora_alpha=2 * args.lora, target_modules="all-linear"))
+    return wrapped.get_base_model(), wrapped.merge_and_unload
 
 
 def tokenise(tokenizer, rows, longest):
@@ -232,15 +262,16 @@ def batches_of_like_length(lengths, batch_size, rng):
     return [batches[k] for k in rng.permutation(len(batches))]
 
 
-def fit(model, tokenizer, ids, soft_labels, args, device, target=None, after_epoch=None):
+def fit(model, tokenizer, ids, soft_labels, args, device, target=None, loss=soft_xent, after_step=None):
     """
     Fine-tune on soft labels.
 
     ids          N lists of token ids
-    soft_labels  (N, 2) float32
+    soft_labels  (N, 2) float32; with a loss of your own as many columns as that one reads
     target       what the model is to believe, if not the labels themselves: (logits (B, 2), labels (B, 2), progress) -> (B, 2), a
                  function of the whole batch, without gradient (train_strong.py has some)
-    after_epoch  called as after_epoch(epoch) with the model as it then is
+    loss         (logits (B, 2), labels (B, K)) -> (B,), one number a row
+    after_step   called as after_step(step, steps), step = 1, 2, ... steps, with the model as it then is
 
     AdamW without weight decay (fp32 weights, fused), 10 % warm-up, linear decay, gradients clipped at 1. The mean over the batch may be
     taken in pieces of --micro-batch-size rows, to save memory: same gradients.
@@ -248,7 +279,8 @@ def fit(model, tokenizer, ids, soft_labels, args, device, target=None, after_epo
     import numpy as np, torch
     from tqdm import tqdm
     rng, labels = np.random.default_rng(args.seed), torch.tensor(soft_labels, device=device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=0.0, fused=device.split(":")[0] in ("cpu", "cuda"))
+    moving = [p for p in model.parameters() if p.requires_grad]                # with --lora a few, otherwise all
+    optimizer = torch.optim.AdamW(moving, lr=args.lr, weight_decay=0.0, fused=device.split(":")[0] in ("cpu", "cuda"))
     steps = math.ceil(len(ids) / args.batch_size) * args.epochs
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: min((s + 1) / (0.1 * steps), 1.0, (steps - s) / (0.9 * steps)))
     micro = args.micro_batch_size or args.batch_size
@@ -260,30 +292,32 @@ def fit(model, tokenizer, ids, soft_labels, args, device, target=None, after_epo
             return classify(model, pad([ids[i] for i in piece], tokenizer, device)).float()
 
     with tqdm(total=steps, desc="fine-tuning", unit="step", disable=None, leave=False) as bar:
-        for epoch in range(args.epochs):
-            model.train()
+        for _ in range(args.epochs):
             for batch in batches_of_like_length(lengths, args.batch_size, rng):
+                model.train()                              # no dropout is left to switch on, but gradient checkpointing works in this mode alone
                 pieces = [batch[k:k + micro] for k in range(0, len(batch), micro)]
                 believed = labels[batch]
                 if target:                                 # it looks at the whole batch: one more pass, without gradient
                     with torch.no_grad():
                         believed = target(torch.cat([logits(piece) for piece in pieces]), believed, step / steps)
                 for piece, soft in zip(pieces, believed.split(micro)):
-                    (soft_xent(logits(piece), soft).sum() / len(batch)).backward()
-                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                    (loss(logits(piece), soft).sum() / len(batch)).backward()
+                torch.nn.utils.clip_grad_norm_(moving, 1.0)
                 optimizer.step()
                 schedule.step()
                 optimizer.zero_grad()
                 step += 1
                 bar.update()
-            if after_epoch:
-                after_epoch(epoch + 1)
+                if after_step:
+                    after_step(step, steps)
 
 
-def predict(model, tokenizer, ids, device, dtype="fp32", tokens=8192):
+def predict(model, tokenizer, ids, device, dtype="fp32", tokens=8192, scores=classify):
     """
     Soft labels (N, 2) float32 for N lists of ids, in their order. Batches are sorted by length and hold about `tokens` tokens; softmax in
     float32, whatever the forward pass used: in bf16 many different doubts would all be written as 0.5.
+
+    scores   (model, batch of ids and mask) -> (B, 2) logits; prompting.py has one for language models
     """
     import numpy as np, torch
     from tqdm import tqdm
@@ -296,7 +330,7 @@ def predict(model, tokenizer, ids, device, dtype="fp32", tokens=8192):
             start = max(0, end - max(1, tokens // len(ids[order[end - 1]])))
             rows = order[start:end]
             with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=use_bf16(dtype, device)):
-                logits = classify(model, pad([ids[i] for i in rows], tokenizer, device))
+                logits = scores(model, pad([ids[i] for i in rows], tokenizer, device))
             out[rows] = logits.float().softmax(-1).cpu().numpy()
             bar.update(len(rows))
             end = start
@@ -326,7 +360,8 @@ def main():
     torch.manual_seed(args.seed)
     device, why = pick_device(args.device)
     print(f"device: {device} ({why})")
-    model, tokenizer, longest = load_model(args.model, args.head, words, device)
+    model, tokenizer, longest = load_model(args.model, args.head, words, device, args.trust_remote_code)
+    model, ordinary = prepare_for_training(model, args)
 
     # a tenth of the questions chooses the epoch: whole groups, so that a question is never on both sides
     rows = read_rows(args.task, "train1", args.max_rows)
@@ -342,14 +377,18 @@ def main():
     begin(folder, config)
     best = {"accuracy": -1.0}
 
-    def keep_the_best(epoch):
+    def keep_the_best(step, steps):
+        if step % (steps // args.epochs):
+            return
+        epoch = step * args.epochs // steps
         acc = accuracy(predict(model, tokenizer, held_ids, device, args.dtype)[:, 1], [row["label"] for row in held])
         print(f"epoch {epoch}: {acc:.3f} right of the {len(held):,} held out of train1")
         if acc > best["accuracy"]:                         # the earliest of equals
             best.update(accuracy=acc, epoch=epoch, weights={k: v.to("cpu", copy=True) for k, v in model.state_dict().items()})
 
-    fit(model, tokenizer, ids, truth, args, device, after_epoch=keep_the_best)
+    fit(model, tokenizer, ids, truth, args, device, after_step=keep_the_best)
     model.load_state_dict(best["weights"])
+    model = ordinary()
 
     # only now are rows of test read: to be labelled like the other splits, and to see how good the labels are
     train2, valid, test = (read_rows(args.task, split, args.max_rows) for split in ("train2", "valid", "test"))
