@@ -3,11 +3,12 @@ Chapter 3. Asking a language model in words: what is the next word, and how does
 
 Chapters 1 and 2 put a new head on a model and trained it. A language model can also be asked: show it a text that ends where a judgement
 is due and look at the probabilities of " yes" and " no" as the next token; or let it write on. Debates, in-context learning and
-questionnaires all need one or the other. Four functions, no story:
+questionnaires all need one or the other. Functions, no story:
 
     open_language_model   any decoder of transformers, by folder or hub name
     as_chat               a chat model is asked through its own template, a base model reads the text as it stands
     judge                 N prompts -> soft labels (N, 2) from the two label words' raw next-token logits, one forward pass, nothing generated
+    surprise              how unlikely each token of a text is: trained on with train_weak.fit, it makes a model write like its texts
     write                 N prompts -> N continuations, in batches with a key-value cache, batch by batch, so that a caller can save as it goes
 
 Two mistakes are easily made here. Probabilities must come from the model's raw logits: what `generate` returns as scores has been warped by
@@ -57,10 +58,10 @@ def pad_left(ids, tokenizer, device):
 
 
 def next_word_scores(word_ids):
-    """-> a scores function for train_weak.predict: raw next-token logits (B, 2) of the two label words."""
+    """-> an `outputs` function for train_weak.predict: raw next-token logits (B, 2) of the two label words."""
     import torch
 
-    def scores(model, batch):                              # predict pads at the right: turn every row so that its last token comes last
+    def outputs(model, batch):                              # predict pads at the right: turn every row so that its last token comes last
         mask = batch["attention_mask"]
         width = mask.shape[1]
         turn = (torch.arange(width, device=mask.device)[None] + mask.sum(1, keepdim=True)) % width
@@ -69,7 +70,7 @@ def next_word_scores(word_ids):
         known = inspect.signature(model.forward).parameters
         logits = model(**left, **{k: v for k, v in extra.items() if k in known}, logits_to_keep=1, use_cache=False).logits
         return logits[:, -1, word_ids].float()
-    return scores
+    return outputs
 
 
 def judge(model, tokenizer, prompts, words, device, longest, dtype="fp32"):
@@ -80,8 +81,25 @@ def judge(model, tokenizer, prompts, words, device, longest, dtype="fp32"):
     prompts   N texts (through as_chat already); words: the label words for (no, yes)
     returns   (N, 2) float32
     """
-    word_ids = label_word_ids(tokenizer, [w.strip().capitalize() for w in words], "\n") if tokenizer.chat_template else label_word_ids(tokenizer, words)
-    return predict(model, tokenizer, encode(tokenizer, prompts, longest), device, dtype, scores=next_word_scores(word_ids))
+    chat = tokenizer.chat_template                         # there the answer opens a turn: "Yes", after a line break
+    word_ids = label_word_ids(tokenizer, [w.strip().capitalize() for w in words], "\n") if chat else label_word_ids(tokenizer, words)
+    return predict(model, tokenizer, encode(tokenizer, prompts, longest), device, dtype, outputs=next_word_scores(word_ids))
+
+
+def surprise(model, batch):
+    """
+    An `outputs` function for train_weak.fit and sweep: -log p of each token after the first, given those before it. (B, T) -> (B, T - 1) nats,
+    and 0 where there is only padding, so that padding never changes a loss.
+    """
+    import torch
+    logits, ids, mask = model(**batch, use_cache=False).logits.float(), batch["input_ids"], batch["attention_mask"]
+    nats = torch.nn.functional.cross_entropy(logits[:, :-1].transpose(1, 2), ids[:, 1:], reduction="none")
+    return nats * mask[:, 1:]
+
+
+def mean_surprise(nats, real):
+    """A loss for train_weak.fit: the mean over a text's tokens. nats (B, T - 1) from surprise, real (B, 1) how many they are -> (B,)"""
+    return nats.sum(1) / real[:, 0].clamp(min=1)
 
 
 def cut_at(text, stops):

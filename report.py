@@ -16,7 +16,7 @@ from collections import defaultdict
 
 from contract import ROOT, fail, fingerprint, read_labels, read_rows, run_folder
 from train_weak import ece, right
-from train_strong import bootstrap, pgr, pgr_interval
+from measure import bootstrap, pgr, pgr_interval
 
 
 def find_runs(task):

@@ -145,7 +145,7 @@ def open_checkpoint(name, kind, device, remote_code=False, **config_changes):
     What every chapter opens: model (fp32, no dropout), tokenizer, and the length it can read.
 
     kind           a class of transformers by name, "AutoModelForSequenceClassification" for example
-    remote_code    run code that a hub repository brings along (--trust-remote-code); weights are never a pickle, always safetensors
+    remote_code    run code that a hub repository brings along (--trust-remote-code); weights are always safetensors
     """
     import torch, transformers
     transformers.logging.set_verbosity_error()
@@ -198,7 +198,8 @@ def prepare_for_training(model, args):
     -> (model to train, a function that gives the ordinary model back after training)
     """
     if args.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable      # its new and its old name
+        enable({"use_reentrant": False})
     if not args.lora:
         return model, lambda: model
     try:
@@ -262,7 +263,7 @@ def batches_of_like_length(lengths, batch_size, rng):
     return [batches[k] for k in rng.permutation(len(batches))]
 
 
-def fit(model, tokenizer, ids, soft_labels, args, device, target=None, loss=soft_xent, after_step=None):
+def fit(model, tokenizer, ids, soft_labels, args, device, target=None, loss=soft_xent, outputs=classify, after_step=None):
     """
     Fine-tune on soft labels.
 
@@ -270,7 +271,8 @@ def fit(model, tokenizer, ids, soft_labels, args, device, target=None, loss=soft
     soft_labels  (N, 2) float32; with a loss of your own as many columns as that one reads
     target       what the model is to believe, if not the labels themselves: (logits (B, 2), labels (B, 2), progress) -> (B, 2), a
                  function of the whole batch, without gradient (train_strong.py has some)
-    loss         (logits (B, 2), labels (B, K)) -> (B,), one number a row
+    outputs      (model, batch of ids and mask) -> (B, ...): what of the model is trained, the two logits if nothing else is said
+    loss         (outputs, labels (B, K)) -> (B,), one number a row
     after_step   called as after_step(step, steps), step = 1, 2, ... steps, with the model as it then is
 
     AdamW without weight decay (fp32 weights, fused), 10 % warm-up, linear decay, gradients clipped at 1. The mean over the batch may be
@@ -287,9 +289,9 @@ def fit(model, tokenizer, ids, soft_labels, args, device, target=None, loss=soft
     autocast = torch.autocast(device.split(":")[0], torch.bfloat16, enabled=use_bf16(args.dtype, device))
     step, lengths = 0, [len(i) for i in ids]
 
-    def logits(piece):
+    def said(piece):
         with autocast:
-            return classify(model, pad([ids[i] for i in piece], tokenizer, device)).float()
+            return outputs(model, pad([ids[i] for i in piece], tokenizer, device)).float()
 
     with tqdm(total=steps, desc="fine-tuning", unit="step", disable=None, leave=False) as bar:
         for _ in range(args.epochs):
@@ -299,9 +301,9 @@ def fit(model, tokenizer, ids, soft_labels, args, device, target=None, loss=soft
                 believed = labels[batch]
                 if target:                                 # it looks at the whole batch: one more pass, without gradient
                     with torch.no_grad():
-                        believed = target(torch.cat([logits(piece) for piece in pieces]), believed, step / steps)
+                        believed = target(torch.cat([said(piece) for piece in pieces]), believed, step / steps)
                 for piece, soft in zip(pieces, believed.split(micro)):
-                    (loss(logits(piece), soft).sum() / len(batch)).backward()
+                    (loss(said(piece), soft).sum() / len(batch)).backward()
                 torch.nn.utils.clip_grad_norm_(moving, 1.0)
                 optimizer.step()
                 schedule.step()
@@ -312,31 +314,65 @@ def fit(model, tokenizer, ids, soft_labels, args, device, target=None, loss=soft
                     after_step(step, steps)
 
 
-def predict(model, tokenizer, ids, device, dtype="fp32", tokens=8192, scores=classify):
+def sweep(model, tokenizer, ids, device, dtype="fp32", tokens=8192, outputs=classify):
     """
-    Soft labels (N, 2) float32 for N lists of ids, in their order. Batches are sorted by length and hold about `tokens` tokens; softmax in
-    float32, whatever the forward pass used: in bf16 many different doubts would all be written as 0.5.
-
-    scores   (model, batch of ids and mask) -> (B, 2) logits; prompting.py has one for language models
+    What a model says of N lists of ids, in their order: (N, D) float32, D as `outputs` has it (see fit). No gradient. Batches are sorted
+    by length and hold about `tokens` tokens.
     """
     import numpy as np, torch
     from tqdm import tqdm
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-    out = np.empty((len(ids), 2), dtype=np.float32)
+    out, end = None, len(order)
     model.eval()
-    with torch.inference_mode(), tqdm(total=len(ids), desc="labelling", unit="row", disable=None, leave=False) as bar:
-        end = len(order)
+    with torch.inference_mode(), tqdm(total=len(ids), desc="reading", unit="row", disable=None, leave=False) as bar:
         while end:                                         # longest first: if memory does not suffice, it shows at once
             start = max(0, end - max(1, tokens // len(ids[order[end - 1]])))
             rows = order[start:end]
             with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=use_bf16(dtype, device)):
-                logits = scores(model, pad([ids[i] for i in rows], tokenizer, device))
-            out[rows] = logits.float().softmax(-1).cpu().numpy()
+                said = outputs(model, pad([ids[i] for i in rows], tokenizer, device)).float().cpu().numpy()
+            out = np.empty((len(ids), *said.shape[1:]), dtype=np.float32) if out is None else out
+            out[rows] = said
             bar.update(len(rows))
             end = start
     if not np.isfinite(out).all():
         fail("the model's scores are not numbers any more: training diverged. Use a smaller --lr")
     return out
+
+
+def predict(model, tokenizer, ids, device, dtype="fp32", tokens=8192, outputs=classify):
+    """
+    Soft labels (N, 2) float32 for N lists of ids, in their order. The softmax is taken in float32, whatever the forward pass used: in bf16
+    many different doubts would all be written as 0.5.
+    """
+    import torch
+    return torch.from_numpy(sweep(model, tokenizer, ids, device, dtype, tokens, outputs)).softmax(-1).numpy()
+
+
+def hold_out(rows, seed):
+    """A tenth of the questions, whole groups, so that a question is never on both sides. -> (rows to learn from, rows to choose by)"""
+    import numpy as np
+    groups = np.random.default_rng(seed).permutation(sorted({row["group"] for row in rows}))
+    held = set(groups[:max(1, len(groups) // 10)])
+    return [row for row in rows if row["group"] not in held], [row for row in rows if row["group"] in held]
+
+
+def fit_best_epoch(model, tokenizer, ids, soft_labels, held_ids, held_labels, args, device, **how):
+    """
+    fit, and keep the weights of the epoch that judges held-out rows best, the earliest of equals. held_ids, held_labels: M lists of ids, (M,)
+    of 0 and 1; `how` goes on to fit.  -> {"epoch": ..., "accuracy": ...}, and `model` has those weights
+    """
+    best = {"accuracy": -1.0}
+
+    def keep_the_best(step, steps):
+        if step % (steps // args.epochs) == 0:
+            acc, epoch = accuracy(predict(model, tokenizer, held_ids, device, args.dtype)[:, 1], held_labels), step * args.epochs // steps
+            print(f"epoch {epoch}: {acc:.3f} right of the {len(held_ids):,} held out")
+            if acc > best["accuracy"]:
+                best.update(accuracy=acc, epoch=epoch, weights={k: v.to("cpu", copy=True) for k, v in model.state_dict().items()})
+
+    fit(model, tokenizer, ids, soft_labels, args, device, after_step=keep_the_best, **how)
+    model.load_state_dict(best.pop("weights"))
+    return best
 
 
 def say(name, m):
@@ -363,11 +399,8 @@ def main():
     model, tokenizer, longest = load_model(args.model, args.head, words, device, args.trust_remote_code)
     model, ordinary = prepare_for_training(model, args)
 
-    # a tenth of the questions chooses the epoch: whole groups, so that a question is never on both sides
-    rows = read_rows(args.task, "train1", args.max_rows)
-    groups = np.random.default_rng(args.seed).permutation(sorted({row["group"] for row in rows}))
-    held_groups = set(groups[:max(1, len(groups) // 10)])
-    kept, held = [r for r in rows if r["group"] not in held_groups], [r for r in rows if r["group"] in held_groups]
+    # a tenth of the questions chooses the epoch
+    kept, held = hold_out(read_rows(args.task, "train1", args.max_rows), args.seed)
     if not kept:
         fail(f"data/{args.task}/train1.jsonl: one group is too few to train on and to choose the epoch by")
     ids, held_ids = tokenise(tokenizer, kept, longest), tokenise(tokenizer, held, longest)
@@ -375,19 +408,7 @@ def main():
     print(f"data: {len(kept):,} rows of train1 to learn from ({truth[:, 1].mean():.1%} yes), {len(held):,} to choose the epoch by")
     print(f"one example, exactly as the model sees it:\n  {tokenizer.decode(ids[0])!r} -> truth {kept[0]['label']}")
     begin(folder, config)
-    best = {"accuracy": -1.0}
-
-    def keep_the_best(step, steps):
-        if step % (steps // args.epochs):
-            return
-        epoch = step * args.epochs // steps
-        acc = accuracy(predict(model, tokenizer, held_ids, device, args.dtype)[:, 1], [row["label"] for row in held])
-        print(f"epoch {epoch}: {acc:.3f} right of the {len(held):,} held out of train1")
-        if acc > best["accuracy"]:                         # the earliest of equals
-            best.update(accuracy=acc, epoch=epoch, weights={k: v.to("cpu", copy=True) for k, v in model.state_dict().items()})
-
-    fit(model, tokenizer, ids, truth, args, device, after_step=keep_the_best)
-    model.load_state_dict(best["weights"])
+    best = fit_best_epoch(model, tokenizer, ids, truth, held_ids, [row["label"] for row in held], args, device)
     model = ordinary()
 
     # only now are rows of test read: to be labelled like the other splits, and to see how good the labels are

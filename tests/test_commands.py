@@ -21,13 +21,14 @@ import contract
 from conftest import ROOT
 
 SCRIPTS = ["train_weak.py", "train_strong.py", "report.py"]           # with a command line; contract.py has none
+PAGES = ["contract.py", "measure.py", "clean_labels.py", "prompting.py"]                  # chapters without a command line
 QUICK = ["--max-rows", "96", "--epochs", "1"]
 
 
 def build_house(folder):
     """A copy of what the commands need: scripts, tinyworld's rows, and links to its models."""
     os.makedirs(folder, exist_ok=True)
-    for name in [*SCRIPTS, "contract.py", "run.sh"]:
+    for name in [*SCRIPTS, *PAGES, "run.sh"]:
         shutil.copy(os.path.join(ROOT, name), folder)
     world = os.path.join(folder, "data", "tinyworld")
     os.makedirs(world)
@@ -105,6 +106,33 @@ def test_the_numbers_in_the_table_are_those_of_the_label_files(chain):
     soft = {r["id"]: r["soft_label"] for r in map(json.loads, open(os.path.join(world, "seed0", "student", "labels.jsonl")))}
     hits = sum((soft[i][1] > 0.5) == (label == 1) for i, label in truth.items())
     assert json.load(open(os.path.join(world, "seed0", "student", "results.json")))["test"]["accuracy"] == pytest.approx(hits / 96)
+
+
+@pytest.mark.parametrize("flags,words", [
+    (["--chain", "tiny-1a,tiny-2", "--self-train", "1", "--truth-budget", "8", "--early-stop", "--hard"],
+     ["student 1 of 3: tiny-1a", "student 3 of 3: tiny-2", "truth: 8 labels of train2 bought (disagree)", "by the labels of valid"]),
+    (["--probe", "first", "--clean", "knn", "--generative-steps", "2"], ["48 of 96 rows are kept", "probe: ", "read 64 texts"]),
+    (["--probe", "after", "--clean", "logistic", "--keep", "0.25", "--oracle-stop"], ["CHEATING, by the truth of valid", "| CHEATING: stopped by the truth"]),
+    (["--probe", "only", "--clean", "confident", "--truth-budget", "4", "--pick", "random", "--loss", "window"], ["bought (random)", "probe: "]),
+])
+def test_every_method_runs_and_says_what_it_did(chain, flags, words):
+    model = [] if "--chain" in flags else ["--model", "tiny-1a"]
+    printed = must(chain["house"], "train_strong.py", "--labels", "weak", "--out", "student-method", *model, *flags, *QUICK)
+    assert all(word in printed for word in words), printed
+    results = json.load(open(os.path.join(chain["house"], "data", "tinyworld", "seed0", "student-method", "results.json")))
+    assert len(results["truth_ids"]) == int(flags[flags.index("--truth-budget") + 1] if "--truth-budget" in flags else 0)
+    assert bool(results["curve"]) == ("only" not in flags)
+
+
+def test_a_true_label_that_was_bought_is_what_the_student_is_taught(chain, noisy_house):
+    """All labels bought: the supervisor's no longer matter, whatever they were."""
+    command = ["train_strong.py", "--labels", "weak", "--model", "tiny-1a", "--truth-budget", "96", "--pick", "random", "--out", "all", *QUICK]
+    must(noisy_house, *command)
+    world = os.path.join(noisy_house, "data", "tinyworld", "seed0")
+    before = contents(os.path.join(world, "all"))["labels.jsonl"]
+    rewrite(os.path.join(world, "weak", "labels.jsonl"), lambda row: {**row, "soft_label": row["soft_label"][::-1]})
+    must(noisy_house, *command)
+    assert contents(os.path.join(world, "all"))["labels.jsonl"] == before
 
 
 def test_a_finished_stage_is_not_run_again_and_any_changed_flag_runs_it(chain):
@@ -201,7 +229,10 @@ def test_pitfall_16_the_truth_of_train2_and_valid_never_reaches_the_student(chai
     world, rng = os.path.join(noisy_house, "data", "tinyworld"), random.Random(0)
     rewrite(os.path.join(world, "truth", "labels.jsonl"), lambda row: {**row, "soft_label": rng.choice([[0.0, 1.0], [1.0, 0.0]])})
     must(noisy_house, *STUDENT, "--force")
-    assert contents(os.path.join(world, "seed0", "student")) == contents(os.path.join(chain["house"], "data", "tinyworld", "seed0", "student"))
+    spoilt, clean = (contents(os.path.join(h, "data", "tinyworld", "seed0", "student")) for h in (noisy_house, chain["house"]))
+    curves = [house["results.json"].pop("curve") for house in (spoilt, clean)]                # looked up after training: only this differs
+    assert spoilt == clean and [c["agrees_with_labels"] for c in curves[0]] == [c["agrees_with_labels"] for c in curves[1]]
+    assert curves[0] != curves[1]
 
 
 def test_pitfall_14_nothing_is_chosen_on_test(chain, noisy_house):
@@ -243,6 +274,22 @@ def test_run_sh_refuses_flags_that_differ_between_stages(house):
     assert done.returncode == 2 and "one by one" in done.stderr
 
 
+@pytest.mark.parametrize("preset", ["tinyworld", "sciq", "paper"])
+def test_every_command_of_every_preset_exists(preset, usage):
+    """They cannot run without a hub, but what --dry-run prints can be copied: scripts are there, and know their flags."""
+    printed = subprocess.run(["bash", "run.sh", "--preset", preset, "--dry-run", "--seed", "3"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    commands = [line.split()[1:] for line in printed.splitlines() if line.startswith("$ python ")]
+    assert len(commands) >= 5 and len(commands) == len(printed.splitlines())
+    for _, script, *rest in commands:
+        assert all(flag in usage(script) for flag in rest if flag.startswith("--")), script
+        assert "prepare" in script or script == "report.py" or rest[-2:] == ["--seed", "3"]
+
+
+def test_run_sh_knows_its_presets(house):
+    done = subprocess.run(["bash", "run.sh", "--preset", "huge"], cwd=house, capture_output=True, text=True)
+    assert done.returncode == 2 and "no preset 'huge'" in done.stderr
+
+
 def test_stale_runs_are_named_and_left_out_of_the_table(chain, noisy_house):
     path = os.path.join(noisy_house, "data", "tinyworld", "seed0", "weak", "labels.jsonl")
     rewrite(path, lambda row: {**row, "soft_label": row["soft_label"][::-1]})
@@ -272,6 +319,9 @@ def test_stale_runs_are_named_and_left_out_of_the_table(chain, noisy_house):
     (["train_weak.py", "--seed", "-1"], ["not between"]),
     (["train_weak.py", "--lr", "nan"], ["not between"]),
     (["train_strong.py", "--loss", "magic"], ["--loss", "logconf"]),
+    (["train_strong.py", "--chain", "tiny-2,tiny-9"], ["tiny-9"]),
+    (["train_strong.py", "--chain", "tiny-2,tiny-3", "--model", "tiny-1a"], ["--chain ends with 'tiny-3'"]),
+    (["train_strong.py", "--keep", "0"], ["not between"]),
     (["report.py", "--task", "nowhere"], ["nowhere"]),
 ])
 def test_a_users_mistake_is_one_clear_line_and_exit_code_2(chain, command, words):
@@ -283,7 +333,7 @@ def test_a_users_mistake_is_one_clear_line_and_exit_code_2(chain, command, words
 # --------------------------------------------------------------------------- documentation and style
 
 def documents():
-    return ["README.md", "run.sh", "data/tinyworld/README.md", "contract.py", *SCRIPTS, *sorted(glob.glob("data/*/*.py", root_dir=ROOT))]
+    return ["README.md", "run.sh", "data/tinyworld/README.md", *PAGES, *SCRIPTS, *sorted(glob.glob("data/*/*.py", root_dir=ROOT))]
 
 
 SHOWN = sorted({(name, line.strip()) for name in documents()
@@ -335,4 +385,4 @@ def test_house_rules(path):
 def test_only_the_first_chapters_are_imported_from():
     for path in glob.glob(os.path.join(ROOT, "*.py")):
         for name in re.findall(r"^from (\w+) import", open(path, encoding="utf-8").read(), re.M):
-            assert not os.path.exists(os.path.join(ROOT, name + ".py")) or name in ("contract", "train_weak", "train_strong")
+            assert not os.path.exists(os.path.join(ROOT, name + ".py")) or name in ("contract", "train_weak", "train_strong", "measure", "clean_labels", "prompting")

@@ -1,16 +1,20 @@
 """
-The student's losses, PGR and its interval, on cases small enough to check by hand.
+The student's losses, its probe and what it reads first, on cases small enough to check by hand.
 
 python -m pytest tests/test_train_strong.py      # 5 s, CPU, no network
 """
-import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from train_strong import LOSSES, bootstrap, compare, confidence_weight, harden, last_line, logconf, pgr, pgr_interval
-from train_weak import metrics, soft_xent
+import train_strong
+from clean_labels import logistic
+from prompting import open_language_model
+from train_strong import (LOSSES, confidence_weight, entropy, fit_probe, harden, last_layer, logconf, logconf_released, product, read_features,
+                          window)
+from train_weak import load_model, predict, soft_xent
 
 
 def batch(n=40, share=0.5, seed=0):
@@ -65,59 +69,89 @@ def test_tied_students_still_pass_the_right_number():
     assert harden(torch.zeros(10, 2), 0.3).sum().item() == pytest.approx(3)
 
 
-# --------------------------------------------------------------------------- PGR
+# --------------------------------------------------------------------------- the other losses
 
-def test_pitfall_24_no_pgr_without_a_gap_and_the_reason_is_said():
-    rows = [{"label": 1, "group": str(k)} for k in range(4)]
-    good, bad = np.array([[0.1, 0.9]] * 4), np.array([[0.9, 0.1]] * 4)
-    out = compare(rows, good, bad, bad)
-    assert "pgr" not in out and "not above" in out["pgr_reason"]
-    assert "no --ceiling" in compare(rows, good, bad)["pgr_reason"]
-    assert math.isnan(pgr(0.8, 0.9, 0.8))
+def gradient(loss, logits):
+    logits = logits.clone().requires_grad_()
+    loss(logits).sum().backward()
+    return logits.grad
 
 
-def test_pitfall_25_a_ceiling_below_its_supervisor_is_flagged_in_the_last_line():
-    rows = [{"label": 1, "group": str(k)} for k in range(4)]
-    good, bad = np.array([[0.1, 0.9]] * 4), np.array([[0.9, 0.1]] * 4)
-    assert "no PGR: the ceiling (0.000) is not above the supervisor (1.000)" in last_line(compare(rows, good, good, bad), metrics(good, rows))
+def test_the_released_confidence_loss_jumps_where_the_papers_rises():
+    logits, labels = batch()
+    labels = torch.tensor([[0.6, 0.4], [0.4, 0.6]]).repeat(20, 1)
+    own = harden(logits, labels[:, 1].mean())
+    for progress, a in ((0.0, 0.0), (0.1, 0.05), (0.101, 0.5), (0.9, 0.5)):
+        by_hand = (1 - a) * labels + a * torch.stack([1 - own, own], 1)
+        assert torch.allclose(logconf_released(logits, labels, progress), by_hand)
+    assert torch.allclose(logconf_released(logits, labels, 0.5), logconf(logits, labels, 0.5))
 
 
-def test_pgr_interval_of_a_known_case():
-    """Supervisor 60 %, student 80 %, ceiling 100 % of 2,000 independent rows: PGR 0.5; the delta method gives its spread."""
-    n = 2000
-    weak, student = np.arange(n) % 10 < 6, np.arange(n) % 10 < 8
-    draws = bootstrap([[weak, student, np.ones(n)]], np.arange(n))
-    low, high, without = pgr_interval(draws)
-    # 1 - PGR = (1 - student) / (1 - weak) = 0.2 / 0.4, and all of the student's errors are also the supervisor's: binomial among 800
-    spread = 1.96 * math.sqrt(0.5 * 0.5 / 800)
-    assert low == pytest.approx(0.5 - spread, abs=0.008) and high == pytest.approx(0.5 + spread, abs=0.008) and without == 0
+def test_product_is_bayes_rule_for_two_independent_judges():
+    """Odds multiply: a student at 3:1 and a supervisor at 1:2 together say 3:2."""
+    logits = torch.tensor([[np.log(3.0), 0.0]]).float()
+    assert torch.allclose(product(logits, torch.tensor([[1 / 3, 2 / 3]]), 0.5), torch.tensor([[0.6, 0.4]]))
+    assert torch.isfinite(product(torch.tensor([[200.0, 0.0]]), torch.tensor([[0.0, 1.0]]), 0.5)).all()
 
 
-def test_bootstrap_draws_a_question_with_all_its_rows():
-    """100 copies of each of 50 rows tell no more than 50 rows: the interval must not shrink."""
-    hit = np.random.default_rng(0).random(50) < 0.7
-    alone = bootstrap([[hit]], np.arange(50)).std()
-    copied = bootstrap([[np.repeat(hit, 100)]], np.repeat(np.arange(50), 100)).std()
-    assert copied == pytest.approx(alone, rel=0.1)
+def test_outside_the_window_nothing_is_learned_and_inside_all_is():
+    logits, labels = torch.tensor([[0.0, 0.1], [0.0, 5.0]]), torch.tensor([[0.9, 0.1], [0.9, 0.1]])
+    grad = gradient(lambda z: soft_xent(z, window(z.detach(), labels, 0.5)), logits)
+    plain = gradient(lambda z: soft_xent(z, labels), logits)
+    assert torch.allclose(grad[0], plain[0]) and grad[1].abs().max() < 1e-6 < plain[1].abs().max()
 
 
-def test_bootstrap_over_seeds_widens_the_interval_when_seeds_differ():
-    same = bootstrap([[np.ones(1000) * 0.5]] * 4, np.arange(1000)).std()
-    apart = bootstrap([[np.ones(1000) * a] for a in (0.2, 0.4, 0.6, 0.8)], np.arange(1000)).std()
-    assert same < 1e-9 and apart > 0.05
+def test_the_entropy_target_has_the_gradient_of_the_entropy():
+    """against autograd on (1 - a) CE + a H, written out"""
+    logits, labels = batch()
+
+    def long_way(z):
+        own = z.softmax(-1)
+        return 0.5 * soft_xent(z, labels) - 0.5 * (own * own.log()).sum(-1)
+    short = gradient(lambda z: soft_xent(z, entropy(z.detach(), labels, 0.9)), logits)
+    assert torch.allclose(short, gradient(long_way, logits), atol=1e-6)
 
 
-def test_the_interval_is_open_when_the_gap_is_noise():
-    row = np.arange(200)
-    weak, student, ceiling = row < 140, row % 10 < 7, row >= 60                # 70 % each: in half of the draws the ceiling is not ahead
-    low, high, without = pgr_interval(bootstrap([[weak, student, ceiling]], row))
-    assert math.isnan(low) and math.isnan(high) and 0.4 < without < 0.6
+# --------------------------------------------------------------------------- the probe, and reading first
+
+@pytest.fixture
+def tiny():
+    return load_model("tiny-1a", "lm", [" no", " yes"], "cpu")
 
 
-def test_agreement_is_counted_where_the_supervisor_is_right_and_where_it_is_wrong():
-    rows = [{"label": label, "group": str(k)} for k, label in enumerate([1, 1, 0, 0])]
-    weak = np.array([[0.1, 0.9], [0.9, 0.1], [0.9, 0.1], [0.1, 0.9]])          # right, wrong, right, wrong
-    student = np.array([[0.1, 0.9], [0.1, 0.9], [0.9, 0.1], [0.1, 0.9]])       # agrees, not, agrees, agrees
-    out = compare(rows, weak, student, student)
-    assert out["agrees_where_supervisor_right"] == 1.0 and out["agrees_where_supervisor_wrong"] == 0.5
-    assert out["supervisor"] == 0.5 and out["student"] == 0.75
+ARGS = SimpleNamespace(seed=0, lr=1e-3, batch_size=8, micro_batch_size=None, epochs=1, dtype="fp32", generative_steps=6, head="lm", trust_remote_code=False)
+
+
+def test_features_are_what_the_last_layer_reads(tiny):
+    model, tokenizer, _ = tiny
+    ids = [[5, 6, 7], [8, 9], [1, 2, 3, 4, 5]]
+    features = read_features(model, tokenizer, ids, ARGS, "cpu")
+    with torch.no_grad():
+        scores = last_layer(model)(torch.tensor(features))
+    assert np.abs(scores.softmax(-1).numpy() - predict(model, tokenizer, ids, "cpu")).max() < 1e-6
+    assert not last_layer(model)._forward_pre_hooks
+
+
+def test_the_probe_is_the_logistic_regression_and_moves_nothing_but_the_last_layer(tiny):
+    model, tokenizer, _ = tiny
+    rng = np.random.default_rng(0)
+    ids = [rng.integers(1, 2000, 6).tolist() for _ in range(60)]
+    body = {k: v.clone() for k, v in model.base_model.state_dict().items()}
+    x = read_features(model, tokenizer, ids, ARGS, "cpu")
+    p = 1 / (1 + np.exp(-x @ rng.normal(size=x.shape[1]) / 10))                # labels that a line can explain
+    soft = np.stack([1 - p, p], 1).astype(np.float32)
+    fit_probe(model, tokenizer, ids, soft, ids, soft, ARGS, "cpu")
+    w = logistic(x, soft[:, 1], 1e-4, bias=False)                              # valid = train: the weakest penalty fits best
+    assert np.abs(predict(model, tokenizer, ids, "cpu")[:, 1] - 1 / (1 + np.exp(-x @ w))).max() < 1e-4
+    assert all(torch.equal(v, body[k]) for k, v in model.base_model.state_dict().items())
+
+
+def test_reading_the_texts_makes_them_less_surprising_and_the_classifier_gets_body_and_head(tiny, capsys):
+    model, tokenizer, _ = tiny
+    rows = [{"id": str(k), "text": f"Q: What is the block of the element number {k}? A: d-block"} for k in range(40)]
+    train_strong.read_the_texts_first(model, "tiny-1a", rows, [" no", " yes"], ARGS, "cpu")
+    before, after = (float(word) for word in capsys.readouterr().out.split(": ")[1].split(" nats")[0].split(" -> "))
+    assert after < before - 0.1
+    untouched = open_language_model("tiny-1a", "cpu")[0]
+    assert not torch.equal(untouched.base_model.wte.weight, model.base_model.wte.weight)
+    assert not torch.equal(load_model("tiny-1a", "lm", [" no", " yes"], "cpu")[0].score.weight, model.score.weight)
