@@ -241,10 +241,11 @@ def number(kind, low, high):
 
 
 def add_common_flags(parser, model, out, epochs):
-    """The flags that every trainer spells alike."""
+    """The flags that every trainer spells alike. Without a default `model` there is no --model."""
     count = number(int, 1, 10 ** 9)
     parser.add_argument("--task", default="tinyworld", help="a folder of data/")
-    parser.add_argument("--model", default=model, help="a shipped model, a local folder, or a hub name")
+    if model is not None:
+        parser.add_argument("--model", default=model, help="a shipped model, a local folder, or a hub name")
     parser.add_argument("--out", default=out, help="where to: a bare name means data/<task>/seed<seed>/<name>")
     parser.add_argument("--seed", type=number(int, 0, 2 ** 31), default=0, help="order of the rows, and a random head; splits never depend on it")
     parser.add_argument("--device", default="", help="cuda|mps|cpu (default: the best there is)")

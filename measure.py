@@ -113,7 +113,7 @@ def check_comparison(args, supervisor, ceiling):
         config = (read_lines(os.path.join(ceiling, "results.json"), whole=True) or [{}])[0].get("config", {})
         if config.get("labels") != "truth":
             fail(f"--ceiling {os.path.relpath(ceiling)} was not trained with --labels truth: it is no ceiling")
-        for key in ("task", "model", "head", "epochs", "lr", "batch_size", "max_rows", "seed"):
+        for key in ("task", "model", "head", "epochs", "lr", "lora", "batch_size", "max_rows", "seed"):
             if config.get(key) != vars(args)[key]:
                 fail(f"--ceiling {os.path.relpath(ceiling)} was made with --{key.replace('_', '-')} {config.get(key)}, this run has "
                      f"{vars(args)[key]}: they must differ in their labels alone")

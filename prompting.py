@@ -104,12 +104,13 @@ def mean_surprise(nats, real):
 
 def cut_at(text, stops):
     """
-    What stands before the first stop string, trimmed.
+    What stands before the first stop string, trimmed. Blank space at the beginning is no text yet: a line break there ends nothing.
 
-    >>> cut_at(" Gold is a metal. Question: what", ["Question:", "\\n"])
+    >>> cut_at("\\n Gold is a metal. Question: what", ["Question:", "\\n"])
     'Gold is a metal.'
     """
-    return text[:min([text.find(stop) for stop in stops if stop in text], default=len(text))].strip()
+    text = text.lstrip()
+    return text[:min([text.find(stop) for stop in stops if stop in text], default=len(text))].rstrip()
 
 
 def write(model, tokenizer, prompts, device, longest, max_new_tokens, stops, temperature=0.0, top_p=1.0, seed=0, dtype="fp32",
@@ -117,16 +118,16 @@ def write(model, tokenizer, prompts, device, longest, max_new_tokens, stops, tem
     """
     Let the model write on. Yields (indices, texts) batch by batch, so that a caller can append them to a file and a kill costs one batch.
 
-    stops         strings at which a text ends (they are cut off); tokens that hold one end the writing early
+    stops         strings at which a text ends (they are cut off), however they fall into tokens; a batch goes on until its last text has ended
     temperature   0: always the likeliest token; otherwise samples, with a generator of its own for each batch: what a batch says does not
                   depend on which batches came before it in this process
     done          indices that are written already: batches made of such alone are left out
     """
     import torch
-    ids = encode(tokenizer, prompts, longest - max_new_tokens)
+    ids = encode(tokenizer, prompts, max(1, longest - max_new_tokens))
     order = sorted(range(len(ids)), key=lambda i: (len(ids[i]), i))
-    vocabulary = tokenizer.batch_decode([[i] for i in range(len(tokenizer))])
-    ends = [i for i, piece in enumerate(vocabulary) if any(stop in piece for stop in stops)] + [tokenizer.eos_token_id]
+    own = model.generation_config.eos_token_id             # a chat model has several: its turn may end where no document does
+    ends = sorted({tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None})
     how = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0} if temperature else {"do_sample": False}
     done = set(done)
     for k in range(0, len(order), batch_size):
@@ -134,9 +135,13 @@ def write(model, tokenizer, prompts, device, longest, max_new_tokens, stops, tem
         if done.issuperset(rows):
             continue
         batch = pad_left([ids[i] for i in rows], tokenizer, device)
+        width = batch["input_ids"].shape[1]
+
+        def ended(so_far, scores, **_):
+            texts = [text.lstrip() for text in tokenizer.batch_decode(so_far[:, width:], skip_special_tokens=True)]
+            return torch.tensor([any(stop in text for stop in stops) for text in texts], device=so_far.device)
         torch.manual_seed(1_000_003 * seed + k)
         with torch.inference_mode(), torch.autocast(device.split(":")[0], torch.bfloat16, enabled=use_bf16(dtype, device)):
-            out = model.generate(**batch, **how, max_new_tokens=max_new_tokens, eos_token_id=[e for e in ends if e is not None],
-                                 pad_token_id=tokenizer.pad_token_id)
-        texts = tokenizer.batch_decode(out[:, batch["input_ids"].shape[1]:], skip_special_tokens=True)
-        yield rows, [cut_at(text, stops) for text in texts]
+            out = model.generate(**batch, **how, max_new_tokens=max_new_tokens, eos_token_id=ends or None, repetition_penalty=1.0,
+                                 pad_token_id=tokenizer.pad_token_id, stopping_criteria=[ended])
+        yield rows, [cut_at(text, stops) for text in tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)]

@@ -214,7 +214,7 @@ def train_student(name, rows, soft_labels, valid, valid_labels, valid_truth, wor
 
     soft_labels (N, 2), valid_labels (M, 2)   what it is taught, and what it may be stopped by
     valid_truth                               (M,) of 0 and 1 with --oracle-stop, else None: nobody sees the truth
-    returns     (model, tokenizer, longest, curve): curve holds (step, steps, p_yes (M,)) at eight moments of fine-tuning
+    returns     (model, tokenizer, longest, curve): curve holds (step, steps, p_yes (M,)) before and at eight moments of fine-tuning
     """
     import torch
     torch.manual_seed(args.seed)
@@ -247,9 +247,10 @@ def train_student(name, rows, soft_labels, valid, valid_labels, valid_truth, wor
         p = predict(model, tokenizer, valid_ids, device, args.dtype)[:, 1]
         curve.append((step, steps, p))
         score = accuracy(p, judge_by)
-        if (args.early_stop or args.oracle_stop) and score > best["score"]:
+        if step and (args.early_stop or args.oracle_stop) and score > best["score"]:
             best.update(score=score, step=step, weights={k: v.to("cpu", copy=True) for k, v in model.state_dict().items()})
 
+    look(0, math.ceil(len(ids) / args.batch_size) * args.epochs)
     fit(model, tokenizer, ids, soft_labels, args, device, target=None if args.loss == "xent" else LOSSES[args.loss], after_step=look)
     if best.get("step"):
         model.load_state_dict(best["weights"])

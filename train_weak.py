@@ -263,11 +263,11 @@ def batches_of_like_length(lengths, batch_size, rng):
     return [batches[k] for k in rng.permutation(len(batches))]
 
 
-def fit(model, tokenizer, ids, soft_labels, args, device, target=None, loss=soft_xent, outputs=classify, after_step=None):
+def fit(model, tokenizer, ids, soft_labels, args, device, target=None, loss=soft_xent, outputs=classify, collate=pad, after_step=None):
     """
     Fine-tune on soft labels.
 
-    ids          N lists of token ids
+    ids          N lists of token ids, or whatever `collate` makes a batch of
     soft_labels  (N, 2) float32; with a loss of your own as many columns as that one reads
     target       what the model is to believe, if not the labels themselves: (logits (B, 2), labels (B, 2), progress) -> (B, 2), a
                  function of the whole batch, without gradient (train_strong.py has some)
@@ -291,7 +291,7 @@ def fit(model, tokenizer, ids, soft_labels, args, device, target=None, loss=soft
 
     def said(piece):
         with autocast:
-            return outputs(model, pad([ids[i] for i in piece], tokenizer, device)).float()
+            return outputs(model, collate([ids[i] for i in piece], tokenizer, device)).float()
 
     with tqdm(total=steps, desc="fine-tuning", unit="step", disable=None, leave=False) as bar:
         for _ in range(args.epochs):
