@@ -1,0 +1,416 @@
+"""
+Chapter 6, phase 2. The evaluator becomes the supervisor, and grows with the students it supervises.
+
+Phase 1 made the best of human supervision. Beyond it stands one sentence (Sang et al. 2024, https://arxiv.org/abs/2402.00667): an automatic
+alignment evaluator supervises, and by updating it recursively the supervisors' capability grows in step with ever stronger students. Huang et
+al. 2024 (https://arxiv.org/abs/2412.11145) give the parts: an attacker finds what fools the learner, a critic judges and explains, the learner
+refines itself, and few human experts keep watch. No public code has the loop; the choices below are ours. Round k, with the next stronger
+student of --ladder and a fresh, unlabelled slice of train2's questions:
+
+    1 attacker   for each question the answer, among those not asked about yet, that the student believes most; the boldest join the rows
+    2 critic     the evaluator labels all rows; where it is in doubt the student's language model writes it a note, and it decides again
+    3 human      --audit true labels. Half at random: they calibrate the evaluator and guard it, and nobody trains on them. Half where
+                 critic and student differ most: they correct those rows
+    4 learner    the student, trained on the critic's labels; with --pairwise also on pairs, the likelier answer over the one that fooled it
+    5 update     --update student | distill | ensemble | none: who evaluates the next round
+    6 guard      if on all random audits so far the new evaluator is worse than the old beyond chance, the update is rejected, aloud
+
+$ python auto_align.py                                        # from weak, up tiny-2, tiny-3, tiny-4
+$ python auto_align.py --evaluator debate --update ensemble --audit 64
+$ python auto_align.py --audit 0 --out unguarded              # to study collapse
+
+Reads   a supervisor's folder with a checkpoint; data/<task>/{train2, valid, test}.jsonl with "question", "answer" and "choices" for the attacker;
+        of truth/ the audited rows alone
+Writes  data/<task>/seed<seed>/align/round-<k>/{evaluator.json, learner/, labels.jsonl, audits.jsonl, results.json}, and at the end labels.jsonl,
+        checkpoint/ and results.json as any student has. A kill costs the round it came in.
+"""
+import argparse, json, math, os, shutil, time
+
+from clean_labels import pick_for_truth
+from contract import (ROOT, add_common_flags, begin, fail, finish, fingerprint, model_folder, number, read_labels, read_lines, read_rows, read_task,
+                      run_folder, save_checkpoint, start, write_file, write_labels)
+from measure import check_comparison, compare, last_line
+from prompting import open_language_model, write
+from train_strong import LOSSES
+from train_weak import classify, fit, load_model, metrics, pad, pick_device, prepare_for_training, say, sweep, tokenise
+
+
+# --------------------------------------------------------------------------- the maths
+
+def sigmoid(z):
+    import numpy as np
+    return 1 / (1 + np.exp(-np.clip(np.asarray(z, float), -60, 60)))
+
+
+def soft(p_yes):
+    """(N,) -> (N, 2) float32 soft labels"""
+    import numpy as np
+    return np.stack([1 - p_yes, p_yes], axis=1).astype(np.float32)
+
+
+def calibrate(z, labels, prior=0.1):
+    """
+    Temperature T and bias b that make sigma(z / T + b) fit true labels best (Platt 1999; Guo et al. 2017 for T alone), with a weak pull to T = 1,
+    b = 0, so that eight labels cannot turn the evaluator round.
+
+    z (N,) scores of yes over no, labels (N,) of 0 and 1  ->  (T, b); (1, 0) from no labels
+    """
+    import numpy as np
+    z, labels = np.asarray(z, float), np.asarray(labels, float)
+    a, b = 0.0, 0.0                                        # slope exp(a) = 1 / T: positive, whatever the labels say
+    for _ in range(200):
+        p = sigmoid(np.exp(a) * z + b)
+        slope = np.array([((p - labels) * np.exp(a) * z).sum(), (p - labels).sum()]) + 2 * prior * np.array([a, b])
+        w = p * (1 - p)
+        bend = np.array([[(w * (np.exp(a) * z) ** 2).sum(), (w * np.exp(a) * z).sum()], [(w * np.exp(a) * z).sum(), w.sum()]]) + 2 * prior * np.eye(2)
+        step = np.clip(np.linalg.solve(bend, slope), -0.5, 0.5)
+        a, b = a - step[0], b - step[1]
+        if np.abs(step).max() < 1e-9:
+            break
+    return float(np.exp(-a)), float(b)
+
+
+def is_worse(old_right, new_right, level=0.05):
+    """
+    Is the new evaluator worse than the old beyond chance? The exact sign test on the audited rows where only one of them is right: were they
+    equally good, each such row would be a fair coin.
+
+    old_right, new_right (N,) bool -> (bool, p-value)
+    >>> is_worse([True] * 5 + [False], [False] * 5 + [False])       # five rows lost, none won: 1 / 32
+    (True, 0.03125)
+    """
+    lost = sum(bool(o) and not n for o, n in zip(old_right, new_right))
+    won = sum(bool(n) and not o for o, n in zip(old_right, new_right))
+    p = sum(math.comb(lost + won, k) for k in range(lost, lost + won + 1)) / 2 ** (lost + won)
+    return lost > won and p < level, p
+
+
+def mixing_weight(z_old, z_new, labels):
+    """
+    The share w of the new evaluator in the mixed score (1 - w) z_old + w z_new that fits audited labels best, of 0, 0.1, ... 1; one half from
+    no labels. Of equals the one nearest to one half.
+    """
+    import numpy as np
+    if not len(labels):
+        return 0.5
+    sign = 2 * np.asarray(labels) - 1
+    loss = {w: float(np.logaddexp(0, -sign * ((1 - w) * z_old + w * z_new)).mean()) for w in (np.arange(11) / 10).tolist()}
+    return min(loss, key=lambda w: (round(loss[w], 9), abs(w - 0.5)))
+
+
+def bradley_terry(scores, weights):
+    """
+    -log sigma(s_better - s_worse): the chance that the better answer is preferred is sigma of the difference of their scores (Bradley and Terry 1952).
+    A loss for train_weak.fit: scores (B, 2) of (better, worse), weights (B, 1) -> (B,)
+    """
+    import torch
+    return weights[:, 0] * torch.nn.functional.softplus(scores[:, 1] - scores[:, 0])
+
+
+# --------------------------------------------------------------------------- evaluator, attacker, critic
+
+def score_texts(checkpoint, rows, words, args, device):
+    """Scores of yes over no, log p_yes - log p_no: N rows -> (N,)"""
+    model, tokenizer, longest = load_model(checkpoint, args.head, words, device, args.trust_remote_code)
+    logits = sweep(model, tokenizer, tokenise(tokenizer, rows, longest), device, args.dtype)
+    return logits[:, 1] - logits[:, 0]
+
+
+def evaluate(evaluator, rows, words, args, device):
+    """An evaluator is a file: {"members": [{"checkpoint", "weight"}], "temperature", "bias"}.  N rows -> (N,) raw scores, before calibration"""
+    return sum(m["weight"] * score_texts(os.path.join(ROOT, m["checkpoint"]), rows, words, args, device) for m in evaluator["members"])
+
+
+def p_of(evaluator, z):
+    """Raw scores (N,) -> calibrated p(yes) (N,)"""
+    return sigmoid(z / evaluator["temperature"] + evaluator["bias"])
+
+
+def propose_attacks(rows, share, believed):
+    """
+    The attacker. Of each question's answers that no row has asked about yet (its other choices, and whatever a language model wrote), the one the
+    student believes most; then the boldest of all, `share` of the rows. Nobody tells it which answers are wrong: the critic has to know.
+
+    rows       N rows with "group", "question", "answer", "choices"
+    believed   list of rows -> (M,) how much the student believes each
+    returns    rows in the form of `rows`, ids ending in -attack, the boldest first
+    """
+    import numpy as np
+    asked, first = {}, {}
+    for row in rows:
+        asked.setdefault(row["group"], set()).add(row["answer"].strip().lower())
+        first.setdefault(row["group"], row)
+    candidates = [{**{k: v for k, v in row.items() if k != "support"}, "id": row["id"] + "-attack", "answer": answer,
+                   "text": answer.join(row["text"].rsplit(row["answer"], 1))}
+                  for row in first.values() for answer in dict.fromkeys(row["choices"]) if answer.strip().lower() not in asked[row["group"]]]
+    if not candidates or not share:
+        return []
+    z, best = believed(candidates), {}
+    for row, score in zip(candidates, z):
+        if row["group"] not in best or score > best[row["group"]][0]:
+            best[row["group"]] = (score, row)
+    boldest = sorted(best.values(), key=lambda pair: (-pair[0], pair[1]["id"]))
+    return [row for _, row in boldest[:round(share * len(rows))]]
+
+
+def invent_answers(model, tokenizer, longest, rows, args, device):
+    """A language model writes an answer to each question, at temperature 1: it joins the choices. A list of rows with one more choice each."""
+    prompts, out = [f"Q: {row['question']} A:" for row in rows], [dict(row) for row in rows]
+    for some, texts in write(model, tokenizer, prompts, device, longest, 12, ["\n", "Q:", ".", "?"], temperature=1.0, seed=args.seed, dtype=args.dtype):
+        for i, text in zip(some, texts):
+            if text:
+                out[i]["choices"] = [*rows[i]["choices"], text]
+    return out
+
+
+def criticise(evaluator, rows, doubt, notes_for, words, args, device):
+    """
+    The critic: the evaluator's raw scores, and where its p(yes) is within `doubt` of one half, its mean with the score it gives after reading a
+    note on the question.  -> ((N,) raw scores, number of notes read)
+    """
+    import numpy as np
+    z = evaluate(evaluator, rows, words, args, device)
+    unsure = np.flatnonzero(np.abs(p_of(evaluator, z) - 0.5) < doubt)
+    if len(unsure):
+        notes = notes_for([rows[i] for i in unsure])
+        noted = [{**rows[i], "text": f"Note: {note}\n{rows[i]['text']}" if note else rows[i]["text"]} for i, note in zip(unsure, notes)]
+        z = z.copy()
+        z[unsure] = (z[unsure] + evaluate(evaluator, noted, words, args, device)) / 2
+    return z, len(unsure)
+
+
+# --------------------------------------------------------------------------- one round
+
+def slice_of(rows, k, n):
+    """The k-th of n slices of the rows, whole questions, dealt by a fixed shuffle."""
+    import numpy as np
+    groups = np.random.default_rng(0).permutation(sorted({row["group"] for row in rows}))
+    mine = set(groups[k::n].tolist())
+    return [row for row in rows if row["group"] in mine]
+
+
+def attack_success(rows, checkpoint, words, args, device):
+    """
+    Share of questions for which the likeliest of the answers nobody asked about is taken for right. Where each question's right answer is among
+    its rows, as in tinyworld and SciQ, all of these are wrong, and no label is needed to know it.
+    """
+    attacks = propose_attacks(rows, 1.0, lambda candidates: score_texts(checkpoint, candidates, words, args, device))
+    return float((score_texts(checkpoint, attacks, words, args, device) > 0).mean()) if attacks else None
+
+
+def hire_humans(rows, p_critic, p_student, args, truth_folder, k):
+    """
+    The audits of a round: half of the budget at random, to guard; half where pick_for_truth says, to correct. Every true label that is used anywhere is
+    in the list, and there are at most --audit of them.
+
+    returns   list of {"id", "use": "guard" | "correct", "label"}
+    """
+    import numpy as np
+    n_guard = (args.audit + 1) // 2
+    guard = pick_for_truth(soft(p_critic), n_guard, "random", seed=1000 * args.seed + k)
+    others = np.setdiff1d(np.arange(len(rows)), guard)
+    correct = others[pick_for_truth(soft(p_critic[others]), args.audit - n_guard, args.audit_by, p_student[others], seed=1000 * args.seed + k + 1)]
+    chosen = [(i, "guard") for i in guard] + [(i, "correct") for i in correct]
+    truth = read_labels(truth_folder, [rows[i] for i, _ in chosen]) if chosen else []
+    return [{"id": rows[i]["id"], "use": use, "label": int(pair[1] > 0.5)} for (i, use), pair in zip(chosen, truth)]
+
+
+def train_learner(name, rows, p_yes, pairs, words, args, device, folder, epochs=None):
+    """
+    A model from checkpoint `name`, trained on soft labels and, if there are any, on pairs of (better row, worse row, weight). Saved as
+    `folder`/checkpoint.
+    """
+    import numpy as np, torch
+    torch.manual_seed(args.seed)
+    model, tokenizer, longest = load_model(name, args.head, words, device, args.trust_remote_code)
+    model, ordinary = prepare_for_training(model, args)
+    ids = tokenise(tokenizer, rows, longest)
+    fit(model, tokenizer, ids, soft(p_yes), args, device, target=None if args.loss == "xent" else LOSSES[args.loss])
+    if pairs:
+        both = [tokenise(tokenizer, [pair[side] for pair in pairs], longest) for side in (0, 1)]
+
+        def collate(some, tokenizer, device):
+            return pad([better for better, _ in some] + [worse for _, worse in some], tokenizer, device)
+
+        def margins(model, batch):                         # (2 B, T) -> (B, 2): the scores of yes over no of better and worse
+            logits = classify(model, batch)
+            return (logits[:, 1] - logits[:, 0]).view(2, -1).T
+        once = argparse.Namespace(**{**vars(args), "epochs": 1})
+        fit(model, tokenizer, list(zip(*both)), np.array([[pair[2]] for pair in pairs], np.float32), once, device, loss=bradley_terry,
+            outputs=margins, collate=collate)
+    save_checkpoint(folder, ordinary(), tokenizer)
+    return os.path.join(folder, "checkpoint")
+
+
+def play_round(k, evaluator, guards, rows, test, words, args, device, folder, truth_folder):
+    """
+    One round, written to `folder`. `rows` is the round's slice without labels, `guards` the random audits of earlier rounds (row, label).
+
+    returns   (evaluator for the next round, guards with this round's, results without anything that needs test's labels)
+    """
+    import numpy as np
+    name = args.ladder.split(",")[k]
+    z_student = score_texts(name, rows, words, args, device)
+    writer, tokenizer, longest = open_language_model(name, device, args.trust_remote_code)
+
+    def notes_for(some):
+        said = [""] * len(some)
+        for which, texts in write(writer, tokenizer, [f"Q: {row['question']} Note:" for row in some], device, longest, 32, ["\n", "Q:"], dtype=args.dtype):
+            for i, text in zip(which, texts):
+                said[i] = text
+        return said
+
+    # 1 attacker: attacked rows take the place of as many others, so that rounds with and without attacks train equally long
+    attackable = all(isinstance(row.get(key), kind) for row in rows for key, kind in (("question", str), ("answer", str), ("choices", list)))
+    if args.attack_share and not attackable:
+        fail(f"--attack-share needs 'question', 'answer' and 'choices' in each row of data/{args.task}; use --attack-share 0")
+    before = attack_success(test, name, words, args, device) if attackable else None
+    attacks = propose_attacks(invent_answers(writer, tokenizer, longest, rows, args, device), args.attack_share,
+                              lambda some: score_texts(name, some, words, args, device)) if args.attack_share else []
+    # 2 critic
+    z, n_notes = criticise(evaluator, rows + attacks, args.doubt, notes_for, words, args, device)
+    p = p_of(evaluator, z)
+    # 3 human
+    audits = hire_humans(rows, p[:len(rows)], sigmoid(z_student), args, truth_folder, k)
+    write_file(os.path.join(folder, "audits.jsonl"), "".join(json.dumps(audit) + "\n" for audit in audits))
+    of = {audit["id"]: audit for audit in audits}
+    guards = guards + [(row, of[row["id"]]["label"]) for row in rows if of.get(row["id"], {}).get("use") == "guard"]
+    for i, row in enumerate(rows):
+        if of.get(row["id"], {}).get("use") == "correct":
+            p[i] = of[row["id"]]["label"]
+    # 4 learner
+    drop = np.random.default_rng([args.seed, k]).permutation(len(rows))[:len(attacks)] if attacks else []
+    keep = [i for i, row in enumerate(rows + attacks) if of.get(row["id"], {}).get("use") != "guard" and i not in set(map(int, drop))]
+    every, likeliest = rows + attacks, {}
+    for i, row in enumerate(rows):
+        if row["group"] not in likeliest or p[i] > p[likeliest[row["group"]]]:
+            likeliest[row["group"]] = i
+    pairs = [(every[likeliest[row["group"]]], row, float(max(0.0, p[likeliest[row["group"]]] - p[i]))) for i, row in enumerate(every) if i >= len(rows)]
+    learner = train_learner(name, [every[i] for i in keep], p[keep], pairs if args.pairwise else [], words, args, device, os.path.join(folder, "learner"))
+    write_labels(folder, [every[i] for i in keep], soft(p[keep]))
+    # 5 update
+    member = {"checkpoint": os.path.relpath(learner, ROOT), "weight": 1.0}
+    guard_rows, guard_labels = [row for row, _ in guards], np.array([label for _, label in guards], dtype=int)
+    if args.update == "none":
+        new = dict(evaluator)
+    elif args.update == "student":
+        new = {"members": [member]}
+    elif args.update == "distill":                         # the small evaluator, trained on from where it is, on what the student says
+        taught = train_learner(os.path.join(ROOT, evaluator["members"][0]["checkpoint"]), [every[i] for i in keep],
+                               sigmoid(score_texts(learner, [every[i] for i in keep], words, args, device)), [], words, args, device,
+                               os.path.join(folder, "evaluator"))
+        new = {"members": [{"checkpoint": os.path.relpath(taught, ROOT), "weight": 1.0}]}
+    else:
+        w = mixing_weight(*(evaluate(e, guard_rows, words, args, device) if guards else [] for e in (evaluator, {"members": [member]})), guard_labels)
+        new = {"members": [{**m, "weight": m["weight"] * (1 - w)} for m in evaluator["members"]] + [{**member, "weight": w}]}
+    z_guard = evaluate(new, guard_rows, words, args, device) if guards else np.zeros(0)
+    new["temperature"], new["bias"] = calibrate(z_guard, guard_labels)
+    # 6 guard: both on the random audits of all rounds, which neither was trained on
+    old_right, new_right = ((p_of(e, z) > 0.5) == guard_labels for e, z in (
+        (evaluator, evaluate(evaluator, guard_rows, words, args, device) if guards else z_guard), (new, z_guard)))
+    worse, chance = is_worse(old_right, new_right)
+    if worse:
+        print(f"round {k + 1}: update REJECTED: on {len(guards)} random audits the old evaluator is right {old_right.mean():.3f}, the new one "
+              f"{new_right.mean():.3f} (sign test p = {chance:.3f})")
+    after = attack_success(test, learner, words, args, device) if attackable else None
+    return evaluator if worse else new, guards, {
+        "student": name, "rows": len(keep), "attacks": len(attacks), "notes": n_notes, "audits": len(audits), "guards": len(guards), "rejected": worse,
+        "guard_p": chance, "guard_accuracy": [float(r.mean()) if guards else None for r in (old_right, new_right)],
+        "critic_says_yes": float(p[:len(rows)].mean()), "attack_success": [before, after], "learner": member["checkpoint"]}
+
+
+# --------------------------------------------------------------------------- the story
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_common_flags(parser, model=None, out="align", epochs=2)
+    parser.add_argument("--evaluator", default="weak", help="the supervisor to start from: a folder with a checkpoint, or its bare name")
+    parser.add_argument("--ladder", default="tiny-2,tiny-3,tiny-4", help="the students, one a round, each stronger than the one before")
+    parser.add_argument("--slices", type=number(int, 1, 1000), default=None, help="parts of train2, one a round (default: as many as rounds)")
+    parser.add_argument("--update", default="student", choices=["student", "distill", "ensemble", "none"], help="who evaluates the next round")
+    parser.add_argument("--attack-share", type=number(float, 0.0, 0.5), default=0.25, help="share of a round's rows that are attacks")
+    parser.add_argument("--doubt", type=number(float, 0.0, 0.5), default=0.2, help="the critic reads a note where p(yes) is this near to 1/2; 0: never")
+    parser.add_argument("--audit", type=number(int, 0, 10 ** 6), default=16, help="true labels that humans give in each round")
+    parser.add_argument("--audit-by", default="disagree", choices=["random", "uncertain", "disagree"], help="where the correcting half is spent")
+    parser.add_argument("--pairwise", action="store_true", help="train on pairs too: the likelier answer over the one that fooled the student")
+    parser.add_argument("--loss", default="xent", choices=list(LOSSES), help="the learner's loss (train_strong.py)")
+    parser.add_argument("--ceiling", default="", help="folders of ceilings, one for each student that shall have a PGR")
+    args = parser.parse_args()
+    started = time.time()
+    ladder = args.ladder.split(",")
+    n_slices = args.slices or len(ladder)
+    if n_slices < len(ladder):
+        fail(f"--slices {n_slices} is fewer than the {len(ladder)} rounds of --ladder")
+    files, words = read_task(args.task)
+    source = run_folder(args.evaluator, args.task, args.seed)
+    if not os.path.exists(os.path.join(source, "checkpoint", "config.json")):
+        fail(f"--evaluator {os.path.relpath(source)} has no checkpoint to judge new rows with. Make one, for example:  python train_weak.py")
+    ceilings = {}
+    for name in filter(None, args.ceiling.split(",")):
+        folder = run_folder(name, args.task, args.seed)
+        args.model = (read_lines(os.path.join(folder, "results.json"), whole=True) or [{}])[0].get("config", {}).get("model")
+        check_comparison(args, None, folder)
+        ceilings[args.model] = folder
+    args.model = ladder[-1]
+    train2, valid, test = (read_rows(args.task, split, args.max_rows) for split in ("train2", "valid", "test"))
+    unlabelled = [{k: v for k, v in row.items() if k != "label"} for row in test]
+    read_labels(source, test)
+    truth_folder = os.path.join(ROOT, "data", args.task, "truth")
+    inputs = [*files, *map(model_folder, dict.fromkeys(ladder)), os.path.join(source, "checkpoint"), os.path.join(source, "labels.jsonl"),
+              *(os.path.join(f, "labels.jsonl") for f in ceilings.values())]
+    folder, config = start(args, inputs, {source, truth_folder, *ceilings.values()})
+
+    import numpy as np
+    device, why = pick_device(args.device)
+    print(f"device: {device} ({why})")
+    stamp = {**config, "code": fingerprint(os.path.abspath(__file__))}         # rounds of another configuration are made again
+    begin(folder, config)
+    evaluator = {"members": [{"checkpoint": os.path.relpath(os.path.join(source, "checkpoint"), ROOT), "weight": 1.0}], "temperature": 1.0, "bias": 0.0}
+    guards, rounds = [], []
+    by_id = {row["id"]: row for row in train2}
+    for k, name in enumerate(ladder):
+        where = os.path.join(folder, f"round-{k + 1}")
+        done = (read_lines(os.path.join(where, "results.json"), whole=True) or [{}])[0] if os.path.exists(os.path.join(where, "results.json")) else {}
+        if done.get("stamp") != stamp:
+            for later in range(k, len(ladder)):
+                shutil.rmtree(os.path.join(folder, f"round-{later + 1}"), ignore_errors=True)
+            os.makedirs(where)
+            old = evaluator
+            evaluator, guards, found = play_round(k, evaluator, guards, slice_of(train2, k, n_slices), unlabelled, words, args, device, where, truth_folder)
+            p_old, p_new = (p_of(e, evaluate(e, unlabelled, words, args, device)) for e in (old, evaluator))
+            p_learner = sigmoid(score_texts(os.path.join(ROOT, found["learner"]), unlabelled, words, args, device))
+            # what is decided is decided: only now are the labels of test read, for the record
+            found["evaluator"] = [metrics(soft(p), test) for p in (p_old, p_new)]
+            found["learner_test"] = metrics(soft(p_learner), test)
+            if name in ceilings:
+                found["pgr"] = compare(test, read_labels(source, test), soft(p_learner), read_labels(ceilings[name], test)).get("pgr")
+            write_file(os.path.join(where, "evaluator.json"), json.dumps(evaluator, indent=1))
+            done = {"stamp": stamp, **found}
+            write_file(os.path.join(where, "results.json"), json.dumps(done, indent=1))
+        else:
+            evaluator = read_lines(os.path.join(where, "evaluator.json"), whole=True)[0]
+            guards += [(by_id[a["id"]], a["label"]) for a in read_lines(os.path.join(where, "audits.jsonl")) if a["use"] == "guard"]
+        rounds.append({key: value for key, value in done.items() if key != "stamp"})
+        (a, b), m, success = done["evaluator"], done["learner_test"], ["-" if s is None else f"{s:.2f}" for s in done["attack_success"]]
+        print(f"round {k + 1}, {name} on {done['rows']} rows: evaluator {a['accuracy']:.3f} -> {b['accuracy']:.3f} (ECE {a['ece']:.3f} -> {b['ece']:.3f}) | "
+              f"attacks succeed {success[0]} -> {success[1]} | learner {m['accuracy']:.3f} ±{m['se']:.3f} | "
+              + (f"PGR {done['pgr']:.2f} | " if done.get("pgr") is not None else "") + f"labels bought {sum(r['audits'] for r in rounds)}"
+              + (" | update rejected" if done["rejected"] else ""))
+
+    # the last learner is what the loop is for
+    last = os.path.join(ROOT, rounds[-1]["learner"])
+    everything = train2 + valid + test
+    own = soft(sigmoid(score_texts(last, everything, words, args, device)))
+    shutil.rmtree(os.path.join(folder, "checkpoint"), ignore_errors=True)
+    shutil.copytree(last, os.path.join(folder, "checkpoint.tmp"), dirs_exist_ok=True)
+    os.replace(os.path.join(folder, "checkpoint.tmp"), os.path.join(folder, "checkpoint"))
+    write_labels(folder, everything, own)
+    on_test = own[-len(test):]
+    scores, ceiling = metrics(on_test, test), ceilings.get(ladder[-1])
+    comparison = compare(test, read_labels(source, test), on_test, read_labels(ceiling, test) if ceiling else None)
+    print(say("learner", scores))
+    finish(folder, config, device, started, last_line(comparison, scores), test=scores, comparison=comparison, rounds=rounds)
+
+
+if __name__ == "__main__":
+    main()
