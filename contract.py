@@ -128,10 +128,15 @@ def write_file(path, text):
     os.replace(path + ".tmp", path)
 
 
-def write_labels(folder, rows, soft_labels):
-    """rows, (N, 2) float32 -> labels.jsonl; nine digits hold a float32 exactly."""
-    write_file(os.path.join(folder, "labels.jsonl"), "".join(
-        json.dumps({"id": row["id"], "soft_label": [float(f"{p:.9g}") for p in pair]}) + "\n" for row, pair in zip(rows, soft_labels.tolist())))
+def write_labels(folder, rows, soft_labels, extra=None):
+    """rows, (N, 2) float32 -> labels.jsonl; nine digits hold a float32 exactly. extra: {name: N numbers} to stand beside each soft label."""
+    def short(x):
+        return float(f"{x:.9g}")
+    lines = [{"id": row["id"], "soft_label": [short(p) for p in pair]} for row, pair in zip(rows, soft_labels.tolist())]
+    for name, values in (extra or {}).items():
+        for line, value in zip(lines, values):
+            line[name] = short(value)
+    write_file(os.path.join(folder, "labels.jsonl"), "".join(json.dumps(line) + "\n" for line in lines))
 
 
 def save_checkpoint(folder, model, tokenizer):
