@@ -18,10 +18,11 @@ from types import SimpleNamespace
 import pytest
 
 import contract
+import warm
 from conftest import ROOT
 
-SCRIPTS = ["train_weak.py", "train_strong.py", "report.py"]           # with a command line; contract.py has none
-PAGES = ["contract.py", "measure.py", "clean_labels.py", "prompting.py"]                  # chapters without a command line
+SCRIPTS = ["train_weak.py", "train_strong.py", "ensemble.py", "debate.py", "icl.py", "auto_align.py", "report.py"]           # with a command line; contract.py has none
+PAGES = ["contract.py", "measure.py", "clean_labels.py", "prompting.py", "fusion.py"]                  # chapters without a command line
 QUICK = ["--max-rows", "96", "--epochs", "1"]
 
 
@@ -45,8 +46,8 @@ def house(tmp_path_factory):
     return build_house(tmp_path_factory.mktemp("house"))
 
 
-def call(house, *command, **kwargs):
-    return subprocess.run([sys.executable, *command], cwd=house, capture_output=True, text=True, **kwargs)
+def call(house, *command):
+    return warm.run(house, *command)
 
 
 def must(house, *command):
