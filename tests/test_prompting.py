@@ -8,10 +8,9 @@ import os
 import pytest
 import torch
 
-import prompting
 from conftest import ROOT
-from prompting import as_chat, cut_at, encode, judge, open_language_model, write
-from train_weak import label_word_ids
+from prompting import as_chat, cut_at, encode, judge, mean_surprise, open_language_model, surprise, write
+from train_weak import label_word_ids, pad
 
 PROMPTS = ["Q: Which block does gold belong to? A: s-block", "Q: As what do people mostly use butane? A: fuel",
            "Note: In a correct drawing of the adult lyrebird, the number of legs is two.\nQ: How many legs has an adult lyrebird? A: two", "Q: A:"]
@@ -157,4 +156,21 @@ def test_label_words_follow_a_line_break_in_a_chat():
     """ "Yes" after "assistant\\n", " yes" after an answer: different tokens."""
     tokenizer = open_language_model("tiny-4", "cpu")[1]
     tokenizer.add_tokens(["Yes", "No"])
-    assert label_word_ids(tokenizer, ["No", "Yes"], "\n") != label_word_ids(tokenizer, [" no", " yes"]) and prompting.judge is judge
+    assert label_word_ids(tokenizer, ["No", "Yes"], "\n") != label_word_ids(tokenizer, [" no", " yes"])
+
+
+def test_pitfall_31_padding_never_changes_how_unlikely_a_text_is(opened):
+    model, tokenizer, _, prompts = opened
+    ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in prompts[:2]]
+    real = torch.tensor([[len(i) - 1.0] for i in ids])
+    with torch.no_grad():
+        alone = [float(torch.nn.functional.cross_entropy(model(torch.tensor([i])).logits[0, :-1], torch.tensor(i[1:]))) for i in ids]
+        for extra in (0, 5):
+            batch = padded(ids, tokenizer, extra)
+            assert mean_surprise(surprise(model, batch), real).tolist() == pytest.approx(alone, abs=1e-4)
+
+
+def padded(ids, tokenizer, extra):
+    """Right padding as train_weak.pad has it, and `extra` columns more."""
+    batch = pad([*ids, ids[0] + [0] * extra], tokenizer, "cpu")
+    return {key: value[:-1] for key, value in batch.items()}
