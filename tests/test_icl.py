@@ -21,6 +21,7 @@ import transformers
 
 import contract
 import icl
+import warm
 from conftest import ROOT
 from contract import model_folder, read_rows
 from prompting import as_chat, judge, next_word_scores, open_language_model
@@ -252,9 +253,12 @@ def test_features_are_the_mean_over_real_tokens(kind):
 
 # --------------------------------------------------------------------------- the real command
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def house(tmp_path_factory):
-    """A copy of what the command needs, and two supervisors, written rather than trained: a good one and a doubtful one."""
+    """
+    A copy of what the command needs, and two supervisors, written rather than trained: a good one and a doubtful one. All tests here read its
+    rows: a fresh clone has none of its own.
+    """
     folder = tmp_path_factory.mktemp("house")
     for path in glob.glob(os.path.join(ROOT, "*.py")):
         shutil.copy(path, folder)
@@ -264,6 +268,8 @@ def house(tmp_path_factory):
     shutil.copy(os.path.join(ROOT, "data", "tinyworld", "prepare.py"), world)
     os.symlink(os.path.join(ROOT, "data", "tinyworld", "models"), world / "models")
     subprocess.run([sys.executable, str(world / "prepare.py")], check=True, capture_output=True)
+    patch = pytest.MonkeyPatch()
+    patch.setattr(contract, "ROOT", str(folder))
     for name, noise in (("weak", 0.3), ("interaction", 0.15)):
         rng = random.Random(name)
         os.makedirs(world / "seed0" / name)
@@ -272,16 +278,12 @@ def house(tmp_path_factory):
                 for row in read_rows("tinyworld", split):
                     p = rng.uniform(0.5, 1.0) if (hash_of(row["id"]) < 0.5) != (rng.random() < noise) else rng.uniform(0.0, 0.5)
                     f.write(json.dumps({"id": row["id"], "soft_label": [1 - p, p]}) + "\n")
-    return str(folder)
+    yield str(folder)
+    patch.undo()
 
 
 def hash_of(text):
     return random.Random(text).random()
-
-
-def call(house, *flags):
-    return subprocess.run([sys.executable, "icl.py", "--max-rows", "64", *flags], cwd=house, capture_output=True, text=True,
-                          env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
 def in_process(house, monkeypatch, capsys, *flags, max_rows=64):
@@ -310,7 +312,7 @@ def chain(house):
     """The ceiling, and the student as typed."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         in_process(house, monkeypatch, None, "--shots", "2", "--orders", "2", "--labels", "truth", "--out", "icl-ceiling")
-    done = call(house, "--shots", "2", "--orders", "2", "--ceiling", "icl-ceiling")
+    done = warm.run(house, "icl.py", "--max-rows", "64", "--shots", "2", "--orders", "2", "--ceiling", "icl-ceiling")
     assert done.returncode == 0, done.stderr
     return house, done.stdout
 
