@@ -5,7 +5,8 @@ $ python report.py                          # all tasks that have runs
 $ python report.py --task tinyworld
 
 Reads   data/<task>/seed*/<run>/{results.json, labels.jsonl} and data/<task>/test.jsonl
-Prints  and writes data/<task>/report.md: a row for each kind of run, mean over seeds
+Prints  and writes data/<task>/report.md: a row for each kind of run, mean over seeds; and, with matplotlib and where there are ensembles,
+        data/<task>/report-ensembles.png: accuracy over the number of members
 
 Intervals are 95 % by bootstrap over questions and over seeds (train_strong.py: bootstrap). With one seed they do not know how another
 seed would have come out: run three or more before you believe a difference. Runs of one name but with different flags are different rows.
@@ -76,6 +77,42 @@ def table(task):
     return "\n".join([*lines, "", *[f"stale (made from files that have changed since), left out: {name}" for name in stale]]).strip() + "\n"
 
 
+def draw_ensembles(task):
+    """
+    Test accuracy over the number of members, each kind of ensemble a line (mean over its seeds, a bar from the worst seed to the best), the single
+    supervisor dashed. -> path of the figure, None if there is nothing to draw
+    """
+    import numpy as np
+    curves = {}
+    for runs in find_runs(task)[0]:
+        for folder, _ in runs:
+            with open(os.path.join(folder, "results.json"), encoding="utf-8") as f:
+                curve = json.load(f).get("curve") or [{}]
+            if "members" in curve[0]:
+                curves.setdefault(os.path.basename(folder), []).append([point["test"]["accuracy"] for point in curve])
+    if not curves:
+        return None
+    import matplotlib
+    matplotlib.use("Agg")                                  # no window
+    import matplotlib.pyplot as plt
+    plt.style.use("tableau-colorblind10")
+    figure, axes = plt.subplots(figsize=(7, 4.5))
+    for k, (name, seeds) in enumerate(sorted(curves.items())):
+        n = min(map(len, seeds))                           # boosting may stop early, with some seeds
+        a, members = np.array([seed[:n] for seed in seeds]), np.arange(1, n + 1)
+        reach = [a.mean(0) - a.min(0), a.max(0) - a.mean(0)]
+        axes.errorbar(members, a.mean(0), reach, marker="osv^D*"[k % 6], capsize=2, label=f"{name}, {len(seeds)} seeds")
+    single = [describe(task, runs)["accuracy"] for runs in find_runs(task)[0] if os.path.basename(runs[0][0]) == "weak"]
+    for accuracy in single:
+        axes.axhline(accuracy, linestyle="--", color="gray", label="the single supervisor")
+    axes.set(xlabel="members", ylabel="test accuracy", title=f"{task}: ensembles of supervisors (bars: worst and best seed)")
+    axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.02, 1))
+    path = os.path.join(ROOT, "data", task, "report-ensembles.png")
+    figure.savefig(path, dpi=150, bbox_inches="tight")
+    plt.close(figure)
+    return path
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", help="a folder of data/ (default: all that have runs)")
@@ -88,6 +125,13 @@ def main():
         print(text)
         with open(os.path.join(ROOT, "data", task, "report.md"), "w", encoding="utf-8") as f:
             f.write(text)
+        try:
+            figure = draw_ensembles(task)
+        except ImportError:
+            figure = None
+            print("no figures: matplotlib is not installed")
+        if figure:
+            print(f"wrote {os.path.relpath(figure)}")
 
 
 if __name__ == "__main__":

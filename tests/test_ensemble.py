@@ -421,6 +421,13 @@ def test_killed_after_the_first_member_it_resumes_and_ends_with_the_same_bytes(h
     assert contents(house) == before
 
 
+def test_the_curves_over_the_number_of_members_are_drawn(house):
+    pytest.importorskip("matplotlib")
+    printed = must(house, "report.py", "--task", "tinyworld")
+    path = os.path.join(house, "data", "tinyworld", "report-ensembles.png")
+    assert "report-ensembles.png" in printed and open(path, "rb").read(8) == b"\x89PNG\r\n\x1a\n"
+
+
 def test_a_damaged_member_is_trained_again(house):
     before = contents(house)
     path = os.path.join(seed_folder(house), results(house, "ensemble")["members_folder"], "member-1", "labels.jsonl")
