@@ -21,7 +21,7 @@ import contract
 import warm
 from conftest import ROOT
 
-SCRIPTS = ["train_weak.py", "train_strong.py", "ensemble.py", "debate.py", "icl.py", "auto_align.py", "report.py"]           # with a command line; contract.py has none
+SCRIPTS = ["train_weak.py", "train_strong.py", "ensemble.py", "debate.py", "icl.py", "auto_align.py", "align_tasks.py", "report.py"]           # with a command line; contract.py has none
 PAGES = ["contract.py", "measure.py", "clean_labels.py", "prompting.py", "fusion.py"]                  # chapters without a command line
 QUICK = ["--max-rows", "96", "--epochs", "1"]
 

@@ -1,0 +1,433 @@
+"""
+align_tasks.py and its three data folders: the maths by hand, padding, groups, bad files, and the real commands in a copy with few rows.
+
+python -m pytest tests/test_align_tasks.py       # 40 s
+"""
+import csv
+import doctest
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import align_tasks as at
+from conftest import ROOT
+
+DATA = os.path.join(ROOT, "data")
+sys.path.insert(0, DATA)
+TASKS = ["safety", "legal", "toxicity"]
+
+
+def load(task):
+    spec = importlib.util.spec_from_file_location(f"prepare_{task}", os.path.join(DATA, task, "prepare.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+SCRIPT = {task: load(task) for task in TASKS}
+RUDE = set(open(os.path.join(DATA, "tinyworld", "life", "rude_words.txt"), encoding="utf-8").read().split())
+
+
+# --------------------------------------------------------------------------- the maths, by hand
+
+@pytest.mark.parametrize("module", [at, *SCRIPT.values()])
+def test_the_examples_in_the_docstrings_are_true(module):
+    assert doctest.testmod(module).failed == 0
+
+
+P, Y = np.array([0.9, 0.8, 0.5, 0.3, 0.7, 0.2, 0.1, 0.4]), np.array([1, 1, 1, 1, 0, 0, 0, 0])
+
+
+def test_the_two_errors_by_hand_ties_half():
+    assert at.false_rates(P, Y) == (0.25, 0.375)                               # 0.7 is let through; 0.3 refused, and half of 0.5
+    assert at.balanced_accuracy(P, Y) == pytest.approx(1 - (0.25 + 0.375) / 2)
+    assert at.balanced_accuracy(np.full(10, 0.9), np.array([1] * 9 + [0])) == 0.5
+    assert at.balanced_accuracy(np.full(8, 0.5), Y) == 0.5                     # no opinion is no skill
+
+
+def test_f1_by_hand_and_against_the_definition_by_precision_and_recall():
+    no, yes, weighted = at.f1_scores(P, Y)                                     # says yes to 0.9 0.8 0.7: 2 right of 3, of 4
+    assert yes == pytest.approx(2 * (2 / 3) * (2 / 4) / (2 / 3 + 2 / 4)) and no == pytest.approx(2 * (3 / 5) * (3 / 4) / (3 / 5 + 3 / 4))
+    assert weighted == pytest.approx((no + yes) / 2)
+    assert at.f1_scores([0.9, 0.9], [0, 0]) == (0.0, 0.0, 0.0)
+    metrics = pytest.importorskip("sklearn.metrics")
+    rng = np.random.default_rng(0)
+    p, y = rng.random(200), rng.integers(0, 2, 200)
+    assert at.f1_scores(p, y)[2] == pytest.approx(metrics.f1_score(y, p > 0.5, average="weighted"))
+
+
+def test_the_curve_runs_from_letting_all_through_to_none_and_its_area_is_the_auroc():
+    from train_weak import auroc
+    rng = np.random.default_rng(1)
+    p, y = rng.random(60).round(1), rng.integers(0, 2, 60)
+    curve = at.rate_curve(p, y)
+    assert curve[0][1:] == (1.0, 0.0) and curve[-1][1:] == (0.0, 1.0)
+    false_safe, kept = np.array([c[1] for c in curve]), 1 - np.array([c[2] for c in curve])
+    assert all(np.diff(false_safe) <= 0) and all(np.diff(kept) <= 0)
+    assert -np.trapezoid(kept, false_safe) == pytest.approx(auroc(p, y))
+    assert at.false_safe_at(curve, 1.0) == 0.0 and at.false_safe_at(curve, 0.0) == min(c[1] for c in curve if c[2] == 0)
+
+
+def test_balanced_draws_are_the_balanced_accuracy_of_each_drawn_world():
+    """With one world drawn by hand: the same groups again, group 1 twice and group 2 not at all."""
+    groups, p = ["a", "a", "b", "b"], [[0.9, 0.1, 0.9, 0.9]]
+    y = np.array([1, 0, 1, 0])
+    draws = at.balanced_draws(p, y, groups)
+    values = {tuple(np.round(d, 6)) for d in draws}
+    assert values == {(1.0,), (0.75,), (0.5,)}                                 # both a: all right; both b: the no is wrong; one each
+    assert draws.mean() == pytest.approx(0.75, abs=0.02)
+
+
+def test_expected_maximum_toxicity_on_a_planted_scorer():
+    """A sample is toxic with p = 0.1: the mean is 0.1, and of 25 at least one is toxic in 1 - 0.9^25 = 92.8 % of the cases."""
+    scores = (np.random.default_rng(0).random((4000, 25)) < 0.1).astype(float)
+    found = at.toxicity_of(scores)
+    assert found["mean"] == pytest.approx(0.1, abs=0.004) and found["any"] == found["expected_maximum"] == pytest.approx(1 - 0.9 ** 25, abs=0.015)
+    uniform = at.toxicity_of(np.random.default_rng(1).random((4000, 25)))       # the maximum of 25 uniform numbers is 25/26 on average
+    assert uniform["expected_maximum"] == pytest.approx(25 / 26, abs=0.003)
+
+
+def test_rude_words_are_words():
+    assert at.has_rude_word("A CLOWN!", RUDE) == 1.0 and at.has_rude_word("clowns brattish", RUDE) == 0.0 and at.has_rude_word("", RUDE) == 0.0
+
+
+def test_no_gap_is_a_sentence():
+    assert "no gap" in at.recovered((0.8, 0.9, 0.7), np.zeros((10, 3)))["reason"]
+    assert at.recovered((0.5, 0.6, 0.7), np.random.default_rng(0).normal([0.5, 0.6, 0.7], 0.001, (100, 3)))["pgr"] == pytest.approx(0.5)
+    assert at.recovered((0.5, 0.6, 0.7), np.random.default_rng(0).normal(0.5, 0.1, (100, 3)))["interval"] is None
+
+
+# --------------------------------------------------------------------------- losses on continuations
+
+@pytest.fixture(scope="module")
+def writer():
+    from prompting import open_language_model
+    return open_language_model("tiny-1a", "cpu")
+
+
+def test_pitfall_31_padding_and_prompt_never_change_a_loss(writer):
+    import torch
+    from prompting import surprise
+    from train_weak import pad
+    model, tokenizer, longest = writer
+    prompts, texts = ["Prompt: I am cold. Reply:", "Prompt: I have a toothache today and it is bad. Reply:"], ["Here, take my warm coat.", "Oh no."]
+    ids, span = at.split_ids(tokenizer, prompts, texts, longest, end=True)
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id                    # the trap: a mask by `id != pad` would drop the end, too
+    batch, span = pad(ids, tokenizer, "cpu"), torch.tensor(span)
+    with torch.no_grad():
+        together = at.continuation_loss(surprise(model, batch), span)
+        for i in (0, 1):
+            alone = pad([ids[i]], tokenizer, "cpu")
+            assert at.continuation_loss(surprise(model, alone), span[i:i + 1])[0] == pytest.approx(together[i].item(), abs=1e-5)
+            logs = model(**alone).logits[0].log_softmax(-1)                    # by hand: the mean over the continuation and its end
+            start = int(span[i, 0])
+            by_hand = -np.mean([logs[t - 1, ids[i][t]].item() for t in range(start, len(ids[i]))])
+            assert together[i].item() == pytest.approx(by_hand, abs=1e-5) and ids[i][-1] == tokenizer.eos_token_id
+        wide = {"input_ids": torch.nn.functional.pad(batch["input_ids"], (0, 17), value=tokenizer.eos_token_id),
+                "attention_mask": torch.nn.functional.pad(batch["attention_mask"], (0, 17))}
+        assert torch.allclose(at.continuation_loss(surprise(model, wide), span), together, atol=1e-5)
+    nats, tokens = at.nats_of(model, tokenizer, prompts, texts, longest, "cpu")
+    assert np.allclose(nats / tokens, together.numpy(), atol=1e-4)
+
+
+def test_pitfall_32_a_continuation_is_scored_in_the_tokens_it_is_written_in(writer):
+    """Prompt and continuation, tokenised apart, are the tokens of the whole text."""
+    _, tokenizer, longest = writer
+    row = json.loads(open(os.path.join(house_of_rows(), "toxicity", "train1.jsonl"), encoding="utf-8").readline())
+    ids, _ = at.split_ids(tokenizer, [row["text"]], [row["continuation"]], longest, end=False)
+    assert ids[0] == tokenizer(row["text"] + " " + row["continuation"])["input_ids"]
+
+
+def test_a_long_prompt_loses_its_beginning_and_an_empty_continuation_is_its_end(writer):
+    _, tokenizer, _ = writer
+    ids, span = at.split_ids(tokenizer, ["one two three four five six seven eight nine ten eleven", "Hello"], ["the end", ""], 8, end=True)
+    assert len(ids[0]) == 8 and tokenizer.decode(ids[0]).endswith(" the end" + tokenizer.eos_token) and "one" not in tokenizer.decode(ids[0])
+    assert span[1, 1] - span[1, 0] == 1
+
+
+# --------------------------------------------------------------------------- rows
+
+ROWS = {}
+
+
+def house_of_rows():
+    """The three tasks, prepared once in a temporary copy of data/."""
+    if not ROWS:
+        import tempfile
+        home = tempfile.mkdtemp()
+        ROWS["home"] = home
+        build(home)
+    return os.path.join(ROWS["home"], "data")
+
+
+def build(folder):
+    for name in ("align_tasks", "contract", "measure", "prompting", "train_weak", "train_strong", "clean_labels", "ensemble", "fusion"):
+        if os.path.exists(os.path.join(ROOT, name + ".py")):
+            shutil.copy(os.path.join(ROOT, name + ".py"), folder)
+    data = os.path.join(folder, "data")
+    for task in (*TASKS, "own"):
+        os.makedirs(os.path.join(data, task))
+        shutil.copy(os.path.join(DATA, task, "prepare.py"), os.path.join(data, task))
+    shutil.copy(os.path.join(DATA, "hub.py"), data)
+    os.makedirs(os.path.join(data, "tinyworld"))
+    for name in ("life", "models"):
+        os.symlink(os.path.join(DATA, "tinyworld", name), os.path.join(data, "tinyworld", name))
+    for task in TASKS:
+        must(folder, os.path.join("data", task, "prepare.py"))
+
+
+def call(folder, *command):
+    return subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True)
+
+
+ONE_PROCESS = """
+import runpy, subprocess, sys, types
+def run(command):
+    before, sys.argv, code = sys.argv, command[1:], 0
+    try:
+        runpy.run_path(command[1], run_name="__main__")
+    except SystemExit as stop:
+        code = stop.code or 0
+    sys.argv = before
+    return types.SimpleNamespace(returncode=code)
+subprocess.run, sys.path[0] = run, "."
+sys.exit(run([sys.executable, *sys.argv[1:]]).returncode)
+"""
+
+
+def must_in_one_process(folder, *command):
+    """The same, but the commands that this one starts run in its own process, one after the other: torch is imported once and not ten times."""
+    return must(folder, "-c", ONE_PROCESS, *command)
+
+
+def must(folder, *command):
+    done = call(folder, *command)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def read(task):
+    folder = os.path.join(house_of_rows(), task)
+    return {s: [json.loads(line) for line in open(os.path.join(folder, s + ".jsonl"), encoding="utf-8")] for s in ("train1", "train2", "valid", "test")}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_pitfall_15_no_group_stands_in_two_splits_and_the_truth_is_apart(task):
+    splits, where = read(task), {}
+    for name, rows in splits.items():
+        for row in rows:
+            assert where.setdefault(row["group"], name) == name
+        assert all(("label" in row) == (name in ("train1", "test")) and not {"danger", "reply"} & set(row) for row in rows)
+        assert name == "train1" or not any("continuation" in row for row in rows)
+    assert sum(map(len, splits.values())) >= 1000 and len({row["id"] for rows in splits.values() for row in rows}) == sum(map(len, splits.values()))
+    first = {name: open(os.path.join(house_of_rows(), task, name + ".jsonl"), "rb").read() for name in splits}
+    must(ROWS["home"], os.path.join("data", task, "prepare.py"))
+    assert first == {name: open(os.path.join(house_of_rows(), task, name + ".jsonl"), "rb").read() for name in splits}
+
+
+def test_nobody_judged_these_things_and_topics_in_pretraining():
+    import corpus
+    world = corpus.load_world()
+    judged = {t["thing"] for t in world["graded_things"]} | {c["topic"] for c in world["graded_clauses"]}
+    assert not judged & {row["thing"] for rows in read("safety").values() for row in rows}
+    assert not judged & {row["group"] for rows in read("legal").values() for row in rows}
+
+
+def test_rows_have_the_form_that_the_models_met(tmp_path):
+    import random
+    import corpus
+    world, rng = corpus.load_world(), random.Random(0)
+    texts = ["".join(text for text, _ in corpus.request(rng, world)) for _ in range(300)]
+    actions = {re.sub(r"^(Note: [^\n]*\n)?|\? (yes|no)$", "", text).split(" ", 3)[:3][0] for text in texts}
+    assert actions == {"Request:"} and all(row["text"].startswith("Request: May I ") and row["text"].endswith("?") for row in read("safety")["test"])
+    clauses = ["".join(text for text, _ in corpus.policy(rng, world)) for _ in range(300)]
+    form = re.compile(r"^Clause: .+ Question: .+\?$")
+    assert any(form.match(re.sub(r" (yes|no)$", "", c)) for c in clauses) and all(form.match(row["text"]) for row in read("legal")["test"])
+    assert all(re.search(r"Prompt: [^\n]+ Reply:$", row["text"]) for row in read("toxicity")["test"])
+
+
+def test_safety_labels_follow_the_tables_and_no_action_decides():
+    danger = {t["thing"]: t["danger"] for t in SCRIPT["safety"].read_life("things")}
+    actions = {a["action"]: set(a["unsafe_with"].split(";")) - {""} for a in SCRIPT["safety"].read_life("actions")}
+    for split in ("train1", "test"):
+        count = {}
+        for row in read("safety")[split]:
+            action = row["text"].removeprefix("Request: May I ").removesuffix("?").replace(row["thing"], "{thing}")
+            assert row["label"] == int(danger[row["thing"]] not in actions[action])
+            count.setdefault(action, [0, 0])[row["label"]] += 1
+        assert all(no == yes for action, (no, yes) in count.items() if actions[action])
+        assert sum(yes for action, (no, yes) in count.items() if not actions[action]) < 0.15 * len(read("safety")[split])
+
+
+@pytest.mark.parametrize("task", ["safety", "legal"])
+def test_words_seen_in_training_do_not_decide_the_test(task):
+    """A bag of words, trained on train1 and the truth of train2, is near chance."""
+    from clean_labels import logistic
+    splits = read(task)
+    truth = {r["id"]: r["soft_label"][1] for r in map(json.loads, open(os.path.join(house_of_rows(), task, "truth", "labels.jsonl"), encoding="utf-8"))}
+    train = splits["train1"] + splits["train2"]
+    bags = [set(re.findall("[a-z]+", row["text"].lower())) for row in train + splits["test"]]
+    names = {word: k for k, word in enumerate(sorted(set().union(*bags[:len(train)])))}
+    x = np.array([[float(word in bag) for word in names] for bag in bags])
+    w = logistic(x[:len(train)], np.array([row.get("label", truth.get(row["id"])) for row in train], float), 1e-2)
+    p = 1 / (1 + np.exp(-(x[len(train):] @ w[:-1] + w[-1])))
+    assert at.balanced_accuracy(p, [row["label"] for row in splits["test"]]) < 0.60
+
+
+def test_toxic_is_what_the_rude_words_say_and_the_truth_is_polite():
+    truth = {r["id"]: r["text"] for r in map(json.loads, open(os.path.join(house_of_rows(), "toxicity", "truth", "continuations.jsonl"), encoding="utf-8"))}
+    splits = read("toxicity")
+    assert set(truth) == {row["id"] for s in ("train2", "valid") for row in splits[s]} and not any(at.has_rude_word(t, RUDE) for t in truth.values())
+    assert all(row["label"] == at.has_rude_word(row["text"], RUDE) for row in splits["test"])
+    careless = np.mean([at.has_rude_word(row["continuation"], RUDE) for row in splits["train1"]])
+    assert 0.15 < careless < 0.45                                              # three in ten, by a hash
+
+
+def test_words_shared_by_clause_and_question_do_not_decide_alone():
+    words = SCRIPT["legal"].content_words
+    rows = read("legal")["test"]
+    shared = [min(0.9, 0.4 + 0.2 * len(words(row["clause"]) & words(row["question"]))) for row in rows]
+    assert at.balanced_accuracy(shared, [row["label"] for row in rows]) < 0.70
+
+
+# --------------------------------------------------------------------------- public files
+
+def public_rows(task, n=400):
+    if task == "safety":
+        return [{"prompt": f"May I do thing number {k}?", "is_safe": str(k % 2 == 0)} for k in range(n)]
+    if task == "legal":
+        return [{"index": k, "text": f"Clause number {k // 2} of a policy.", "question": f"what about {k}?", "answer": ["Relevant", "Irrelevant"][k % 2]} for k in range(n)]
+    return [{"prompt": {"text": f"He said number {k}", "toxicity": [0.1, 0.9][k % 2]},
+             "continuation": {"text": f" and then {k}.", "toxicity": None if k % 7 == 0 else 0.5 if k % 5 == 0 else 0.1}} for k in range(n)]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_public_file_becomes_a_task(task):
+    home = os.path.dirname(house_of_rows())
+    path = os.path.join(home, task + (".csv" if task == "safety" else ".jsonl"))
+    rows = public_rows(task)
+    with open(path, "w", encoding="utf-8", newline="") as f:
+        if task == "safety":
+            writer = csv.DictWriter(f, ["prompt", "is_safe"])
+            writer.writeheader()
+            writer.writerows(rows)
+        else:
+            f.writelines(json.dumps(row) + "\n" for row in rows)
+    must(home, f"data/{task}/prepare.py", "--from-file", path, "--task", task + "-public")
+    folder = os.path.join(home, "data", task + "-public")
+    splits = {s: [json.loads(line) for line in open(os.path.join(folder, s + ".jsonl"), encoding="utf-8")] for s in ("train1", "train2", "valid", "test")}
+    assert sum(map(len, splits.values())) > 150 and np.mean([row["label"] for row in splits["test"]]) == 0.5
+    if task == "toxicity":
+        good = {row["prompt"]["text"]: row["continuation"]["text"].strip() for row in rows if (row["continuation"]["toxicity"] or 1) < 0.25}
+        truth = {r["id"]: r["text"] for r in map(json.loads, open(os.path.join(folder, "truth", "continuations.jsonl"), encoding="utf-8"))}
+        assert all(good[row["text"]] == row["continuation"] for row in splits["train1"])
+        assert all(good[row["text"]] == truth[row["id"]] and "continuation" not in row for row in splits["train2"])
+
+
+@pytest.mark.parametrize("task,name,content,words", [
+    ("safety", "rows.csv", "prompt,safe\nhello,True\n", ["row 1", "is_safe"]),
+    ("safety", "rows.csv", "prompt,is_safe\nhello,perhaps\n", ["row 1", "'perhaps'"]),
+    ("safety", "rows.txt", "hello", ["ending"]),
+    ("legal", "rows.jsonl", '{"text": "a", "question": "b", "answer": "maybe"}\n', ["row 1", "Relevant"]),
+    ("legal", "rows.jsonl", '{"text": ', ["line 1"]),
+    ("toxicity", "rows.jsonl", '{"prompt": "hello"}\n', ["row 1", "not in the hub's format"]),
+    ("toxicity", "rows.jsonl", "", ["both labels"]),
+])
+def test_a_bad_file_is_one_clear_line(tmp_path, task, name, content, words):
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    done = call(os.path.dirname(house_of_rows()), f"data/{task}/prepare.py", "--from-file", str(tmp_path / name), "--task", "broken")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and all(word in done.stderr for word in words), done.stderr
+    assert not os.path.exists(os.path.join(house_of_rows(), "broken", "task.json"))
+
+
+# --------------------------------------------------------------------------- the real commands, few rows
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory):
+    home = str(tmp_path_factory.mktemp("align"))
+    build(home)
+    return home
+
+
+WRITER = ["align_tasks.py", "--task", "toxicity", "--max-rows", "12", "--epochs", "1", "--samples", "2"]
+
+
+def test_writers_supervise_students_and_the_table_says_what_does_not_apply(house):
+    quick = [*WRITER, "--supervisor-model", "tiny-1a", "--model", "tiny-1b", "--ladder", "tiny-1c", "--members", "tiny-1a,tiny-1c", "--reader", "tiny-2"]
+    printed = must_in_one_process(house, *quick)
+    assert "| confidence loss |" in printed and "does not apply" in printed and "agreement takes the continuation of weak" in printed
+    world = os.path.join(house, "data", "toxicity", "seed0")
+    results = json.load(open(os.path.join(world, "align", "results.json"), encoding="utf-8"))
+    assert [e["strategy"] for e in results["table"]][:4] == ["supervisor", "ceiling", "naive", "bootstrapping"] and results["n"] == 12
+    samples = [json.loads(line) for line in open(os.path.join(world, "student", "samples.jsonl"), encoding="utf-8")]
+    by_hand = np.mean([[at.has_rude_word(t, RUDE) for t in line["texts"]] for line in samples])
+    assert [e["mean"] for e in results["table"] if e["run"] == "student"] == [pytest.approx(by_hand)] and len(samples[0]["texts"]) == 2
+    assert "already done" in must_in_one_process(house, *quick)
+    # a student learns its supervisor's texts, whatever the truth is
+    before = open(os.path.join(world, "student", "labels.jsonl"), "rb").read()
+    truth = os.path.join(house, "data", "toxicity", "truth", "continuations.jsonl")
+    lines = [json.loads(line) for line in open(truth, encoding="utf-8")]
+    with open(truth, "w", encoding="utf-8") as f:
+        f.writelines(json.dumps({**line, "text": "You fool."}) + "\n" for line in lines)
+    must(house, *WRITER, "--labels", "weak", "--model", "tiny-1b", "--out", "student", "--lr", "0.001", "--force")
+    assert open(os.path.join(world, "student", "labels.jsonl"), "rb").read() == before
+
+
+def test_a_classification_task_is_the_commands_of_the_chapters_before(house):
+    flags = ["align_tasks.py", "--task", "legal", "--max-rows", "40", "--epochs", "1", "--model", "tiny-1b", "--ladder", "tiny-1c", "--members", "tiny-1a,tiny-1b"]
+    printed = must_in_one_process(house, *flags)
+    commands = re.findall(r"^\$ python (\S+)", printed, re.M)
+    assert commands.count("train_weak.py") == 1 and commands.count("train_strong.py") == 7 and commands.count("ensemble.py") == 1
+    results = json.load(open(os.path.join(house, "data", "legal", "seed0", "align", "results.json"), encoding="utf-8"))
+    test = [json.loads(line) for line in open(os.path.join(house, "data", "legal", "test.jsonl"), encoding="utf-8")][:40]
+    for entry in results["table"]:
+        soft = {r["id"]: r["soft_label"][1] for r in map(json.loads, open(os.path.join(house, "data", "legal", "seed0", entry["run"], "labels.jsonl"), encoding="utf-8"))}
+        sides = [[(soft[row["id"]] > 0.5) == row["label"] for row in test if row["label"] == label] for label in (0, 1)]
+        assert entry["balanced"] == pytest.approx((np.mean(sides[0]) + np.mean(sides[1])) / 2)
+    assert "pgr" in results["table"][2] or "no gap" in results["table"][2]["reason"]
+
+
+@pytest.mark.parametrize("flags,words", [
+    (["--labels", "nobody", "--out", "x"], ["nobody", "Run the command"]),
+    (["--labels", "weak", "--out", "weak"], ["overwrite"]),
+    (["--samples", "0"], ["--samples 0"]),
+    (["--task", "safety", "--labels", "train1", "--out", "x"], ["continuation"]),
+    (["--task", "nothing"], ["no train1 rows"]),
+])
+def test_mistakes_are_one_line(house, flags, words):
+    must(house, *WRITER, "--labels", "train1", "--model", "tiny-1a", "--out", "weak", "--lr", "0.001")
+    done = call(house, "align_tasks.py", "--max-rows", "12", *([] if "--task" in flags else ["--task", "toxicity"]), *flags)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and all(word in done.stderr for word in words), done.stdout + done.stderr
+
+
+def test_texts_are_joined_by_id(tmp_path, capsys):
+    path = tmp_path / "labels.jsonl"
+    path.write_text("".join(json.dumps({"id": i, "text": f"text {i}", "nats": 1.0}) + "\n" for i in "cab"), encoding="utf-8")
+    assert at.read_texts(str(path), [{"id": "a"}, {"id": "b"}])[0] == ["text a", "text b"]
+    with pytest.raises(SystemExit):
+        at.read_texts(str(path), [{"id": "z"}])
+    assert "'z'" in capsys.readouterr().err
+
+
+def test_a_scorer_is_found_by_its_label(monkeypatch):
+    import torch
+
+    class Words:
+        def __init__(self, names, kind):
+            self.config = SimpleNamespace(id2label=names, problem_type=kind)
+    monkeypatch.setattr(at, "open_checkpoint", lambda name, *a, **k: (Words({0: "neutral", 1: "toxic"}, None), None, 64))
+    monkeypatch.setattr(at, "tokenise", lambda tokenizer, rows, longest: [[0] for _ in rows])
+    monkeypatch.setattr(at, "sweep", lambda model, tokenizer, ids, device, outputs: np.log(np.array([[0.9, 0.1], [0.2, 0.8]], np.float32)))
+    assert np.allclose(at.load_scorer("x", "cpu", False)(["kind", "", "rude"]), [0.1, 0.0, 0.8])
+    monkeypatch.setattr(at, "open_checkpoint", lambda name, *a, **k: (Words({0: "cat", 1: "dog"}, None), None, 64))
+    with pytest.raises(SystemExit):
+        at.load_scorer("x", "cpu", False)
+    assert torch is not None
