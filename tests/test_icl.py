@@ -210,7 +210,7 @@ def test_shared_beginning():
 
 
 def rows_and_lines(words, k=12):
-    test, pool = read_rows("tinyworld", "test", 40), read_rows("tinyworld", "train2", k)
+    test, pool = read_rows("tinyworld", "test", 20), read_rows("tinyworld", "train2", k)
     return [row["text"] for row in test], [icl.demonstration(row["text"], words[i % 2]) for i, row in enumerate(pool)]
 
 
