@@ -16,10 +16,10 @@ student of --ladder and a fresh, unlabelled slice of train2's questions:
     6 guard      if on all random audits so far the new evaluator is worse than the old beyond chance, the update is rejected, aloud
 
 $ python auto_align.py                                        # from weak, up tiny-2, tiny-3, tiny-4
-$ python auto_align.py --evaluator debate --update ensemble --audit 64
+$ python auto_align.py --evaluator weak,models --update ensemble --audit 64      # from the better of the two
 $ python auto_align.py --audit 0 --out unguarded              # to study collapse
 
-Reads   a supervisor's folder with a checkpoint; data/<task>/{train2, valid, test}.jsonl with "question", "answer" and "choices" for the attacker;
+Reads   a supervisor's folder with a checkpoint, or a bagging ensemble's; data/<task>/{train2, valid, test}.jsonl with "question", "answer" and "choices" for the attacker;
         of truth/ the audited rows alone
 Writes  data/<task>/seed<seed>/align/round-<k>/{evaluator.json, learner/, labels.jsonl, audits.jsonl, results.json}, and at the end labels.jsonl,
         checkpoint/ and results.json as any student has. A kill costs the round it came in.
@@ -27,12 +27,12 @@ Writes  data/<task>/seed<seed>/align/round-<k>/{evaluator.json, learner/, labels
 import argparse, json, math, os, shutil, time
 
 from clean_labels import pick_for_truth
-from contract import (ROOT, add_common_flags, begin, fail, finish, fingerprint, model_folder, number, read_labels, read_lines, read_rows, read_task,
-                      run_folder, save_checkpoint, start, write_file, write_labels)
+from contract import (ROOT, add_common_flags, begin, fail, finish, fingerprint, model_folder, number, read_config, read_labels, read_lines, read_rows,
+                      read_task, run_folder, save_checkpoint, start, write_file, write_labels, writing)
 from measure import check_comparison, compare, last_line
 from prompting import open_language_model, write
 from train_strong import LOSSES
-from train_weak import classify, fit, load_model, metrics, pad, pick_device, prepare_for_training, say, sweep, tokenise
+from train_weak import classify, fit, load_model, metrics, pad, pick_device, prepare_for_training, right, say, sweep, tokenise
 
 
 # --------------------------------------------------------------------------- the maths
@@ -119,6 +119,29 @@ def score_texts(checkpoint, rows, words, args, device):
 def evaluate(evaluator, rows, words, args, device):
     """An evaluator is a file: {"members": [{"checkpoint", "weight"}], "temperature", "bias"}.  N rows -> (N,) raw scores, before calibration"""
     return sum(m["weight"] * score_texts(os.path.join(ROOT, m["checkpoint"]), rows, words, args, device) for m in evaluator["members"])
+
+
+def open_evaluator(folder):
+    """A supervisor's folder -> an evaluator: its checkpoint, or the members of a bagging ensemble with equal weights"""
+    path, homes = os.path.join(folder, "results.json"), [folder]
+    results = read_lines(path, whole=True)[0] if os.path.exists(path) else {}
+    if results.get("config", {}).get("method") == "bagging":
+        homes = [os.path.join(os.path.dirname(folder), results["members_folder"], f"member-{k}") for k in range(results["members_used"])]
+    checkpoints = [os.path.join(home, "checkpoint") for home in homes]
+    if not all(os.path.exists(os.path.join(checkpoint, "config.json")) for checkpoint in checkpoints):
+        fail(f"--evaluator {os.path.relpath(folder)} has no checkpoint to judge new rows with. Make one, for example:  python train_weak.py")
+    return {"members": [{"checkpoint": os.path.relpath(c, ROOT), "weight": 1 / len(checkpoints)} for c in checkpoints], "temperature": 1.0, "bias": 0.0}
+
+
+def choose_evaluator(names, evaluators, task, words, args, device):
+    """Of several the one that judges most rows of valid right, without help and by their truth: humans have labelled these too. -> evaluator"""
+    valid = read_rows(task, "valid", args.max_rows)
+    truth = read_labels(os.path.join(ROOT, "data", task, "truth"), valid)[:, 1]
+    reached = [float(right(p_of(e, evaluate(e, valid, words, args, device)), truth).mean()) for e in evaluators]
+    best = reached.index(max(reached))
+    print("evaluator: " + ", ".join(f"{name} is right on {share:.3f}" for name, share in zip(names, reached)) + f" of the {len(valid):,} rows of valid, "
+          f"whose true labels this choice costs; {names[best]} it is")
+    return evaluators[best]
 
 
 def p_of(evaluator, z):
@@ -324,7 +347,7 @@ def play_round(k, evaluator, guards, rows, test, words, args, device, folder, tr
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_common_flags(parser, model=None, out="align", epochs=2)
-    parser.add_argument("--evaluator", default="weak", help="the supervisor to start from: a folder with a checkpoint, or its bare name")
+    parser.add_argument("--evaluator", default="weak", help="the supervisor to start from: its folder; of several with commas the best on valid")
     parser.add_argument("--ladder", default="tiny-2,tiny-3,tiny-4", help="the students, one a round, each stronger than the one before")
     parser.add_argument("--slices", type=number(int, 1, 1000), default=None, help="parts of train2, one a round (default: as many as rounds)")
     parser.add_argument("--update", default="student", choices=["student", "distill", "ensemble", "none"], help="who evaluates the next round")
@@ -342,39 +365,38 @@ def main():
     if n_slices < len(ladder):
         fail(f"--slices {n_slices} is fewer than the {len(ladder)} rounds of --ladder")
     files, words = read_task(args.task)
-    source = run_folder(args.evaluator, args.task, args.seed)
-    if not os.path.exists(os.path.join(source, "checkpoint", "config.json")):
-        fail(f"--evaluator {os.path.relpath(source)} has no checkpoint to judge new rows with. Make one, for example:  python train_weak.py")
-    ceilings = {}
+    sources = [run_folder(name, args.task, args.seed) for name in args.evaluator.split(",")]
+    starts, ceilings = [open_evaluator(source) for source in sources], {}
     for name in filter(None, args.ceiling.split(",")):
         folder = run_folder(name, args.task, args.seed)
-        args.model = (read_lines(os.path.join(folder, "results.json"), whole=True) or [{}])[0].get("config", {}).get("model")
+        args.model = read_config(folder).get("model")
         check_comparison(args, None, folder)
         ceilings[args.model] = folder
     args.model = ladder[-1]
     train2, valid, test = (read_rows(args.task, split, args.max_rows) for split in ("train2", "valid", "test"))
     unlabelled = [{k: v for k, v in row.items() if k != "label"} for row in test]
-    read_labels(source, test)
+    read_labels(sources[0], test)                          # the first is the supervisor of the PGR
     truth_folder = os.path.join(ROOT, "data", args.task, "truth")
-    inputs = [*files, *map(model_folder, dict.fromkeys(ladder)), os.path.join(source, "checkpoint"), os.path.join(source, "labels.jsonl"),
-              *(os.path.join(f, "labels.jsonl") for f in ceilings.values())]
-    folder, config = start(args, inputs, {source, truth_folder, *ceilings.values()})
+    inputs = [*files, *map(model_folder, dict.fromkeys(ladder)), *(os.path.join(ROOT, m["checkpoint"]) for e in starts for m in e["members"]),
+              *(os.path.join(f, "labels.jsonl") for f in (sources[0], *ceilings.values()))]
+    folder, config = start(args, inputs, {*sources, truth_folder, *ceilings.values()})
 
     import numpy as np
     device, why = pick_device(args.device)
     print(f"device: {device} ({why})")
     stamp = {**config, "code": fingerprint(os.path.abspath(__file__))}         # rounds of another configuration are made again
     begin(folder, config)
-    evaluator = {"members": [{"checkpoint": os.path.relpath(os.path.join(source, "checkpoint"), ROOT), "weight": 1.0}], "temperature": 1.0, "bias": 0.0}
+    evaluator = starts[0] if len(starts) == 1 else choose_evaluator(args.evaluator.split(","), starts, args.task, words, args, device)
     guards, rounds = [], []
     by_id = {row["id"]: row for row in train2}
     for k, name in enumerate(ladder):
         where = os.path.join(folder, f"round-{k + 1}")
         done = (read_lines(os.path.join(where, "results.json"), whole=True) or [{}])[0] if os.path.exists(os.path.join(where, "results.json")) else {}
         if done.get("stamp") != stamp:
-            for later in range(k, len(ladder)):
-                shutil.rmtree(os.path.join(folder, f"round-{later + 1}"), ignore_errors=True)
-            os.makedirs(where)
+            with writing(where):
+                for later in range(k, len(ladder)):
+                    shutil.rmtree(os.path.join(folder, f"round-{later + 1}"), ignore_errors=True)
+                os.makedirs(where)
             old = evaluator
             evaluator, guards, found = play_round(k, evaluator, guards, slice_of(train2, k, n_slices), unlabelled, words, args, device, where, truth_folder)
             p_old, p_new = (p_of(e, evaluate(e, unlabelled, words, args, device)) for e in (old, evaluator))
@@ -383,7 +405,7 @@ def main():
             found["evaluator"] = [metrics(soft(p), test) for p in (p_old, p_new)]
             found["learner_test"] = metrics(soft(p_learner), test)
             if name in ceilings:
-                found["pgr"] = compare(test, read_labels(source, test), soft(p_learner), read_labels(ceilings[name], test)).get("pgr")
+                found["pgr"] = compare(test, read_labels(sources[0], test), soft(p_learner), read_labels(ceilings[name], test)).get("pgr")
             write_file(os.path.join(where, "evaluator.json"), json.dumps(evaluator, indent=1))
             done = {"stamp": stamp, **found}
             write_file(os.path.join(where, "results.json"), json.dumps(done, indent=1))
@@ -401,13 +423,14 @@ def main():
     last = os.path.join(ROOT, rounds[-1]["learner"])
     everything = train2 + valid + test
     own = soft(sigmoid(score_texts(last, everything, words, args, device)))
-    shutil.rmtree(os.path.join(folder, "checkpoint"), ignore_errors=True)
-    shutil.copytree(last, os.path.join(folder, "checkpoint.tmp"), dirs_exist_ok=True)
-    os.replace(os.path.join(folder, "checkpoint.tmp"), os.path.join(folder, "checkpoint"))
+    with writing(os.path.join(folder, "checkpoint")):
+        shutil.rmtree(os.path.join(folder, "checkpoint"), ignore_errors=True)
+        shutil.copytree(last, os.path.join(folder, "checkpoint.tmp"), dirs_exist_ok=True)
+        os.replace(os.path.join(folder, "checkpoint.tmp"), os.path.join(folder, "checkpoint"))
     write_labels(folder, everything, own)
     on_test = own[-len(test):]
     scores, ceiling = metrics(on_test, test), ceilings.get(ladder[-1])
-    comparison = compare(test, read_labels(source, test), on_test, read_labels(ceiling, test) if ceiling else None)
+    comparison = compare(test, read_labels(sources[0], test), on_test, read_labels(ceiling, test) if ceiling else None)
     print(say("learner", scores))
     finish(folder, config, device, started, last_line(comparison, scores), test=scores, comparison=comparison, rounds=rounds)
 

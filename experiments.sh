@@ -4,7 +4,8 @@
 #   bash experiments.sh                                      # everything, seeds 0 to 4: four hours on one core
 #   bash experiments.sh --seeds 0,1 --chapters debate,icl    # a part; what is finished is not done again
 #
-# Seeds do not touch each other's files: run several at once, one for each core. A chapter needs `base`, icl and tasks also ensembles and debate.
+# Seeds do not touch each other's files: run several at once, one for each core. All need `base`; icl and phase2
+# also ensembles and debate.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -131,6 +132,8 @@ phase2() {
         python train_weak.py --task tinyworld-$bad --seed $seed
         for n in 0 16 64; do align -$bad-audit$n --evaluator data/tinyworld-$bad/seed$seed/weak --audit $n; done
     done
+    align -models --evaluator models
+    align -best --evaluator weak,models,interaction          # as run.sh does
 }
 
 tasks() {

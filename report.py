@@ -1,137 +1,336 @@
 """
-The table: every finished run of a task, over its seeds.
+The last chapter: every finished run of a task, over its seeds, in one report.
 
 $ python report.py                          # all tasks that have runs
 $ python report.py --task tinyworld
+$ python report.py --readme                 # and the tables of README.md, from the runs that are there (experiments.sh makes them)
 
 Reads   data/<task>/seed*/<run>/{results.json, labels.jsonl} and data/<task>/test.jsonl
-Prints  and writes data/<task>/report.md: a row for each kind of run, mean over seeds; and, with matplotlib and where there are ensembles,
-        data/<task>/report-ensembles.png: accuracy over the number of members
+Prints  and writes data/<task>/report.md: a table for each chapter, mean over seeds; with matplotlib also figures beside it, report-*.png
+        --readme: data/measured.json, what was measured last of each run, and README.md, whose tables are filled from it
 
-Intervals are 95 % by bootstrap over questions and over seeds (train_strong.py: bootstrap). With one seed they do not know how another
-seed would have come out: run three or more before you believe a difference. Runs of one name but with different flags are different rows.
-Runs whose inputs have changed since are named as stale and left out.
+Intervals are 95 % by bootstrap over questions and over seeds (measure.py: bootstrap). With one seed they do not know how another seed would
+have come out: run three or more before you believe a difference. Runs of one name but with different flags are different rows. A run whose inputs
+have changed since is named as stale and left out; a chapter without any run is named as missing.
 """
-import argparse, glob, json, os
+import argparse, functools, glob, json, os, re
 from collections import defaultdict
 
-from contract import ROOT, fail, fingerprint, read_labels, read_rows, run_folder
-from train_weak import ece, right
+from contract import ROOT, fail, fingerprint, read_labels, read_lines, read_rows, run_folder, write_file
+from train_weak import auroc, ece, right
 from measure import bootstrap, pgr, pgr_interval
 
+CHAPTERS = {"train_weak.py": "the supervisor", "train_strong.py": "students and their ceiling", "ensemble.py": "many supervisors", "debate.py": "oversight",
+            "icl.py": "without training", "auto_align.py": "phase 2", "align_tasks.py": "alignment tasks"}
+COLUMNS = {"ensemble.py": ["members used", "gain over single [95 %]"], "debate.py": ["gain over single [95 %]", "knew / did not"],
+           "train_strong.py": ["PGR [95 %]", "agrees where right / wrong"], "icl.py": ["says yes"],
+           "auto_align.py": ["evaluator by round", "attacks succeed", "updates rejected", "labels bought", "PGR [95 %]"]}
+MEASURED, README = os.path.join(ROOT, "data", "measured.json"), os.path.join(ROOT, "README.md")
+fingerprint = functools.lru_cache(maxsize=None)(fingerprint)                   # of a file that a hundred runs have read
+
+
+# --------------------------------------------------------------------------- runs and their numbers
 
 def find_runs(task):
-    """-> (runs that differ at most in their seed, as lists of (folder, config); names of stale runs)"""
+    """-> (runs that differ at most in their seed, as lists of (folder, results); names of stale runs)"""
     runs, stale = defaultdict(list), []
     for path in sorted(glob.glob(os.path.join(ROOT, "data", task, "seed*", "*", "results.json"))):
         folder = os.path.dirname(path)
         try:
-            with open(path, encoding="utf-8") as f:
-                config = json.load(f)["config"]
+            results = read_lines(path, whole=True)[0]
+            config = results["config"]
             current = all(was == name or fingerprint(os.path.join(ROOT, name)) == was for name, was in config["inputs"].items())
-            flags = json.dumps({k: v for k, v in config.items() if k not in ("seed", "inputs")})
-        except (ValueError, KeyError, TypeError, AttributeError):
+            flags = json.dumps({k: re.sub(r"seed\d+", "seed*", str(v)) for k, v in config.items() if k not in ("seed", "inputs")})
+            assert "line" in results
+        except (IndexError, KeyError, TypeError, AttributeError, AssertionError):
             fail(f"{path} is not a results.json of this project; delete it")
         if current:
-            runs[os.path.basename(folder), flags].append((folder, config))
+            runs[os.path.basename(folder), flags].append((folder, results))
         else:
             stale.append(os.path.relpath(folder, ROOT))
     return list(runs.values()), stale
 
 
-def describe(task, runs):
-    """One row of the table: means over seeds, with intervals over questions and seeds."""
+@functools.lru_cache(maxsize=None)
+def said(task, folder, max_rows):
+    """What a run says of test, (N,) p(yes), and where it is right, (N,)"""
+    test = read_rows(task, "test", max_rows)
+    p_yes = read_labels(folder, test)[:, 1]
+    return p_yes, right(p_yes, [row["label"] for row in test])
+
+
+def interval(mean, draws, form="{:.3f}"):
+    """-> mean [low, high] as text"""
     import numpy as np
-    config = runs[0][1]
-    test = read_rows(task, "test", config["max_rows"])
-    truth, groups = [row["label"] for row in test], [row["group"] for row in test]
+    return f"{form} [{form}, {form}]".format(mean, *np.percentile(draws, [2.5, 97.5]))
 
-    def hits(folder):
-        return right(read_labels(folder, test)[:, 1], truth)
 
-    row = {"run": os.path.basename(runs[0][0]), "model": os.path.basename(config["model"]), "labels": config.get("labels", "train1"),
-           "seeds": len(runs), "n": len(test), "ece": float(np.mean([ece(read_labels(folder, test)[:, 1], truth) for folder, _ in runs]))}
-    if config.get("ceiling"):                              # a student: scored beside its supervisor and its ceiling
-        scored = [[hits(run_folder(c["supervisor"] or c["labels"], task, c["seed"])), hits(folder), hits(run_folder(c["ceiling"], task, c["seed"]))]
-                  for folder, c in runs]
-    else:
-        scored = [[hits(folder)] for folder, _ in runs]
-    draws, means = bootstrap(scored, groups), np.asarray(scored).mean((0, 2))
-    own = 1 if config.get("ceiling") else 0
-    row |= {"accuracy": float(means[own]), "interval": np.percentile(draws[:, own], [2.5, 97.5]).tolist(), "pgr": ""}
+def describe(task, runs):
+    """
+    Everything a table may say of runs that differ in their seed alone: {column: text}, with "accuracy" (mean, low, high) and "pgr" as numbers for
+    the figures. Students are scored beside their supervisor and ceiling, on the same draws of questions and seeds; others beside `weak`.
+    """
+    import numpy as np
+    config = runs[0][1]["config"]
+    most = config["max_rows"]
+    test = read_rows(task, "test", most)
+    truth, groups, script = np.array([row["label"] for row in test]), [row["group"] for row in test], config["script"]
+    p = [said(task, folder, most)[0] for folder, _ in runs]
+
+    def beside(*folders_of):                               # (S, M, N)
+        return np.array([[said(task, f(folder, r["config"]), most)[1] for f in folders_of] for folder, r in runs])
+
+    def run_of(key):
+        return lambda folder, c: run_folder(key(c), task, c["seed"])
+    own = lambda folder, c: folder
+    hits = beside(own)
+    draws, mean = bootstrap(hits, groups), float(hits.mean())
+    row = {"run": os.path.basename(runs[0][0]), "script": script, "model": os.path.basename(config["model"]), "learns from": config.get("labels", "train1"),
+           "seeds": str(len(runs)), "n": f"{len(test):,}", "accuracy [95 %]": interval(mean, draws), "accuracy": [mean, *np.percentile(draws, [2.5, 97.5])],
+           "AUROC": f"{np.mean([auroc(x, truth) for x in p]):.3f}", "ECE": f"{np.mean([ece(x, truth) for x in p]):.2f}",
+           "says yes": f"{np.mean([(x > 0.5).mean() for x in p]):.2f}", "seconds": f"{np.mean([r['seconds'] for _, r in runs]):.0f}"}
+    if script == "auto_align.py":
+        row |= describe_rounds([r["rounds"] for _, r in runs])
+    weak = run_of(lambda c: "weak")
+    if os.path.basename(runs[0][0]) != "weak" and all(os.path.exists(os.path.join(weak(f, r["config"]), "labels.jsonl")) for f, r in runs):
+        two = beside(weak, own)
+        draws = bootstrap(two, groups)
+        row["gain over single [95 %]"] = interval(mean - two[:, 0].mean(), draws[:, 1] - draws[:, 0], "{:+.3f}")
+        row["knew / did not"] = "{:.2f} / {:.2f}".format(*(np.mean([b[a == x].mean() for a, b in two]) for x in (1, 0)))
+    if script == "ensemble.py":
+        used = sorted(r["members_used"] for _, r in runs)
+        row["members used"] = f"{used[0]}-{used[-1]}" if used[0] < used[-1] else str(used[0])
     if config.get("ceiling"):
-        low, high, _ = pgr_interval(draws)
-        row["pgr"] = "no gap" if np.isnan(pgr(*means)) else f"{pgr(*means):.2f} " + ("[open]" if np.isnan(low) else f"[{low:.2f}, {high:.2f}]")
+        above = run_of(lambda c: c.get("supervisor") or c.get("labels") or c["evaluator"].split(",")[0])
+        three = beside(above, own, run_of(lambda c: c["ceiling"]))
+        reached, (low, high, _) = pgr(*three.mean((0, 2))), pgr_interval(bootstrap(three, groups))
+        row["PGR [95 %]"] = "no gap" if np.isnan(reached) else f"{reached:.2f} " + ("[open]" if np.isnan(low) else f"[{low:.2f}, {high:.2f}]")
+        row["pgr"] = None if np.isnan(reached) else reached
+        taught = beside(run_of(lambda c: c["labels"]), own) if config.get("labels") else three[:, :2]
+        row["agrees where right / wrong"] = "{:.2f} / {:.2f}".format(*(np.mean([(b == a)[a == x].mean() for a, b in taught]) for x in (1, 0)))
     return row
 
 
-def table(task):
-    """-> markdown"""
-    found, stale = find_runs(task)
-    order = {"weak": 0, "student": 1, "ceiling": 3}
-    lines = [f"{task}, test accuracy", "", "| run | model | learns from | seeds | accuracy [95 %] | ECE | PGR [95 %] | n |", "|---" * 8 + "|"]
-    for r in sorted([describe(task, runs) for runs in found], key=lambda r: (order.get(r["run"], 2), r["run"], r["model"])):
-        low, high = r["interval"]
-        lines.append(f"| {r['run']} | {r['model']} | {r['labels']} | {r['seeds']} | {r['accuracy']:.3f} [{low:.3f}, {high:.3f}] | {r['ece']:.3f} "
-                     f"| {r['pgr']} | {r['n']:,} |")
-    return "\n".join([*lines, "", *[f"stale (made from files that have changed since), left out: {name}" for name in stale]]).strip() + "\n"
-
-
-def draw_ensembles(task):
-    """
-    Test accuracy over the number of members, each kind of ensemble a line (mean over its seeds, a bar from the worst seed to the best), the single
-    supervisor dashed. -> path of the figure, None if there is nothing to draw
-    """
+def describe_rounds(seeds):
+    """Phase 2, a list of rounds for each seed: the evaluator before and after every round, the last learner, what it cost and what the guard did."""
     import numpy as np
-    curves = {}
-    for runs in find_runs(task)[0]:
-        for folder, _ in runs:
-            with open(os.path.join(folder, "results.json"), encoding="utf-8") as f:
-                curve = json.load(f).get("curve") or [{}]
-            if "members" in curve[0]:
-                curves.setdefault(os.path.basename(folder), []).append([point["test"]["accuracy"] for point in curve])
-    if not curves:
-        return None
+    path = np.mean([[rounds[0]["evaluator"][0]["accuracy"]] + [r["evaluator"][1]["accuracy"] for r in rounds] for rounds in seeds], 0)
+    attacks = [[r["attack_success"][k] for r in (rounds[0], rounds[-1])] for k, rounds in ((1, rounds) for rounds in seeds)]
+    return {"evaluator by round": " → ".join(f"{a:.3f}" for a in path),
+            "attacks succeed": f"{np.mean([a[1] for a in attacks]):.3f}" if attacks[0][1] is not None else "",
+            "updates rejected": f"{sum(r['rejected'] for rounds in seeds for r in rounds)} of {sum(map(len, seeds))}",
+            "labels bought": str(sum(r["audits"] for r in seeds[0]))}
+
+
+def tables(task, rows, stale):
+    """-> markdown: a table for each chapter that has runs"""
+    order = {"weak": 0, "student": 1, "ceiling": 3}
+    lines = [f"# {task}, test accuracy", ""]
+    for script, title in CHAPTERS.items():
+        some = sorted([row for row in rows if row["script"] == script], key=lambda r: (order.get(r["run"], 2), r["run"], r["model"]))
+        if not some:
+            continue
+        columns = ["run", "model", "learns from", "seeds", "accuracy [95 %]", "ECE", *COLUMNS.get(script, []), "n"]
+        lines += [f"## {title}: {script}", "", "| " + " | ".join(columns) + " |", "|---" * len(columns) + "|",
+                  *("| " + " | ".join(row.get(c, "") for c in columns) + " |" for row in some), ""]
+    missing = [script for script in CHAPTERS if not any(row["script"] == script for row in rows)]
+    lines += [f"missing: no run of {', '.join(missing)}"] * bool(missing)
+    return "\n".join(lines + [f"stale (made from files that have changed since), left out: {name}" for name in stale]).strip() + "\n"
+
+
+# --------------------------------------------------------------------------- figures
+
+def canvas(title, xlabel, ylabel, size=(7, 4.5)):
     import matplotlib
     matplotlib.use("Agg")                                  # no window
     import matplotlib.pyplot as plt
     plt.style.use("tableau-colorblind10")
-    figure, axes = plt.subplots(figsize=(7, 4.5))
+    figure, axes = plt.subplots(figsize=size)
+    axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    axes.grid(alpha=0.3)
+    return figure, axes
+
+
+def seeds_line(axes, x, seeds, label, k):
+    """Mean over seeds, with a bar from the worst to the best. seeds (S, len(x))"""
+    import numpy as np
+    a = np.array(seeds)
+    axes.errorbar(x, a.mean(0), [a.mean(0) - a.min(0), a.max(0) - a.mean(0)], marker="osv^D*"[k % 6], capsize=2, label=f"{label}, {len(a)} seeds")
+
+
+def draw_students(rows, found):
+    """Each run with a PGR as a dot with its interval, between supervisor and ceiling."""
+    some = sorted([r for r in rows if r.get("pgr") is not None and r["script"] in ("train_strong.py", "auto_align.py")], key=lambda r: r["accuracy"][0])
+    if not some:
+        return None
+    figure, axes = canvas(f"students, dots with 95 % intervals; n={some[0]['n']}", "test accuracy", "", (7, 1.5 + 0.18 * len(some)))
+    for k, r in enumerate(some):
+        mean, low, high = r["accuracy"]
+        axes.errorbar(mean, k, xerr=[[mean - low], [high - mean]], marker="o" if r["script"] == "train_strong.py" else "s", color="C0", capsize=2)
+    axes.set_yticks(range(len(some)), [f"{r['run']} ({r['seeds']} seeds)" for r in some], fontsize=7)
+    for name, style in (("weak", ":"), ("ceiling", "--")):
+        for r in rows:
+            if r["run"] == name:
+                axes.axvline(r["accuracy"][0], linestyle=style, color="black", label="supervisor" if name == "weak" else name)
+    axes.legend(fontsize="small", loc="lower right")
+    return figure
+
+
+def draw_ensembles(rows, found):
+    """Test accuracy over the number of members, each kind of ensemble a line; the single supervisor dashed."""
+    curves = {os.path.basename(runs[0][0]): [[point["test"]["accuracy"] for point in r["curve"]] for _, r in runs]
+              for runs in found if runs[0][1]["config"]["script"] == "ensemble.py"}
+    if not curves:
+        return None
+    figure, axes = canvas("ensembles of supervisors (bars: worst and best seed)", "members", "test accuracy")
     for k, (name, seeds) in enumerate(sorted(curves.items())):
         n = min(map(len, seeds))                           # boosting may stop early, with some seeds
-        a, members = np.array([seed[:n] for seed in seeds]), np.arange(1, n + 1)
-        reach = [a.mean(0) - a.min(0), a.max(0) - a.mean(0)]
-        axes.errorbar(members, a.mean(0), reach, marker="osv^D*"[k % 6], capsize=2, label=f"{name}, {len(seeds)} seeds")
-    single = [describe(task, runs)["accuracy"] for runs in find_runs(task)[0] if os.path.basename(runs[0][0]) == "weak"]
-    for accuracy in single:
-        axes.axhline(accuracy, linestyle="--", color="gray", label="the single supervisor")
-    axes.set(xlabel="members", ylabel="test accuracy", title=f"{task}: ensembles of supervisors (bars: worst and best seed)")
-    axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.02, 1))
-    path = os.path.join(ROOT, "data", task, "report-ensembles.png")
-    figure.savefig(path, dpi=150, bbox_inches="tight")
-    plt.close(figure)
-    return path
+        seeds_line(axes, range(1, n + 1), [seed[:n] for seed in seeds], name, k)
+    for r in rows:
+        if r["run"] == "weak":
+            axes.axhline(r["accuracy"][0], linestyle="--", color="gray", label="the single supervisor")
+    axes.legend(fontsize="x-small", loc="upper left", bbox_to_anchor=(1.02, 1))
+    return figure
+
+
+def draw_oversight(rows, found):
+    """The judge with each kind of help, and the student taught by it, each with its interval."""
+    judges = sorted([r for r in rows if r["script"] == "debate.py" or r["run"] == "weak"], key=lambda r: r["accuracy"][0])
+    if len(judges) < 2:
+        return None
+    figure, axes = canvas(f"judges with help, and the students that they teach; 95 %, n={judges[0]['n']}", "test accuracy", "", (7, 1.5 + 0.28 * len(judges)))
+    taught = {r["run"]: r for r in rows}
+    for k, judge in enumerate(judges):
+        for r, marker, colour in ((judge, "o", "C0"), (taught.get("student" if judge["run"] == "weak" else "student-" + judge["run"]), "s", "C1")):
+            if r:
+                mean, low, high = r["accuracy"]
+                axes.errorbar(mean, k, xerr=[[mean - low], [high - mean]], marker=marker, color=colour, capsize=2,
+                              label=("judge" if marker == "o" else "student") if not k else None)
+    axes.set_yticks(range(len(judges)), [f"{'no help' if r['run'] == 'weak' else r['run']} ({r['seeds']} seeds)" for r in judges], fontsize=8)
+    axes.legend(fontsize="small")
+    return figure
+
+
+def draw_curves(key, title):
+    """-> a function that draws icl.py's accuracy over the number of demonstrations ("shots") or of turned labels ("noise")"""
+    def draw(rows, found):
+        curves = {}
+        for runs in found:
+            points = [r.get("curve") or [{}] for _, r in runs]
+            if len(points[0]) > 1 and len({point.get(key) for point in points[0]}) == len(points[0]):
+                curves[os.path.basename(runs[0][0])] = points
+        if not curves:
+            return None
+        figure, axes = canvas(f"{title} (one prompt; bars: worst and best seed)", title, "test accuracy")
+        for k, (name, seeds) in enumerate(sorted(curves.items())):
+            seeds_line(axes, range(len(seeds[0])), [[point["accuracy"] for point in points] for points in seeds], name, k)
+            axes.set_xticks(range(len(seeds[0])), [point[key] for point in seeds[0]])
+        axes.axhline(0.5, linestyle=":", color="gray", label="chance")
+        axes.legend(fontsize="small")
+        return figure
+    return draw
+
+
+def draw_rounds(rows, found):
+    """Phase 2: evaluator and learner over the rounds of `align`, mean over seeds; the ceiling dashed."""
+    runs = next((runs for runs in found if runs[0][1]["config"]["script"] == "auto_align.py" and os.path.basename(runs[0][0]) == "align"), None)
+    if not runs:
+        return None
+    rounds = [r["rounds"] for _, r in runs]
+    figure, axes = canvas("phase 2 (bars: worst and best seed)", "round", "test accuracy")
+    seeds_line(axes, range(len(rounds[0]) + 1), [[s[0]["evaluator"][0]["accuracy"]] + [r["evaluator"][1]["accuracy"] for r in s] for s in rounds], "evaluator", 0)
+    seeds_line(axes, range(1, len(rounds[0]) + 1), [[r["learner_test"]["accuracy"] for r in s] for s in rounds], "learner", 1)
+    axes.set_xticks(range(len(rounds[0]) + 1), ["start"] + [f"{k + 1}: {r['student']}" for k, r in enumerate(rounds[0])])
+    for r in rows:
+        if r["run"] == "ceiling":
+            axes.axhline(r["accuracy"][0], linestyle="--", color="black", label=f"ceiling ({r['model']})")
+    axes.legend(fontsize="small")
+    return figure
+
+
+FIGURES = {"students": draw_students, "ensembles": draw_ensembles, "oversight": draw_oversight, "shots": draw_curves("shots", "demonstrations"),
+           "noise": draw_curves("noise", "turned labels"), "rounds": draw_rounds}
+
+
+def draw(task, rows, found):
+    """All figures that there is something for -> their paths"""
+    paths = []
+    for name, function in FIGURES.items():
+        try:
+            figure = function(rows, found)
+        except ImportError:
+            print("no figures: matplotlib is not installed")
+            return paths
+        if figure:
+            paths.append(os.path.join(ROOT, "data", task, f"report-{name}.png"))
+            figure.savefig(paths[-1], dpi=130, bbox_inches="tight")
+            figure.clf()
+    return paths
+
+
+# --------------------------------------------------------------------------- README.md
+
+def fill(text, measured):
+    """
+    README's tables, from what was measured. A table belongs to a task if a line  <!-- measured: TASK -->  stands before it. In a row whose column
+    "run" names a run, each column with a title that this run has numbers for is filled; "student ..." columns take those of student-RUN. All
+    else is left as it was written.
+
+    >>> fill("<!-- measured: t -->\\n| run | what | ECE |\\n|---|---|---|\\n| `a` | mine | ? |\\n", {"t": {"a": {"ECE": "0.06"}}}).splitlines()[-1]
+    '| `a` | mine | 0.06 |'
+    """
+    out, task, header = [], None, None
+    for line in text.split("\n"):
+        if mark := re.fullmatch(r"<!-- measured: (\S+) -->", line):
+            task, header = mark[1], None
+        elif not line.startswith("|"):
+            task, header = (task if not line.strip() and header is None else None), None
+        elif task and header is None:
+            header = [cell.strip() for cell in line.strip("|").split("|")]
+        elif task and not line.startswith("|---"):
+            cells = [cell.strip() for cell in line.strip("|").split("|")]
+            run = cells[header.index("run")].strip("`") if "run" in header else ""
+            known = measured.get(task, {})
+            for k, title in enumerate(header):
+                of, column = (("student" if run == "weak" else f"student-{run}"), title[8:]) if title.startswith("student ") else (run, title)
+                if title != "run" and column in known.get(of, {}):
+                    cells[k] = known[of][column]
+            line = "| " + " | ".join(cells) + " |"
+        out.append(line)
+    return "\n".join(out)
+
+
+def remember(measured, task, rows):
+    """The numbers of these rows into `measured`, {task: {run: {column: text}}}; of runs with one name, those with the most seeds."""
+    for row in sorted(rows, key=lambda row: int(row["seeds"])):
+        measured.setdefault(task, {})[row["run"]] = {key: value for key, value in row.items() if isinstance(value, str) and key not in ("run", "script")}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", help="a folder of data/ (default: all that have runs)")
+    parser.add_argument("--readme", action="store_true", help="fill the tables of README.md from these runs")
     args = parser.parse_args()
-    tasks = sorted({path.split(os.sep)[-4] for path in glob.glob(os.path.join(ROOT, "data", args.task or "*", "seed*", "*", "results.json"))})
-    if not tasks:
+    names = sorted({path.split(os.sep)[-4] for path in glob.glob(os.path.join(ROOT, "data", args.task or "*", "seed*", "*", "results.json"))})
+    if not names:
         fail(f"no finished run under data/{args.task or ''}. Make one first:  bash run.sh")
-    for task in tasks:
-        text = table(task)
+    measured = {}
+    if args.readme and os.path.exists(MEASURED):
+        measured = read_lines(MEASURED, whole=True)[0]
+    for task in names:
+        found, stale = find_runs(task)
+        rows = [describe(task, runs) for runs in found if runs[0][1]["config"]["script"] in CHAPTERS]
+        text = tables(task, rows, stale)
         print(text)
-        with open(os.path.join(ROOT, "data", task, "report.md"), "w", encoding="utf-8") as f:
-            f.write(text)
-        try:
-            figure = draw_ensembles(task)
-        except ImportError:
-            figure = None
-            print("no figures: matplotlib is not installed")
-        if figure:
-            print(f"wrote {os.path.relpath(figure)}")
+        paths = draw(task, rows, found)
+        write_file(os.path.join(ROOT, "data", task, "report.md"), text + "".join(f"\n![{os.path.basename(p)}]({os.path.basename(p)})\n" for p in paths))
+        print(f"wrote data/{task}/report.md" + "".join(f", {os.path.basename(p)}" for p in paths))
+        remember(measured, task, rows)
+    if args.readme:
+        write_file(MEASURED, json.dumps(measured, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
+        with open(README, encoding="utf-8") as f:
+            write_file(README, fill(f.read(), measured))
+        print("filled the tables of README.md; data/measured.json has their numbers")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ python -m pytest tests/test_auto_align.py        # 60 s, CPU, no network
 """
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -217,3 +218,16 @@ def test_every_update_rule_runs(house, flags):
 def test_a_users_mistake_is_one_line(house, flags, words):
     done = call(house[0], "auto_align.py", "--out", "wrong", *QUICK, *flags)
     assert done.returncode == 2 and "Traceback" not in done.stderr and all(word in done.stderr for word in words), done.stderr
+
+
+def test_of_several_evaluators_the_best_on_valid_starts_and_an_ensemble_is_one(house):
+    house, _ = house
+    must(house, "ensemble.py", "--members", "2", "--out", "pair", *QUICK)
+    printed = must(house, "auto_align.py", "--evaluator", "weak,pair", "--ladder", "tiny-1b", "--update", "none", "--audit", "0", "--out", "chosen", *QUICK)
+    line = next(line for line in printed.splitlines() if line.startswith("evaluator: "))
+    reached = dict(re.findall(r"(\w+) is right on (\d\.\d+)", line))
+    assert set(reached) == {"weak", "pair"} and line.endswith(max(reached, key=lambda name: float(reached[name])) + " it is")
+    pair = auto_align.open_evaluator(folder(house, "pair"))
+    used = json.load(open(os.path.join(folder(house, "pair"), "results.json"), encoding="utf-8"))["members_used"]
+    assert len(pair["members"]) == used and sum(m["weight"] for m in pair["members"]) == pytest.approx(1)
+    assert all("member-" in m["checkpoint"] for m in pair["members"])

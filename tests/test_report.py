@@ -1,0 +1,116 @@
+"""
+report.py: numbers against a by-hand world, README's tables against what was measured.
+
+python -m pytest tests/test_report.py        # 10 s, CPU, no network
+"""
+import json
+import os
+
+import pytest
+
+import report
+from test_commands import ROOT
+
+TEST = [{"id": f"t{i}", "group": f"g{i // 2}", "text": "Q", "label": i % 2} for i in range(40)]
+
+
+def run(world, name, seed, p_yes, **config):
+    """A finished run of the made-up task t."""
+    folder = world / "data" / "t" / f"seed{seed}" / name
+    folder.mkdir(parents=True)
+    (folder / "labels.jsonl").write_text("".join(json.dumps({"id": r["id"], "soft_label": [1 - p, p]}) + "\n" for r, p in zip(TEST, p_yes)))
+    config = {"script": "train_strong.py", "model": "tiny-4", "max_rows": None, "task": "t", "seed": seed, "inputs": {}} | config
+    (folder / "results.json").write_text(json.dumps({"config": config, "line": "x", "seconds": 10.0 * (seed + 1)}))
+
+
+def judged(wrong, sure=0.9):
+    """p(yes) of a judge that is wrong on the first `wrong` rows"""
+    return [sure if (row["label"] == 1) != (i < wrong) else 1 - sure for i, row in enumerate(TEST)]
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch):
+    import contract
+    for module in (report, contract):
+        monkeypatch.setattr(module, "ROOT", str(tmp_path))
+    (tmp_path / "data" / "t").mkdir(parents=True)
+    (tmp_path / "data" / "t" / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in TEST))
+    report.said.cache_clear()
+    for seed in (0, 1):
+        run(tmp_path, "weak", seed, judged(20), script="train_weak.py", model="tiny-1a")
+        run(tmp_path, "ceiling", seed, judged(0), labels="truth")
+        run(tmp_path, "student", seed, judged(8 + 4 * seed), labels="weak", ceiling="ceiling", supervisor="")
+    yield tmp_path
+    report.said.cache_clear()
+
+
+def test_a_row_by_hand(world):
+    found, stale = report.find_runs("t")
+    rows = {row["run"]: row for row in (report.describe("t", runs) for runs in found)}
+    s = rows["student"]
+    assert not stale and s["seeds"] == "2" and s["n"] == "40" and s["seconds"] == "15"
+    assert s["accuracy"][0] == pytest.approx(0.75)         # 32 and 28 of 40
+    assert s["pgr"] == pytest.approx(0.5)                  # (.75 - .5) / (1 - .5)
+    assert s["agrees where right / wrong"] == "1.00 / 0.50"                    # of the supervisor's 20 mistakes it repeats 8 and 12
+    assert s["knew / did not"] == "1.00 / 0.50" and s["gain over single [95 %]"].startswith("+0.250 [")
+    assert s["ECE"] == "0.15"                              # says 0.9, is right on 0.8 and 0.7 of the rows
+    assert s["AUROC"] == "0.750"                           # of two values each: .8 x .8 + ties .16 = .80, and .7 x .7 + .21 = .70
+    assert rows["weak"]["accuracy [95 %]"].startswith("0.500 [") and "PGR [95 %]" not in rows["weak"]
+
+
+def test_tables_name_what_is_missing_and_what_is_stale(world):
+    run(world, "old", 0, judged(3), inputs={"data/t/test.jsonl": "0000"}, labels="weak")
+    found, stale = report.find_runs("t")
+    text = report.tables("t", [report.describe("t", runs) for runs in found], stale)
+    assert "missing: no run of ensemble.py, debate.py" in text and "left out: " in text and "seed0/old" in text and "| old |" not in text
+    assert "| student | tiny-4 | weak | 2 |" in text
+
+
+def test_readme_rows_are_filled_by_their_run_and_nothing_else_is_touched():
+    text = "\n".join(["<!-- measured: t -->", "| what | run | ECE | student ECE | remark |", "|---|---|---|---|---|", "| mine | `a` | old | ? | keep |",
+                      "| other | `unknown` | as it was | ? | |", "", "| run | ECE |", "|---|---|", "| `a` | not marked |"])
+    measured = {"t": {"a": {"ECE": "0.06"}, "student-a": {"ECE": "0.22"}}}
+    filled = report.fill(text, measured)
+    assert "| mine | `a` | 0.06 | 0.22 | keep |" in filled and "| as it was |" in filled and "| `a` | not marked |" in filled
+    assert report.fill(filled, measured) == filled
+    for title in ("what", "ECE"):
+        assert title in filled
+
+
+def test_of_runs_with_one_name_the_one_with_most_seeds_is_remembered():
+    measured = {"t": {"gone": {"ECE": "kept"}}}
+    report.remember(measured, "t", [{"run": "a", "script": "x", "seeds": "5", "ECE": "five", "accuracy": [1]}, {"run": "a", "script": "x", "seeds": "1", "ECE": "one"}])
+    assert measured == {"t": {"gone": {"ECE": "kept"}, "a": {"seeds": "5", "ECE": "five"}}}
+
+
+def test_readmes_tables_say_what_was_measured():
+    """python experiments.sh; python report.py --readme: nobody types a number into these tables."""
+    with open(os.path.join(ROOT, "README.md"), encoding="utf-8") as f:
+        text = f.read()
+    with open(os.path.join(ROOT, "data", "measured.json"), encoding="utf-8") as f:
+        measured = json.load(f)
+    assert report.fill(text, measured) == text
+    assert text.count("<!-- measured: ") >= 4
+
+
+def test_figures_are_drawn_from_what_is_there(world):
+    pytest.importorskip("matplotlib")
+    curve = [{"shots": k, "noise": 0, "accuracy": 0.9 - 0.1 * k} for k in range(3)]
+    for seed in (0, 1):
+        folder = world / "data" / "t" / f"seed{seed}" / "curve"
+        run(world, "curve", seed, judged(5), script="icl.py", labels="truth")
+        path = folder / "results.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"curve": curve}))
+        run(world, "debate1", seed, judged(10), script="debate.py", model="tiny-1a")
+        run(world, "student-debate1", seed, judged(4), labels="debate1", supervisor="weak", ceiling="ceiling")
+    found, _ = report.find_runs("t")
+    rows = [report.describe("t", runs) for runs in found]
+    assert {os.path.basename(p) for p in report.draw("t", rows, found)} == {"report-students.png", "report-oversight.png", "report-shots.png"}
+
+
+def test_phase_2_in_a_row():
+    def a_round(before, after, attacks, rejected):
+        return {"evaluator": [{"accuracy": before}, {"accuracy": after}], "attack_success": attacks, "rejected": rejected, "audits": 16}
+    row = report.describe_rounds([[a_round(0.5, 0.7, [0.4, 0.3], False), a_round(0.7, 0.9, [0.2, 0.1], False)],
+                                  [a_round(0.5, 0.5, [0.4, 0.3], True), a_round(0.5, 0.8, [0.2, 0.3], False)]])
+    assert row == {"evaluator by round": "0.500 → 0.600 → 0.850", "attacks succeed": "0.200", "updates rejected": "1 of 4", "labels bought": "32"}
