@@ -16,16 +16,19 @@ Three rules keep weak-to-strong experiments honest, and each is a few lines here
 3) A run is done if its results.json says the same flags, the same inputs and the same outputs. Anything else runs again: files are written
    beside and renamed, so what a kill leaves is either whole or not there.
 
-What a user can do wrong ends in one line that says where it is and what to do, and exit code 2.
+What a user can do wrong ends in one line that says where it is and what to do, and exit code 2. So do a full disk, a folder that may not be
+written to, and a second run that would write where one is still writing.
 """
-import argparse, hashlib, json, os, shutil, sys, time
+import argparse, contextlib, hashlib, json, os, shutil, sys, time
 
 ROOT = os.path.dirname(os.path.abspath(__file__))
+HELD = {}                                                  # folders that this process writes to, each with the open file that holds its lock
 
 
 def fail(message):
-    """What a user can do wrong ends in one line that says what to do next, and exit code 2."""
-    print(f"error: {message}", file=sys.stderr)
+    """What a user can do wrong ends in one line that says what to do next, and exit code 2. What is quoted from a file may be long; it is cut."""
+    message = " ".join(str(message).split())
+    print("error: " + (message if len(message) < 1000 else f"{message[:700]} ... {message[-200:]}"), file=sys.stderr)
     raise SystemExit(2)
 
 
@@ -119,13 +122,49 @@ def read_labels(folder, rows):
     return np.array([labels[row["id"]] for row in rows], dtype=np.float32)
 
 
+@contextlib.contextmanager
+def writing(path):
+    """Around all that writes: a full disk, a folder that may not be written to, a name that is taken. Libraries raise errors of their own there."""
+    try:
+        yield
+    except Exception as error:
+        fail(f"cannot write to {path}: {getattr(error, 'strerror', None) or error}. Make room, or choose another place (--out)")
+
+
+def hold(folder):
+    """
+    Make a folder and be the only process that writes to it. The kernel keeps the lock and drops it when the process ends, however it ends:
+    no stale lock is ever left to be removed by hand.
+    """
+    with writing(folder):
+        os.makedirs(folder, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:                                    # Windows: take care yourself
+        return
+    path = os.path.realpath(folder)
+    if path in HELD:
+        return
+    with writing(folder):
+        handle = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        fail(f"another run is writing to {folder}. Wait until it is done, or choose another --out")
+    except OSError:                                        # a file system without locks
+        pass
+    HELD[path] = handle
+
+
 def write_file(path, text):
     """Written beside and renamed: the file is there whole, or as it was before."""
-    with open(path + ".tmp", "w", encoding="utf-8") as f:
-        f.write(text)
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(path + ".tmp", path)
+    with writing(path):
+        with open(path + ".tmp", "w", encoding="utf-8") as f:
+            f.write(text)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(path + ".tmp", path)
 
 
 def write_labels(folder, rows, soft_labels, extra=None):
@@ -142,11 +181,12 @@ def write_labels(folder, rows, soft_labels, extra=None):
 def save_checkpoint(folder, model, tokenizer):
     """An ordinary transformers folder of safetensors. Renamed at the end: a killed run leaves no half of one."""
     target, half = os.path.join(folder, "checkpoint"), os.path.join(folder, "checkpoint.tmp")
-    shutil.rmtree(half, ignore_errors=True)
-    model.save_pretrained(half)
-    tokenizer.save_pretrained(half)
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(half, target)
+    with writing(target):
+        shutil.rmtree(half, ignore_errors=True)
+        model.save_pretrained(half)
+        tokenizer.save_pretrained(half)
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(half, target)
 
 
 def fingerprint(path):
@@ -200,20 +240,24 @@ def start(args, inputs, sources=()):
             if finished["config"] == config and finished["outputs"] == outputs(folder):
                 print(f"{finished['line']}\nalready done: {os.path.relpath(done)} (--force does it again)")
                 raise SystemExit(0)
-        except (ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             print(f"{os.path.relpath(done)} cannot be read; the stage runs again")
     return folder, config
 
 
 def begin(folder, config):
-    """From here on the folder is unfinished: no results.json."""
-    try:
-        os.makedirs(folder, exist_ok=True)
-        if os.path.exists(os.path.join(folder, "results.json")):
+    """From here on the folder is this process's alone and unfinished: no results.json. If nothing can be written there, it stays as it was."""
+    hold(folder)
+    write_file(os.path.join(folder, "config.json"), json.dumps(config, indent=1))
+    if os.path.exists(os.path.join(folder, "results.json")):
+        with writing(folder):
             os.remove(os.path.join(folder, "results.json"))
-        write_file(os.path.join(folder, "config.json"), json.dumps(config, indent=1))
-    except OSError as error:
-        fail(f"cannot write to {folder}: {error.strerror}. Choose another --out")
+
+
+def read_config(folder):
+    """The flags of a finished run, {} if its results.json does not say them."""
+    config = (read_lines(os.path.join(folder, "results.json"), whole=True) or [{}])[0].get("config")
+    return config if isinstance(config, dict) else {}
 
 
 def outputs(folder):

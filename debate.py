@@ -34,8 +34,8 @@ the silence is counted. And a debater here has its own earlier arguments before 
 """
 import argparse, hashlib, json, os, re, time
 
-from contract import (ROOT, add_common_flags, begin, fail, fingerprint, finish, model_folder, number, read_labels, read_lines, read_rows, read_task,
-                      run_folder, save_checkpoint, start, write_file, write_labels)
+from contract import (ROOT, add_common_flags, begin, fail, fingerprint, finish, hold, model_folder, number, read_labels, read_lines, read_rows,
+                      read_task, run_folder, save_checkpoint, start, write_file, write_labels, writing)
 from prompting import as_chat, cut_at, judge, open_language_model, write
 from train_weak import fit_best_epoch, hold_out, load_model, metrics, pick_device, predict, prepare_for_training, right, say, tokenise
 
@@ -209,9 +209,14 @@ def transcripts(rows, pool, args, member, n_rounds):
     folder = os.path.join(ROOT, "data", args.task, f"seed{args.seed}", "transcripts", name)
     path = os.path.join(folder, "transcripts.jsonl")
     order = sorted(range(len(rows)), key=lambda i: (len(rows[i]["text"]), i))          # like lengths together: little padding
-    n_kept = whole_blocks(path, [rows[i]["id"] for i in order])
+    n_kept, damaged = whole_blocks(path, [rows[i]["id"] for i in order])
+    if n_kept < len(rows) or damaged:
+        hold(folder)                                       # judges that differ share it; nobody else is writing now: look again
+        n_kept, damaged = whole_blocks(path, [rows[i]["id"] for i in order])
+        if damaged:
+            with writing(path):
+                os.truncate(path, os.path.getsize(path) - damaged)
     if n_kept < len(rows):
-        os.makedirs(folder, exist_ok=True)
         write_file(os.path.join(folder, "config.json"), json.dumps(key, indent=1))
         device, _ = pick_device(args.device)
         model, tokenizer, longest = open_language_model(args.assistant, device, args.trust_remote_code)
@@ -231,7 +236,7 @@ def transcripts(rows, pool, args, member, n_rounds):
                             out[j] = tidy(text, asked[j][2])
                     return out
                 rounds = add_round([before[row["id"]] for row in block], [sides_of(row, args.mode, args.seed) for row in block], speak)
-                with open(path, "a", encoding="utf-8") as f:
+                with writing(path), open(path, "a", encoding="utf-8") as f:
                     f.write("".join(json.dumps({"id": row["id"], "mode": args.mode, "first": first_of(row), "rounds": said}) + "\n"
                                     for row, said in zip(block, rounds)))
                 bar.update(len(block))
@@ -249,8 +254,8 @@ def first_of(row):
 
 def whole_blocks(path, ids):
     """
-    How many lines of a transcript file are whole and those of `ids`, in order, up to the end of a block. What follows (a kill left half a block,
-    or a line is damaged) is cut off the file, and will be written again: the same bytes, since each block has its own seed.
+    How many lines of a transcript file are whole and those of `ids`, in order, up to the end of a block, and how many bytes follow them (a kill left
+    half a block, or a line is damaged): those are to be cut off and written again, the same ones, since each block has its own seed.
     """
     kept = []
     if os.path.exists(path):
@@ -265,9 +270,8 @@ def whole_blocks(path, ids):
                 kept.append(len(line))
         if len(kept) < len(ids):
             kept = kept[:len(kept) // BLOCK * BLOCK]
-        if sum(kept) < os.path.getsize(path):
-            os.truncate(path, sum(kept))
-    return len(kept)
+        return len(kept), os.path.getsize(path) - sum(kept)
+    return 0, 0
 
 
 # --------------------------------------------------------------------------- the judges

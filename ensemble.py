@@ -30,8 +30,8 @@ Simpler than the paper, on purpose: a bag holds as many questions as there are (
 """
 import argparse, copy, functools, hashlib, json, os, shutil, time
 
-from contract import (ROOT, add_common_flags, begin, fail, finish, model_folder, number, outputs, read_labels, read_rows, read_task, run_folder,
-                      save_checkpoint, start, write_file, write_labels)
+from contract import (ROOT, add_common_flags, begin, fail, finish, hold, model_folder, number, outputs, read_labels, read_rows, read_task,
+                      run_folder, save_checkpoint, start, write_file, write_labels, writing)
 from fusion import disagreement, learn_recipe, line_search, log_odds, mix, temper, yes
 from measure import bootstrap
 from train_weak import accuracy, fit, hold_out, load_model, metrics, pick_device, predict, prepare_for_training, right, say, soft_xent, tokenise
@@ -264,11 +264,10 @@ def grow(args, names, words, device, rows, others, config, home):
             mine["after"] = outputs(os.path.join(home, f"member-{k - 1}"))["labels.jsonl"]
         if args.force or not is_trained(folder, mine):
             what = lesson(args.method, p[:, :len(rows)], truth, times)
-            try:
+            hold(home)                                     # ensembles that differ in their fusion alone share it
+            with writing(folder):
                 shutil.rmtree(folder, ignore_errors=True)
                 os.makedirs(folder)
-            except OSError as error:
-                fail(f"cannot write to {folder}: {error.strerror}. Choose another --out")
             epoch = train_member(k, opened(names[k % len(names)]), times, *what, args, folder, everything)
             write_file(os.path.join(folder, "member.json"), json.dumps({"config": mine, "epoch": epoch, "outputs": outputs(folder)}, indent=1))
             print(f"member {k}: trained on {(~held).sum():,} rows; of {args.epochs} epochs number {epoch} was best on {held.sum():,} others")

@@ -34,7 +34,7 @@ Writes  data/<task>/seed<seed>/icl/{config.json, labels.jsonl, results.json}: so
 import argparse, copy, inspect, math, os, re, time
 from collections import Counter, defaultdict
 
-from contract import ROOT, begin, fail, finish, model_folder, number, read_labels, read_lines, read_rows, read_task, run_folder, start, write_labels
+from contract import ROOT, begin, fail, finish, model_folder, number, read_config, read_labels, read_rows, read_task, run_folder, start, write_labels
 from measure import check_comparison, compare, last_line
 from prompting import as_chat, encode, next_word_scores, open_language_model
 from train_weak import label_word_ids, metrics, open_checkpoint, pick_device, predict, say, sweep, tokenise, use_bf16
@@ -316,7 +316,7 @@ def check_ceiling(args, ceiling):
     if not os.path.exists(os.path.join(ceiling, "labels.jsonl")):
         fail(f"--ceiling: no labels at {os.path.relpath(ceiling)}/labels.jsonl. Run its command first")
     read_labels(ceiling, [{"id": row["id"]} for row in read_rows(args.task, "test", args.max_rows)])
-    config = (read_lines(os.path.join(ceiling, "results.json"), whole=True) or [{}])[0].get("config", {})
+    config = read_config(ceiling)
     if config.get("script") != os.path.basename(__file__) or config.get("labels") != "truth":
         fail(f"--ceiling {os.path.relpath(ceiling)} was not made by icl.py --labels truth: it is no ceiling")
     for key in sorted(set(vars(args)) - {"labels", "supervisor", "ceiling", "out", "device", "force"}):

@@ -10,7 +10,7 @@ there is no PGR but a sentence that says so.
 """
 import os
 
-from contract import fail, read_labels, read_lines, read_rows
+from contract import fail, read_config, read_labels, read_rows
 from train_weak import right
 
 
@@ -110,7 +110,7 @@ def check_comparison(args, supervisor, ceiling):
         if folder:
             read_labels(folder, test_ids)
     if ceiling:
-        config = (read_lines(os.path.join(ceiling, "results.json"), whole=True) or [{}])[0].get("config", {})
+        config = read_config(ceiling)
         if config.get("labels") != "truth":
             fail(f"--ceiling {os.path.relpath(ceiling)} was not trained with --labels truth: it is no ceiling")
         for key in ("task", "model", "head", "epochs", "lr", "lora", "batch_size", "max_rows", "seed"):

@@ -378,5 +378,5 @@ def test_whole_blocks(tmp_path, monkeypatch):
     for text, left in [("", 0), (line("a"), 0), (line("a") + line("b") + line("c"), 2), (line("a") + line("x") + line("c"), 0),
                        (line("a") + line("b") + line("c")[:-1], 2), (line("a") + line("b") + line("c") + line("d") + line("e") + line("f"), 5)]:
         path.write_text(text)
-        assert whole_blocks(str(path), list("abcde")) == left and path.read_text() == text[:left * len(line("a"))]
-    assert whole_blocks(str(tmp_path / "nothing"), list("ab")) == 0 and render([]) == ""
+        assert whole_blocks(str(path), list("abcde")) == (left, len(text) - left * len(line("a")))
+    assert whole_blocks(str(tmp_path / "nothing"), list("ab")) == (0, 0) and render([]) == ""
