@@ -238,7 +238,7 @@ def hire_humans(rows, p_critic, p_student, args, truth_folder, k):
     return [{"id": rows[i]["id"], "use": use, "label": int(pair[1] > 0.5)} for (i, use), pair in zip(chosen, truth)]
 
 
-def train_learner(name, rows, p_yes, pairs, words, args, device, folder, epochs=None):
+def train_learner(name, rows, p_yes, pairs, words, args, device, folder):
     """
     A model from checkpoint `name`, trained on soft labels and, if there are any, on pairs of (better row, worse row, weight). Saved as
     `folder`/checkpoint.
@@ -278,7 +278,8 @@ def play_round(k, evaluator, guards, rows, test, words, args, device, folder, tr
 
     def notes_for(some):
         said = [""] * len(some)
-        for which, texts in write(writer, tokenizer, [f"Q: {row['question']} Note:" for row in some], device, longest, 32, ["\n", "Q:"], dtype=args.dtype):
+        prompts = [(f"Q: {row['question']}" if isinstance(row.get("question"), str) else row["text"]) + " Note:" for row in some]
+        for which, texts in write(writer, tokenizer, prompts, device, longest, 32, ["\n", "Q:"], dtype=args.dtype):
             for i, text in zip(which, texts):
                 said[i] = text
         return said

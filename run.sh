@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# The whole experiment, in the order the README tells it: one small model supervises one big model.
+# The whole experiment, in the order the README tells it: phase 1, people are helped to supervise; phase 2, the evaluator grows with its students.
 #
-#   bash run.sh                            # tinyworld, offline, half a minute on two cores: ends with the table in README.md
-#   bash run.sh --seed 1                   # --seed --task --epochs --lr --device ... go to every trainer
+#   bash run.sh                            # tinyworld, offline, some minutes on two cores: ends with the tables of report.py
+#   bash run.sh --seeds 0,1,2,3,4          # once more for each seed (--seed 1: only that one); the tables are over all that are there
 #   bash run.sh --task mine                # rows of your own, made by data/own/prepare.py
+#   bash run.sh --epochs 3                 # --epochs --lr --device --max-rows ... go to every trainer
 #   bash run.sh --preset sciq              # gpt2 supervises gpt2-large on SciQ: one GPU and the hub
 #   bash run.sh --preset paper             # Qwen2.5-0.5B supervises Qwen2.5-7B: 112 GB for the student's weights; --lora 16 needs 30
 #   bash run.sh --preset paper --dry-run   # only print the commands, to copy them line by line
@@ -12,41 +13,63 @@
 set -euo pipefail                          # stop at the first failure: no stage may run on what a failed one left behind
 cd "$(dirname "$0")"
 
-preset=tinyworld dry="" flags=()
+preset=tinyworld task="" seeds=0 dry="" all=() trainers=()
 while [ $# -gt 0 ]; do
     case "$1" in
         --preset) preset="${2:-}"; shift ;;
+        --seed | --seeds) seeds="${2:-}"; shift ;;
         --dry-run) dry=yes ;;
+        --task) task="${2:-}" all+=(--task "$task"); shift ;;
+        --device | --dtype | --max-rows) all+=("$1" "${2:-}"); shift ;;
+        --force) all+=("$1") ;;
         --model* | --out* | --labels* | --loss* | --supervisor* | --ceiling*)
             echo "error: $1 differs between the stages; run their commands one by one (--dry-run prints them)" >&2; exit 2 ;;
-        *) flags+=("$1") ;;
+        *) trainers+=("$1") ;;
     esac
     shift
 done
 case "$preset" in
-    tinyworld) prepare=data/tinyworld/prepare.py weak="" strong="" ;;
+    tinyworld) prepare=data/tinyworld/prepare.py weak="" strong="" helper="" crowd="--by models --members 3" writer="--assistant tiny-4" ladder="" ;;
     sciq)      prepare=data/sciq/prepare.py
                weak="--task sciq --model gpt2 --lr 5e-5"
-               strong="--task sciq --model gpt2-large --lr 1e-5" ;;
+               strong="--task sciq --model gpt2-large --lr 1e-5" helper="--task sciq --model gpt2-large"
+               crowd="--by data" writer="--assistant gpt2-large" ladder="--task sciq --ladder gpt2-medium,gpt2-large --lr 1e-5" ;;
     paper)     prepare=data/sciq/prepare.py
                weak="--task sciq --model Qwen/Qwen2.5-0.5B --lr 1e-5"
-               strong="--task sciq --model Qwen/Qwen2.5-7B --lr 1e-5 --gradient-checkpointing --micro-batch-size 8" ;;
+               strong="--task sciq --model Qwen/Qwen2.5-7B --lr 1e-5 --gradient-checkpointing --micro-batch-size 8" helper="--task sciq --model Qwen/Qwen2.5-7B"
+               crowd="--by data" writer="--assistant Qwen/Qwen2.5-7B"
+               ladder="--task sciq --ladder Qwen/Qwen2.5-1.5B,Qwen/Qwen2.5-7B --lr 1e-5 --gradient-checkpointing --micro-batch-size 8" ;;
     *)         echo "error: no preset '$preset'; there are tinyworld, sciq and paper" >&2; exit 2 ;;
 esac
+oversight="--mode interaction" attacks=""
+if [ -n "$task" ] && [ "$task" != tinyworld ]; then                        # rows of your own: they are there, and need not have a question apart
+    prepare=""
+    grep -qs '"question"' "data/$task/train1.jsonl" || { oversight="--mode debate"; attacks="--attack-share 0"; }
+fi
 run() { echo "\$ $*"; [ -n "$dry" ] || "$@"; }
-train() { run python "$@" ${flags[@]+"${flags[@]}"}; }
+ask() { run python "$@" ${all[@]+"${all[@]}"} --seed "$seed"; }
+train() { ask "$@" ${trainers[@]+"${trainers[@]}"}; }
+student() { train train_strong.py --labels "$1" --out "$2" --supervisor weak --ceiling ceiling $strong; }
 
-# 1. data (seconds): four disjoint splits, so that the student never trains on its supervisor's questions
-run python $prepare
+# data (seconds): four disjoint splits, so that the student never trains on its supervisor's questions
+[ -z "$prepare" ] || run python $prepare
 
-# 2. supervisor (6 s on tinyworld): a small model and the true labels of train1 -> soft labels for everything else
-train train_weak.py $weak
+for seed in ${seeds//,/ }; do
+    # phase 1. A supervisor: a small model and the true labels of train1 -> soft labels for everything else
+    train train_weak.py $weak
+    # the ceiling: the big model and the true labels of train2; the student: the same model and rows, the supervisor's labels
+    train train_strong.py --labels truth --out ceiling $strong
+    student weak student
+    # the same without training: the supervisor's labels in the student's prompt
+    ask icl.py --labels weak $helper
+    # better supervision: many supervisors, and one that the strong model helps, each with its student
+    train ensemble.py $weak $crowd --out crowd
+    student crowd student-crowd
+    train debate.py $oversight --out oversight $weak $writer
+    student oversight student-oversight
+    # phase 2: of these supervisors the best on valid becomes the evaluator, and is updated with every stronger student
+    train auto_align.py --evaluator weak,crowd,oversight --ceiling ceiling $attacks $ladder
+done
 
-# 3. ceiling (9 s): the big model and the true labels of train2
-train train_strong.py --labels truth --out ceiling $strong
-
-# 4. student (9 s): the same model and rows, the supervisor's labels
-train train_strong.py --labels weak --out student --ceiling ceiling $strong
-
-# 5. the table, over every seed that was run
+# the tables, over every seed that was run
 run python report.py

@@ -213,6 +213,17 @@ def test_every_update_rule_runs(house, flags):
         assert rounds[0]["evaluator"][0] == rounds[1]["evaluator"][1] and rounds[0]["audits"] == 0
 
 
+def test_rows_without_a_question_apart_can_be_judged_but_not_attacked(house, tmp_path):
+    other = build_house(tmp_path / "bare")
+    for split in ("train1", "train2", "valid", "test"):
+        rewrite(os.path.join(other, "data", "tinyworld", split + ".jsonl"), lambda row: {k: v for k, v in row.items() if k in ("id", "group", "text", "label")})
+    must(other, "train_weak.py", *QUICK)
+    loop = ["auto_align.py", "--ladder", "tiny-1b", "--doubt", "0.5", *QUICK]
+    assert "attacks succeed - -> -" in must(other, *loop, "--attack-share", "0")
+    done = call(other, *loop, "--out", "attacked")
+    assert done.returncode == 2 and "--attack-share 0" in done.stderr
+
+
 @pytest.mark.parametrize("flags,words", [(["--evaluator", "nobody"], ["nobody", "checkpoint", "train_weak.py"]), (["--ladder", "tiny-9"], ["tiny-9"]),
                                          (["--slices", "1"], ["--slices"]), (["--audit", "-1"], ["not between"])])
 def test_a_users_mistake_is_one_line(house, flags, words):
