@@ -61,7 +61,6 @@ ensembles() {
     for how in vote loglik dawid-skene bma; do
         crowd models-$how --by models --members 3 --combine $how
         crowd data-10-$how --by data --members 10 --combine $how
-        crowd layers-10-$how --by layers --members 10 --combine $how
     done
     crowd models-calibrated --by models --members 3 --calibrate
     crowd data-10-calibrated --by data --members 10 --calibrate
@@ -72,9 +71,9 @@ debate() {                                                   # longer debates go
     for n in 1 2 3; do help debate$n --mode debate --rounds $n && student debate$n debate$n; done
     help debate1x4 --mode debate --ensemble 4 && student debate1x4 debate1x4
     for mode in interaction consultancy; do help $mode-tiny2 --mode $mode --assistant tiny-2 && student $mode-tiny2 $mode-tiny2; done
-    for n in 1 2 3; do help debate$n-tiny2 --mode debate --rounds $n --assistant tiny-2 && student debate$n-tiny2 debate$n-tiny2; done
-    help interaction-prompted --mode interaction --judge prompted && student interaction-prompted interaction-prompted
-    help debate1-prompted --mode debate --judge prompted && student debate1-prompted debate1-prompted
+    help debate1-tiny2 --mode debate --assistant tiny-2 && student debate1-tiny2 debate1-tiny2
+    help interaction-prompted --mode interaction --judge prompted
+    help debate1-prompted --mode debate --judge prompted
 }
 
 icl() {
@@ -85,10 +84,7 @@ icl() {
         shown $whose --labels $whose --supervisor weak --ceiling icl-truth
         shown $whose-confidence --labels $whose --supervisor weak --ceiling icl-truth-confidence --confidence
     done
-    for how in bm25 topk votek confident; do
-        shown truth-$how --labels truth --retriever $how
-        shown weak-$how --labels weak --retriever $how
-    done
+    for how in bm25 topk votek confident; do shown weak-$how --labels weak --retriever $how; done
     shown weak-oversight --labels weak --retriever oversight --oversight interaction
     shown weak-calibrate --labels weak --calibrate
     shown truth-invert --labels truth --invert
