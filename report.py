@@ -7,13 +7,13 @@ $ python report.py --readme                 # and the tables of README.md, from 
 
 Reads   data/<task>/seed*/<run>/{results.json, labels.jsonl} and data/<task>/test.jsonl
 Prints  and writes data/<task>/report.md: a table for each chapter, mean over seeds; with matplotlib also figures beside it, report-*.png
-        --readme: data/measured.json, what was measured last of each run, and README.md, whose tables are filled from it
+        --readme: data/measured.json, what was measured last of each run, README.md, whose tables are filled from it, and its figures/
 
 Intervals are 95 % by bootstrap over questions and over seeds (measure.py: bootstrap). With one seed they do not know how another seed would
 have come out: run three or more before you believe a difference. Runs of one name but with different flags are different rows. A run whose inputs
 have changed since is named as stale and left out; a chapter without any run is named as missing.
 """
-import argparse, functools, glob, json, os, re
+import argparse, functools, glob, json, os, re, shutil
 from collections import defaultdict
 
 from contract import ROOT, fail, fingerprint, read_labels, read_lines, read_rows, run_folder, write_file
@@ -314,9 +314,11 @@ def main():
     names = sorted({path.split(os.sep)[-4] for path in glob.glob(os.path.join(ROOT, "data", args.task or "*", "seed*", "*", "results.json"))})
     if not names:
         fail(f"no finished run under data/{args.task or ''}. Make one first:  bash run.sh")
-    measured = {}
-    if args.readme and os.path.exists(MEASURED):
-        measured = read_lines(MEASURED, whole=True)[0]
+    measured, readme = {}, ""
+    if args.readme:
+        measured = read_lines(MEASURED, whole=True)[0] if os.path.exists(MEASURED) else {}
+        with open(README, encoding="utf-8") as f:
+            readme = f.read()
     for task in names:
         found, stale = find_runs(task)
         rows = [describe(task, runs) for runs in found if runs[0][1]["config"]["script"] in CHAPTERS]
@@ -326,10 +328,13 @@ def main():
         write_file(os.path.join(ROOT, "data", task, "report.md"), text + "".join(f"\n![{os.path.basename(p)}]({os.path.basename(p)})\n" for p in paths))
         print(f"wrote data/{task}/report.md" + "".join(f", {os.path.basename(p)}" for p in paths))
         remember(measured, task, rows)
+        for path in paths if args.readme else []:
+            shown = os.path.join("figures", f"{task}-{os.path.basename(path)[7:]}")
+            if shown in readme:
+                shutil.copy(path, os.path.join(ROOT, shown))
     if args.readme:
         write_file(MEASURED, json.dumps(measured, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
-        with open(README, encoding="utf-8") as f:
-            write_file(README, fill(f.read(), measured))
+        write_file(README, fill(readme, measured))
         print("filled the tables of README.md; data/measured.json has their numbers")
 
 
