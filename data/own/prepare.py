@@ -27,7 +27,7 @@ import argparse, csv, hashlib, json, os, re, sys
 
 DATA = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, os.path.dirname(DATA))
-from contract import fail, fingerprint, is_text, read_labels, read_lines
+from contract import fail, fingerprint, hold, is_text, read_labels, read_lines, write_file, writing
 
 YES = {"1", "1.0", "true", "yes"}
 NO = {"0", "0.0", "false", "no"}
@@ -168,16 +168,16 @@ def split_of(group):
 
 
 def write_lines(path, rows):
-    with open(path + ".tmp", "w", encoding="utf-8") as f:
-        f.writelines(json.dumps(row) + "\n" for row in rows)
-    os.replace(path + ".tmp", path)
+    write_file(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def begin_task(folder):
     """Until task.json is written again, last of all, the task is unfinished and no trainer takes it."""
-    os.makedirs(os.path.join(folder, "truth"), exist_ok=True)
-    if os.path.exists(os.path.join(folder, "task.json")):
-        os.remove(os.path.join(folder, "task.json"))
+    hold(folder)
+    with writing(folder):
+        os.makedirs(os.path.join(folder, "truth"), exist_ok=True)
+        if os.path.exists(os.path.join(folder, "task.json")):
+            os.remove(os.path.join(folder, "task.json"))
 
 
 def write_task(folder, task, splits, source, **more):
@@ -269,7 +269,7 @@ def main():
         everything.sort(key=lambda row: row["line"])
         write_lines(os.path.join(folder, "truth", "table.jsonl"), [{k: row[k] for k in ("id", "group", "text", "label")} for row in everything])
     for name in args.soft_label:
-        os.makedirs(os.path.join(folder, name), exist_ok=True)
+        hold(os.path.join(folder, name))
         write_lines(os.path.join(folder, name, "labels.jsonl"), [{"id": row["id"], "soft_label": row["soft"][name]} for row in everything])
     write_task(folder, args.task, splits, os.path.basename(args.rows))
     print(f"left out: {doubles:,} doubles, {contradictory:,} rows whose text has both labels\nwrote {os.path.relpath(folder)}")

@@ -21,10 +21,12 @@ Writes train1.jsonl (the supervisor's half, with labels), train2.jsonl and valid
 final evaluation reads them), truth/labels.jsonl (the true labels of train2 and valid, as if a perfect supervisor had made
 them) and, last, task.json. A few rows of each relation's split can be left unbalanced when one value is over half of it.
 """
-import argparse, csv, hashlib, json, os, random
+import argparse, csv, hashlib, json, os, random, sys
 from collections import defaultdict
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.append(os.path.dirname(os.path.dirname(HERE)))
+from contract import hold, write_file, writing
 SHARES = {"test": 0.17, "train1": 0.16, "train2": 0.20, "valid": 0.06}    # of the facts; the rest, "graded", is for corpus.py
 
 
@@ -109,18 +111,18 @@ def rows_of(fact, wrong, split):
 
 def write_lines(path, rows):
     """JSON lines, written beside and renamed: a file is there whole or not at all."""
-    with open(path + ".tmp", "w", encoding="utf-8") as f:
-        f.writelines(json.dumps(row) + "\n" for row in rows)
-    os.replace(path + ".tmp", path)
+    write_file(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", default=HERE, help="folder to write to (default: this one)")
     args = parser.parse_args()
-    os.makedirs(os.path.join(args.out, "truth"), exist_ok=True)
-    if os.path.exists(os.path.join(args.out, "task.json")):
-        os.remove(os.path.join(args.out, "task.json"))     # until all files are new, the task is unfinished and no trainer takes it
+    hold(args.out)
+    with writing(args.out):
+        os.makedirs(os.path.join(args.out, "truth"), exist_ok=True)
+        if os.path.exists(os.path.join(args.out, "task.json")):
+            os.remove(os.path.join(args.out, "task.json")) # until all files are new, the task is unfinished and no trainer takes it
 
     facts = load_facts()
     counts, truth = {}, []
