@@ -9,7 +9,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-seeds=0,1,2,3,4 chapters=base,methods,ensembles,debate,icl,phase2,tasks
+seeds=0,1,2,3,4 chapters=base,methods,ensembles,debate,debates,icl,phase2,tasks
 while [ $# -gt 0 ]; do
     case "$1" in
         --seeds) seeds="$2" ;;
@@ -69,12 +69,13 @@ ensembles() {
 debate() {                                                   # longer debates go on where shorter ones ended: nothing is written twice
     for mode in interaction consultancy support; do help $mode --mode $mode && student $mode $mode; done
     for n in 1 2 3; do help debate$n --mode debate --rounds $n && student debate$n debate$n; done
-    help debate1x4 --mode debate --ensemble 4 && student debate1x4 debate1x4
     for mode in interaction consultancy; do help $mode-tiny2 --mode $mode --assistant tiny-2 && student $mode-tiny2 $mode-tiny2; done
     help debate1-tiny2 --mode debate --assistant tiny-2 && student debate1-tiny2 debate1-tiny2
     help interaction-prompted --mode interaction --judge prompted
     help debate1-prompted --mode debate --judge prompted
 }
+
+debates() { help debate1x4 --mode debate --ensemble 4 && student debate1x4 debate1x4; }      # half of the chapter's time
 
 icl() {
     shown zero --labels truth --shots 0

@@ -85,7 +85,7 @@ def describe(task, runs):
     own = lambda folder, c: folder
     hits = beside(own)
     draws, mean = bootstrap(hits, groups), float(hits.mean())
-    row = {"run": os.path.basename(runs[0][0]), "script": script, "model": os.path.basename(config["model"]), "learns from": config.get("labels", "train1"),
+    row = {"run": os.path.basename(runs[0][0]), "script": script, "model": os.path.basename(config["model"]), "learns from": config.get("labels") or config.get("evaluator") or "train1",
            "seeds": str(len(runs)), "n": f"{len(test):,}", "accuracy [95 %]": interval(mean, draws), "accuracy": [mean, *np.percentile(draws, [2.5, 97.5])],
            "AUROC": f"{np.mean([auroc(x, truth) for x in p]):.3f}", "ECE": f"{np.mean([ece(x, truth) for x in p]):.2f}",
            "says yes": f"{np.mean([(x > 0.5).mean() for x in p]):.2f}", "seconds": f"{np.mean([r['seconds'] for _, r in runs]):.0f}"}
