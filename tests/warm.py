@@ -14,8 +14,8 @@ from types import SimpleNamespace
 _server = None
 
 
-def run(house, *command, env=None):
-    """python COMMAND in the folder `house` -> returncode, stdout, stderr"""
+def run(house, *command, env=None, before=""):
+    """python COMMAND in the folder `house` -> returncode, stdout, stderr. before: Python that its process runs first, to break something."""
     global _server
     if not command[0].endswith(".py") or env or not hasattr(os, "fork"):
         return subprocess.run([sys.executable, *command], cwd=house, capture_output=True, text=True, env=env)
@@ -23,20 +23,21 @@ def run(house, *command, env=None):
         _server = subprocess.Popen([sys.executable, os.path.abspath(__file__)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     with tempfile.TemporaryDirectory() as folder:
         out, err = os.path.join(folder, "out"), os.path.join(folder, "err")
-        _server.stdin.write(json.dumps([str(house), list(map(str, command)), out, err]) + "\n")
+        _server.stdin.write(json.dumps([str(house), list(map(str, command)), out, err, before]) + "\n")
         _server.stdin.flush()
         code = int(_server.stdout.readline())
         text = [open(path, encoding="utf-8").read() for path in (out, err)]
     return SimpleNamespace(returncode=code, stdout=text[0], stderr=text[1])
 
 
-def child(house, command, out, err):
+def child(house, command, out, err, before):
     """Become the command."""
     import runpy
     for stream, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
     os.chdir(house)
     sys.argv, sys.path[0] = command, os.path.dirname(os.path.join(house, command[0]))
+    exec(before)
     runpy.run_path(os.path.join(house, command[0]), run_name="__main__")
 
 
