@@ -5,6 +5,9 @@ python -m pytest tests/test_report.py        # 10 s, CPU, no network
 """
 import json
 import os
+import re
+import subprocess
+import sys
 
 import pytest
 
@@ -91,6 +94,20 @@ def test_readmes_tables_say_what_was_measured():
         measured = json.load(f)
     assert report.fill(text, measured) == text
     assert text.count("<!-- measured: ") >= 4
+
+
+def test_experiments_sh_shows_commands_that_exist_and_makes_the_runs_that_readme_names():
+    listed = subprocess.run(["bash", "-c", 'python() { echo "$@"; }; set -- --seeds 3; source experiments.sh'], cwd=ROOT, capture_output=True, text=True, check=True)
+    commands = [line.split() for line in listed.stdout.splitlines() if ".py" in line]
+    assert len(commands) > 100
+    usage = {script: subprocess.run([sys.executable, script, "--help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+             for script in {command[0] for command in commands}}
+    for script, *flags in commands:
+        assert all(flag in usage[script] for flag in flags if flag.startswith("--")), (script, flags)
+    made = {command[command.index("--out") + 1] for command in commands if "--out" in command} | {"weak", "student"}
+    with open(os.path.join(ROOT, "README.md"), encoding="utf-8") as f:
+        named = set(re.findall(r"^\|.*?\| `([a-z][\w-]*)` \|", f.read().split("## Your own task")[0], re.M))
+    assert len(named) > 50 and named <= made, named - made
 
 
 def test_figures_are_drawn_from_what_is_there(world):
