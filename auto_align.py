@@ -27,8 +27,8 @@ Writes  data/<task>/seed<seed>/align/round-<k>/{evaluator.json, learner/, labels
 import argparse, json, math, os, shutil, time
 
 from clean_labels import pick_for_truth
-from contract import (ROOT, add_common_flags, begin, fail, finish, fingerprint, model_folder, number, read_config, read_labels, read_lines, read_rows,
-                      read_task, run_folder, save_checkpoint, start, write_file, write_labels, writing)
+from contract import (ROOT, add_common_flags, as_left, begin, fail, finish, fingerprint, model_folder, number, read_config, read_labels, read_lines,
+                      read_rows, read_task, run_folder, save_checkpoint, start, write_file, write_labels, writing)
 from measure import check_comparison, compare, last_line
 from prompting import open_language_model, write
 from train_strong import LOSSES
@@ -124,9 +124,10 @@ def evaluate(evaluator, rows, words, args, device):
 def open_evaluator(folder):
     """A supervisor's folder -> an evaluator: its checkpoint, or the members of a bagging ensemble with equal weights"""
     path, homes = os.path.join(folder, "results.json"), [folder]
-    results = read_lines(path, whole=True)[0] if os.path.exists(path) else {}
-    if results.get("config", {}).get("method") == "bagging":
-        homes = [os.path.join(os.path.dirname(folder), results["members_folder"], f"member-{k}") for k in range(results["members_used"])]
+    results = (read_lines(path, whole=True) or [{}])[0] if os.path.exists(path) else {}
+    with as_left(path):
+        if results.get("config", {}).get("method") == "bagging":
+            homes = [os.path.join(os.path.dirname(folder), results["members_folder"], f"member-{k}") for k in range(results["members_used"])]
     checkpoints = [os.path.join(home, "checkpoint") for home in homes]
     if not all(os.path.exists(os.path.join(checkpoint, "config.json")) for checkpoint in checkpoints):
         fail(f"--evaluator {os.path.relpath(folder)} has no checkpoint to judge new rows with. Make one, for example:  python train_weak.py")
@@ -393,7 +394,7 @@ def main():
     for k, name in enumerate(ladder):
         where = os.path.join(folder, f"round-{k + 1}")
         done = (read_lines(os.path.join(where, "results.json"), whole=True) or [{}])[0] if os.path.exists(os.path.join(where, "results.json")) else {}
-        if done.get("stamp") != stamp:
+        if args.force or done.get("stamp") != stamp:
             with writing(where):
                 for later in range(k, len(ladder)):
                     shutil.rmtree(os.path.join(folder, f"round-{later + 1}"), ignore_errors=True)
@@ -411,17 +412,21 @@ def main():
             done = {"stamp": stamp, **found}
             write_file(os.path.join(where, "results.json"), json.dumps(done, indent=1))
         else:
-            evaluator = read_lines(os.path.join(where, "evaluator.json"), whole=True)[0]
-            guards += [(by_id[a["id"]], a["label"]) for a in read_lines(os.path.join(where, "audits.jsonl")) if a["use"] == "guard"]
+            with as_left(where):
+                kept = read_lines(os.path.join(where, "evaluator.json"), whole=True)[0]
+                evaluator = {"members": [{"checkpoint": str(m["checkpoint"]), "weight": float(m["weight"])} for m in kept["members"]],
+                             "temperature": float(kept["temperature"]), "bias": float(kept["bias"])}
+                guards += [(by_id[a["id"]], int(a["label"])) for a in read_lines(os.path.join(where, "audits.jsonl")) if a["use"] == "guard"]
         rounds.append({key: value for key, value in done.items() if key != "stamp"})
-        (a, b), m, success = done["evaluator"], done["learner_test"], ["-" if s is None else f"{s:.2f}" for s in done["attack_success"]]
-        print(f"round {k + 1}, {name} on {done['rows']} rows: evaluator {a['accuracy']:.3f} -> {b['accuracy']:.3f} (ECE {a['ece']:.3f} -> {b['ece']:.3f}) | "
-              f"attacks succeed {success[0]} -> {success[1]} | learner {m['accuracy']:.3f} ±{m['se']:.3f} | "
-              + (f"PGR {done['pgr']:.2f} | " if done.get("pgr") is not None else "") + f"labels bought {sum(r['audits'] for r in rounds)}"
-              + (" | update rejected" if done["rejected"] else ""))
+        with as_left(where):
+            last = os.path.join(ROOT, done["learner"])
+            (a, b), m, success = done["evaluator"], done["learner_test"], ["-" if s is None else f"{s:.2f}" for s in done["attack_success"]]
+            print(f"round {k + 1}, {name} on {done['rows']} rows: evaluator {a['accuracy']:.3f} -> {b['accuracy']:.3f} (ECE {a['ece']:.3f} -> {b['ece']:.3f}) | "
+                  f"attacks succeed {success[0]} -> {success[1]} | learner {m['accuracy']:.3f} ±{m['se']:.3f} | "
+                  + (f"PGR {done['pgr']:.2f} | " if done.get("pgr") is not None else "") + f"labels bought {sum(r['audits'] for r in rounds)}"
+                  + (" | update rejected" if done["rejected"] else ""))
 
     # the last learner is what the loop is for
-    last = os.path.join(ROOT, rounds[-1]["learner"])
     everything = train2 + valid + test
     own = soft(sigmoid(score_texts(last, everything, words, args, device)))
     with writing(os.path.join(folder, "checkpoint")):

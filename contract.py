@@ -260,6 +260,15 @@ def read_config(folder):
     return config if isinstance(config, dict) else {}
 
 
+@contextlib.contextmanager
+def as_left(path):
+    """Around what takes a file of an earlier run at its word: if somebody has edited or damaged it since, that is the line."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, StopIteration, TypeError, ValueError) as error:
+        fail(f"{path} is not as its run left it ({type(error).__name__}: {error}). Run its command again with --force")
+
+
 def outputs(folder):
     """What a finished run left, so that a damaged or missing file is noticed and made again."""
     paths = {name: os.path.join(folder, name) for name in ("labels.jsonl", "checkpoint")}

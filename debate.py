@@ -34,7 +34,7 @@ the silence is counted. And a debater here has its own earlier arguments before 
 """
 import argparse, hashlib, json, os, re, time
 
-from contract import (ROOT, add_common_flags, begin, fail, fingerprint, finish, hold, model_folder, number, read_labels, read_lines, read_rows,
+from contract import (ROOT, add_common_flags, as_left, begin, fail, fingerprint, finish, hold, model_folder, number, read_labels, read_lines, read_rows,
                       read_task, run_folder, save_checkpoint, start, write_file, write_labels, writing)
 from prompting import as_chat, cut_at, judge, open_language_model, write
 from train_weak import fit_best_epoch, hold_out, load_model, metrics, pick_device, predict, prepare_for_training, right, say, tokenise
@@ -375,18 +375,19 @@ def show_run(args):
     results = (read_lines(os.path.join(folder, "results.json"), whole=True) or [{}])[0]
     if "transcripts" not in results:
         fail(f"{os.path.relpath(folder)} is no run of debate.py. Make one first:  python debate.py --mode {args.mode} --out {args.out}")
-    rows = {row["id"]: row for split in ("train1", "train2", "valid", "test") for row in read_rows(args.task, split, results["config"]["max_rows"])}
-    if args.show not in rows:
-        fail(f"--show {args.show!r}: no such id in data/{args.task}. There is, for example, {next(reversed(rows))!r}")
-    row, kept = rows[args.show], results["transcripts"]
-    rounds = [{"note": row["support"]}] if results["config"]["mode"] == "support" else [] if not kept else next(
-        record["rounds"] for record in read_lines(os.path.join(ROOT, kept[0])) if record["id"] == row["id"])
-    show(row, rounds)
-    if len(kept) > 1:
-        print(f"  (the first of {len(kept)} debates on it)")
-    for name, where in (("before", results["plain"] and os.path.join(ROOT, results["plain"])), ("after", folder)):
-        found = [r["soft_label"][1] for r in (read_lines(os.path.join(where, "labels.jsonl")) if where else []) if r.get("id") == row["id"]]
-        print(f"  {name:10s} " + (f"the judge says yes with {found[0]:.2f}" if found else "(nobody was asked)"))
+    with as_left(os.path.relpath(folder)):
+        rows = {row["id"]: row for split in ("train1", "train2", "valid", "test") for row in read_rows(args.task, split, results["config"]["max_rows"])}
+        if args.show not in rows:
+            fail(f"--show {args.show!r}: no such id in data/{args.task}. There is, for example, {next(reversed(rows))!r}")
+        row, kept = rows[args.show], results["transcripts"]
+        rounds = [{"note": row["support"]}] if results["config"]["mode"] == "support" else [] if not kept else next(
+            record["rounds"] for record in read_lines(os.path.join(ROOT, kept[0])) if record["id"] == row["id"])
+        show(row, rounds)
+        if len(kept) > 1:
+            print(f"  (the first of {len(kept)} debates on it)")
+        for name, where in (("before", results["plain"] and os.path.join(ROOT, results["plain"])), ("after", folder)):
+            found = [r["soft_label"][1] for r in (read_lines(os.path.join(where, "labels.jsonl")) if where else []) if r.get("id") == row["id"]]
+            print(f"  {name:10s} " + (f"the judge says yes with {found[0]:.2f}" if found else "(nobody was asked)"))
     if "label" in row:
         print(f"  truth      the answer is {'right' if row['label'] else 'wrong'}")
 

@@ -16,7 +16,7 @@ have changed since is named as stale and left out; a chapter without any run is 
 import argparse, functools, glob, json, os, re, shutil
 from collections import defaultdict
 
-from contract import ROOT, fail, fingerprint, read_labels, read_lines, read_rows, run_folder, write_file
+from contract import ROOT, as_left, fail, fingerprint, read_labels, read_lines, read_rows, run_folder, write_file
 from train_weak import auroc, ece, right
 from measure import bootstrap, pgr, pgr_interval
 
@@ -321,7 +321,10 @@ def main():
             readme = f.read()
     for task in names:
         found, stale = find_runs(task)
-        rows = [describe(task, runs) for runs in found if runs[0][1]["config"]["script"] in CHAPTERS]
+        rows = []
+        for runs in found:
+            with as_left(os.path.relpath(os.path.join(runs[0][0], "results.json"))):
+                rows += [describe(task, runs)] if runs[0][1]["config"]["script"] in CHAPTERS else []
         text = tables(task, rows, stale)
         print(text)
         paths = draw(task, rows, found)

@@ -1,7 +1,7 @@
 """
 Broken inputs by the hundred: whatever is wrong with a file or a flag, a script says so in one line, with exit code 2, and changes no input.
 
-$ python tests/fuzz.py --house FOLDER --cases 1000 --seed 0       # FOLDER: a copy of the scripts with prepared rows (tests/test_robust.py makes one)
+$ python tests/fuzz.py --house FOLDER --cases 1000 --seed 0       # FOLDER: what small_house of tests/test_robust.py makes
 
 Each case breaks one thing (a line of a file, a whole file, a flag), calls a script's main() in this process, looks, and puts things back. A script that
 accepts what it was given is stopped where the work would begin: what is tested is what comes before. Two outcomes are good: one line that
@@ -131,7 +131,7 @@ def cases(house, rng):
                 must = False                               # some read a part of the labels alone
         elif kind == "results":                            # whether a run is done, and what a ceiling was made with
             path, command = rng.choice([(os.path.join(seed0, "ceiling", "results.json"), ["train_strong.py", *readers["train_strong.py"]]),
-                                        (os.path.join(seed0, "weak", "results.json"), ["train_weak.py", "--max-rows", "24", "--epochs", "1"]),
+                                        (os.path.join(seed0, "weak", "results.json"), ["train_weak.py", "--epochs", "1"]),
                                         (os.path.join(seed0, "weak", "results.json"), ["auto_align.py", "--ladder", "tiny-1b"]),
                                         (os.path.join(seed0, "weak", "results.json"), ["report.py"]),
                                         (os.path.join(seed0, "interaction", "results.json"), ["debate.py", "--mode", "interaction", "--show", first_id(world)])])
@@ -142,12 +142,11 @@ def cases(house, rng):
             model = os.path.join(house, "broken")
             path = os.path.join(model, rng.choice(["config.json", "config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"]))
             ways, must = [break_bytes if path.endswith("safetensors") else break_json], False
-            command = rng.choice([["train_weak.py", "--model", model, "--max-rows", "24"], ["icl.py", "--model", model, "--labels", "weak", "--out", "new"]])
-        elif kind == "state":                              # what an unfinished run left, and a table of a user's own
-            path, command, ways = rng.choice([
-                (os.path.join(seed0, "align", "round-1", name), ["auto_align.py", "--ladder", "tiny-1b", "--audit", "4", "--max-rows", "24", "--epochs", "1"], [break_json, junk_line])
-                for name in ("results.json", "evaluator.json", "audits.jsonl")])
-            must = False
+            command = rng.choice([["train_weak.py", "--model", model], ["icl.py", "--model", model, "--labels", "weak", "--out", "new"]])
+        elif kind == "state":                              # what an unfinished run left
+            name = rng.choice(["results.json", "evaluator.json", "audits.jsonl"])
+            path, ways, must = os.path.join(seed0, "align", "round-1", name), [break_json] if name.endswith("json") else [junk_line, cut_line, lose("id"), lose("use")], False
+            command = ["auto_align.py", "--ladder", "tiny-1b", "--audit", "4", "--epochs", "1"]
         elif kind == "own":
             path, ways, must = os.path.join(house, "own.csv"), [break_bytes, ANY_FILE[0], ANY_FILE[1], ANY_FILE[2]], False
             command = ["data/own/prepare.py", "--rows", path, "--text", rng.choice(["text", "{text}", "{no}", "{", "nothing"]), "--label", rng.choice(["label", "label", "none"]),
@@ -264,11 +263,12 @@ def main():
         return fingerprints.setdefault(path, None) or fingerprints.__setitem__(path, real(path)) or fingerprints[path]
     contract.fingerprint = fingerprint
     for name, where in {"train_weak": ["begin"], "train_strong": ["begin"], "icl": ["begin"], "ensemble": ["begin", "train_member"], "debate": ["begin", "open_language_model"],
-                        "auto_align": ["play_round", "score_texts", "choose_evaluator"], "align_tasks": ["begin", "run_all"], "report": ["write_file", "draw", "draw_all"]}.items():
+                        "auto_align": ["finish", "play_round", "score_texts", "choose_evaluator"], "align_tasks": ["begin", "run_all"], "report": ["write_file", "draw", "draw_all"]}.items():
         module = importlib.import_module(name)
         for function in where:
             if hasattr(module, function):
                 setattr(module, function, accept)
+    sys.modules["auto_align"].shutil = argparse.Namespace(rmtree=accept)       # old rounds go away where a new one begins
     with open(os.path.join(args.house, "own.csv"), "w", encoding="utf-8") as f:
         f.write("text,label\n" + "".join(f"Is {k} odd?,{k % 2}\n" for k in range(80)))
     rng, counts = random.Random(args.seed), {"accepted": 0, "refused": 0}
