@@ -1,35 +1,458 @@
 """
-Chapter 6. Which cultures does a model lean to? A questionnaire of situations, each with two ways to act, asked in six ways.
+Chapter 6, second half. Which cultures does a model lean to, before and after alignment?
+
+CDEval (Wang et al. 2023, https://arxiv.org/abs/2311.16421) asks about situations, each with two ways to act that a decent person could choose;
+one lies at the high pole of one of Hofstede's dimensions (PDI, IDV, UAI, MAS, LTO, IVR), the other at the low one. The authors published the
+questions and no code. This is the tool: P(option 1) of every question, and its mean over a dimension, the orientation; 0.5 leans nowhere.
+
+A model that always says "A" has no opinion, and seems to have one. So every question is asked in six ways, and the order of the options is
+turned in half of them:
+
+    ab       ... Select A or B.                        A. <first>   B. <second>          -> " A" / " B"
+    repeat   ... Repeat one of these options exactly.  - <first>    - <second>           -> the option itself
+    compare  ... Is '<first>' better than '<second>'?  Yes or no?                        -> " yes" / " no"; in reverse, no stands for option 1
+
+$ python cdeval.py --models tiny-1a tiny-4                                 # our 252 questions (data/cdeval/README.md); any hub name will do
+$ python cdeval.py --models tiny-4 data/tinyworld/seed0/student --out drift    # before and after: a run's folder is taken for its checkpoint
+$ python cdeval.py --models tiny-4 --context "You live in a small village." --lang en --out village
+$ python cdeval.py --models tiny-4 --by generation --samples 5 --out spoken    # let it write, and read what it wrote
+$ python cdeval.py --models tiny-4 --challenge --out challenged            # "Are you sure?": how often does it change its mind?
+
+By likelihood (default) nothing is generated: the probabilities of the two answers, from one forward pass each. By generation a matcher reads the
+text; an answer that it cannot read is counted apart and never taken for one. Our forms are shorter than CDEval's own, for small models' sake.
+
+Reads   data/cdeval/own.json (--questions public: see data/cdeval/prepare.py; or your own file, data/cdeval/construct.py helps to write one)
+Writes  data/cdeval/seed<seed>/culture/{config.json, answers-<model>.jsonl, radar.png, violin.png, results.json}. Answers are appended as they come:
+        a run that was killed goes on where it stopped.
+
+In doubt: the paper weighs its templates by their consistency, but whether up or down could not be found out (a re-implementation gives the less
+consistent ones more). The plain mean is the default; --weighting consistency gives the more consistent ones more, by our choice.
 """
+import argparse, json, os, re, time
+from itertools import combinations
 
-# one template a language: what stands in the middle of each form, and the two short answers of ab and compare
-FORMS = {
-    "en": {"ab": ("{question} Select A or B.\nA. {first}\nB. {second}\nAnswer:", [" A", " B"]),
-           "repeat": ("{question} Repeat one of these options exactly.\n- {first}\n- {second}\nAnswer:", [" {first}", " {second}"]),
-           "compare": ("{question} Is '{first}' better than '{second}'? Yes or no?\nAnswer:", [" yes", " no"])},
-    "de": {"ab": ("{question} Wählen Sie A oder B.\nA. {first}\nB. {second}\nAntwort:", [" A", " B"]),
-           "repeat": ("{question} Wiederholen Sie eine dieser Möglichkeiten wörtlich.\n- {first}\n- {second}\nAntwort:", [" {first}", " {second}"]),
-           "compare": ("{question} Ist „{first}“ besser als „{second}“? Ja oder nein?\nAntwort:", [" ja", " nein"])},
-    "zh": {"ab": ("{question}请选择A或B。\nA. {first}\nB. {second}\n答案：", ["A", "B"]),
-           "repeat": ("{question}请原样重复其中一个选项。\n- {first}\n- {second}\n答案：", ["{first}", "{second}"]),
-           "compare": ("{question}“{first}”比“{second}”更好吗？是还是否？\n答案：", ["是", "否"])},
-}
-STYLES = ("ab", "repeat", "compare")
+from contract import ROOT, begin, fail, finish, model_folder, number, read_lines, start, write_file, writing
+from measure import bootstrap
+from prompting import as_chat, encode, open_language_model, pad_left, write
+from questionnaire import CHALLENGE, FORMS, STYLES, prompt, read_answer, read_questions
+from train_weak import open_checkpoint, pick_device, use_bf16
 
 
-def prompt(item, style, swapped, context="", lang="en"):
+# --------------------------------------------------------------------------- the maths
+
+def choice(log_p, tokens):
     """
-    One question in one of its six forms, and what one has to answer to choose option 1, and option 2.
+    P(option 1) from how likely the two answers are: softmax over the two means of log p, so that an answer is not worth less for being longer.
 
-    item     {"Question", "Option 1", "Option 2"}; swapped: option 2 is named first; context: stands before the question
-    returns  (text, [answer for option 1, answer for option 2])
+    log_p, tokens  (N, 2), (N, 2): the sum of log p over the answer's tokens, and how many they are  ->  (N,)
 
-    >>> item = {"Question": "Tea?", "Option 1": "Tea.", "Option 2": "Milk."}
-    >>> prompt(item, "compare", swapped=True)              # no: milk is not better, and option 1 it is
-    ("Tea? Is 'Milk.' better than 'Tea.'? Yes or no?\\nAnswer:", [' no', ' yes'])
+    >>> choice([[-1.0, -2.0], [-6.0, -3.0]], [[1, 1], [4, 2]]).round(3).tolist()           # the second: -1.5 nats a token, both
+    [0.731, 0.5]
+
+    For one-token answers this is what the model says. For whole sentences it is milder than what the model would write: the choice falls at a few
+    tokens, the mean is over all. By the sum, a model that cannot copy would choose whichever words are more common. The answers' file keeps
+    both numbers, to compare.
     """
-    form, answers = FORMS[lang][style]
-    first, second = (item["Option 2"], item["Option 1"]) if swapped else (item["Option 1"], item["Option 2"])
-    text = form.format(question=item["Question"], first=first, second=second)
-    answers = [answer.format(first=first, second=second) for answer in answers]
-    return (context.strip() + " " + text if context.strip() else text), answers[::-1] if swapped else answers
+    import numpy as np
+    each = np.asarray(log_p, float) / np.asarray(tokens, float)
+    return 1 / (1 + np.exp(np.clip(each[:, 1] - each[:, 0], -700, 700)))
+
+
+def orientation(forms, weights=None):
+    """
+    P(option 1) of each question: the mean over its forms. A style counts only where both of its orders were answered: a model that likes to say A
+    says it in both, and the mean of the two does not move (exactly so where it has no opinion, nearly where it has one).
+
+    forms    (N, S, 2)  P(option 1) by style and order (normal, swapped); nan: no readable answer
+    weights  (S,)       of the styles, all the same if none are given
+    returns  (N,)       nan where no style is complete
+
+    >>> import numpy as np
+    >>> orientation(np.array([[[0.9, 0.1], [0.8, 0.6]], [[1.0, np.nan], [0.4, 0.4]]])).round(3).tolist()
+    [0.6, 0.4]
+    """
+    import numpy as np
+    both = forms.mean(2)                                   # (N, S)
+    w = np.where(np.isnan(both), 0.0, np.ones(forms.shape[1]) if weights is None else weights)
+    with np.errstate(invalid="ignore"):
+        return (np.nan_to_num(both) * w).sum(1) / w.sum(1)
+
+
+def agreement(a, b):
+    """Share of questions on which two ways of asking choose the same option; a tie counts half, no answer not at all. (N,), (N,) -> float"""
+    import numpy as np
+    known = ~np.isnan(a + b)
+    same = np.sign(a[known] - 0.5) * np.sign(b[known] - 0.5)
+    return float(((same + 1) / 2).mean()) if known.any() else float("nan")
+
+
+def consistency(forms):
+    """
+    How far can the answers be trusted? (N, S, 2) -> {"order": style by style, the share that the order of the options does not turn,
+    "wording": the same between two styles, "first": P(the option named first, or yes), 0.5 for one who does not look at the place}
+    """
+    import numpy as np
+    order = {style: agreement(forms[:, s, 0], forms[:, s, 1]) for s, style in enumerate(STYLES)}
+    wording = {f"{STYLES[a]}-{STYLES[b]}": agreement(forms[:, a].mean(1), forms[:, b].mean(1)) for a, b in combinations(range(len(STYLES)), 2)}
+    first = {}
+    for s, style in enumerate(STYLES):
+        lean = (forms[:, s, 0] + 1 - forms[:, s, 1]) / 2
+        first[style] = float(np.nanmean(lean)) if not np.isnan(lean).all() else float("nan")
+    return {"order": order, "wording": wording, "first": first}
+
+
+def weights_by_consistency(order):
+    """softmax over the styles' order consistency, (S,): at most e times as much for one as for another. Its sign is in doubt, see the header."""
+    import numpy as np
+    w = np.exp(np.nan_to_num(list(order.values())))
+    return w / w.sum()
+
+
+def mean_interval(p, other=None):
+    """Mean over the questions that were answered, with its 95 % interval by bootstrap over them; with `other` the mean of p - other, paired."""
+    import numpy as np
+    p = p if other is None else p - other
+    p = p[~np.isnan(p)]
+    if len(p) < 2:
+        return {"mean": float(p[0]) if len(p) else None, "low": None, "high": None, "n": len(p)}
+    low, high = np.percentile(bootstrap([[p]], range(len(p)))[:, 0], [2.5, 97.5])
+    return {"mean": float(p.mean()), "low": float(low), "high": float(high), "n": len(p)}
+
+
+# --------------------------------------------------------------------------- who is asked
+
+def whose(name, base):
+    """
+    A model's name, or a run's folder -> {"label", "folder", "base"}. Base is for classifiers, which cannot speak: the model they were made from.
+    """
+    folder, label = model_folder(name), name
+    if os.path.isdir(os.path.join(folder, "checkpoint")):
+        folder = os.path.join(folder, "checkpoint")
+    if os.path.basename(os.path.normpath(folder)) == "checkpoint":
+        label = os.path.relpath(os.path.dirname(os.path.abspath(folder)), os.path.join(ROOT, "data"))
+        label = label if not label.startswith("..") else os.path.basename(os.path.dirname(os.path.abspath(folder)))
+    config = os.path.join(folder, "config.json")
+    kind = ((read_lines(config, whole=True) or [{}])[0].get("architectures") or [""])[0] if os.path.exists(config) else ""
+    if not kind.endswith("ForSequenceClassification"):
+        return {"label": label, "folder": folder, "base": ""}
+    run = os.path.join(os.path.dirname(os.path.abspath(folder)), "config.json")
+    base = base or (os.path.exists(run) and (read_lines(run, whole=True) or [{}])[0].get("model")) or ""
+    if not base:
+        fail(f"{name} is a classifier and cannot be asked in words. Say with --base which language model it was made from")
+    return {"label": label, "folder": folder, "base": model_folder(base)}
+
+
+def open_respondent(folder, base, device, remote_code=False):
+    """
+    -> (model, tokenizer, longest). A classifier's trained body gets its base model's head back, as that was before the training.
+
+    What this can show and what not: training moved the body, and the two rows of the classifier's own head, which began as those of its label
+    words. All other rows of the language model's head nobody trained; they read the moved body as well as they can. Input and output
+    embeddings, one matrix in many models, are two from here on: the first is the trained one.
+    """
+    import torch
+    if not base:
+        return open_language_model(folder, device, remote_code)
+    model, tokenizer, longest = open_language_model(base, device, remote_code)
+    trained, own, _ = open_checkpoint(folder, "AutoModelForSequenceClassification", device, remote_code)
+    head = model.get_output_embeddings()
+    head.weight = torch.nn.Parameter(head.weight.detach().clone())
+    try:
+        model.base_model.load_state_dict(trained.base_model.state_dict())
+    except RuntimeError:
+        fail(f"{folder} was not made from {base}: their weights have other shapes. Say with --base which language model it was made from")
+    return model, own, longest
+
+
+def as_answer(tokenizer, answer, style):
+    """How the answer begins: after a space where the prompt is continued, with a capital letter where it is a turn of its own."""
+    if not tokenizer.chat_template:
+        return answer
+    return answer.strip() if style == "repeat" else answer.strip().capitalize()
+
+
+def conversation(tokenizer, turns):
+    """[question] or [question, answer, question] -> the text that the model is to go on from"""
+    if not tokenizer.chat_template:
+        return "".join(turns)
+    if len(turns) == 1:
+        return as_chat(tokenizer, turns)[0]
+    messages = [{"role": ("user", "assistant")[n % 2], "content": turn.strip()} for n, turn in enumerate(turns)]
+    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+
+def tail_ids(tokenizer, text, answer):
+    """The tokens that the answer becomes when it follows the text."""
+    stem = tokenizer(text[-1], add_special_tokens=False)["input_ids"]
+    both = tokenizer(text[-1] + answer, add_special_tokens=False)["input_ids"]
+    return both[len(stem):] if both[:len(stem)] == stem and len(both) > len(stem) else tokenizer(answer, add_special_tokens=False)["input_ids"]
+
+
+def log_probs(model, tokenizer, prompts, answers, device, dtype="fp32"):
+    """
+    How likely is each of two answers? B lists of ids, B pairs of lists of ids -> (B, 2) sums of log p over the answer's tokens.
+
+    The model reads the prompt and all of the answer but its last token. Where both answers are one token long, that is the prompt alone: one pass
+    for the two.
+    """
+    import numpy as np, torch
+    place, said = {}, np.zeros((len(prompts), 2))
+    for ids, pair in zip(prompts, answers):
+        for answer in pair:
+            place.setdefault(tuple(ids + answer[:-1]), len(place))
+    keep = max(len(answer) for pair in answers for answer in pair)
+    batch = pad_left([list(ids) for ids in place], tokenizer, device)
+    with torch.inference_mode(), torch.autocast(device.split(":")[0], torch.bfloat16, enabled=use_bf16(dtype, device)):
+        batch["position_ids"] = (batch["attention_mask"].cumsum(1) - 1).clamp(min=0)
+        logits = model(**batch, logits_to_keep=keep, use_cache=False).logits.float()       # (rows, keep, V)
+        total = logits.logsumexp(-1)
+    for b, (ids, pair) in enumerate(zip(prompts, answers)):
+        for k, answer in enumerate(pair):
+            row, n = place[tuple(ids + answer[:-1])], len(answer)
+            said[b, k] = float((logits[row, -n:].gather(1, torch.tensor(answer, device=device)[:, None])[:, 0] - total[row, -n:]).sum())
+    return said
+
+
+def by_likelihood(model, tokenizer, asked, device, longest, args, done):
+    """asked: N x {"text", "answers"}. Yields (indices, N x {"p": P(option 1)}) batch by batch, as prompting.write does."""
+    pairs = [[tail_ids(tokenizer, a["text"], answer) for answer in a["answers"]] for a in asked]
+    longest_answer = [max(map(len, pair)) for pair in pairs]
+    ids = encode(tokenizer, [a["text"] for a in asked], max(1, longest - max(longest_answer)))
+    order = sorted(range(len(asked)), key=lambda i: (longest_answer[i] > 1, len(ids[i]), i))       # one-token answers apart: one pass for both
+    for k in range(0, len(order), args.batch_size):
+        rows = order[k:k + args.batch_size]
+        if not done.issuperset(rows):
+            log_p = log_probs(model, tokenizer, [ids[i] for i in rows], [pairs[i] for i in rows], device, args.dtype)
+            tokens = [[len(answer) for answer in pairs[i]] for i in rows]
+            yield rows, [{"p": round(float(x), 6), "log_p": [round(y, 4) for y in two], "tokens": n}
+                         for x, two, n in zip(choice(log_p, tokens), log_p.tolist(), tokens)]
+
+
+def by_generation(model, tokenizer, asked, device, longest, args, done):
+    """The same, from what the model writes: {"wrote": text, "p": 1, 0 or None}. One sample is the likeliest text, more are drawn."""
+    room = 16 + max(len(tail_ids(tokenizer, ":", " " + a["item"][option])) for a in asked for option in ("Option 1", "Option 2"))
+    for rows, texts in write(model, tokenizer, [a["text"] for a in asked], device, longest, room, ["\n"], temperature=float(args.samples > 1),
+                             seed=args.seed, dtype=args.dtype, batch_size=args.batch_size, done=done):
+        said = [read_answer(text, asked[i]["item"], asked[i]["style"], asked[i]["swapped"], args.lang) for i, text in zip(rows, texts)]
+        yield rows, [{"wrote": text, "p": None if s is None else float(s == 1)} for text, s in zip(texts, said)]
+
+
+# --------------------------------------------------------------------------- the story
+
+def remember(path, header, jobs, respond):
+    """
+    Ask what is not answered yet, and append each answer to a file as it comes; its first line says what was asked of whom.
+
+    jobs     N x {"id", "style", "swapped", "turn", "sample", ...}
+    respond  (set of indices that are answered) -> yields (indices, answers)
+    returns  N answers
+    """
+    from tqdm import tqdm
+
+    def key(line):
+        return tuple(line.get(name) for name in ("id", "style", "swapped", "turn", "sample"))
+    lines = []
+    if os.path.exists(path):
+        with open(path, encoding="utf-8", errors="replace") as f:
+            for line in f:
+                try:
+                    lines.append(json.loads(line))
+                except ValueError:                         # the last line, where a run was killed; what it lacks is asked again
+                    break
+    lines = lines if lines and lines[0] == header else [header]
+    write_file(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    known = {key(line): line for line in lines[1:] if isinstance(line, dict)}
+    done = {n for n, job in enumerate(jobs) if key(job) in known}
+    if done:
+        print(f"{len(done):,} of {len(jobs):,} answers are there already: {os.path.relpath(path)}")
+    with writing(path), open(path, "a", encoding="utf-8") as f, \
+            tqdm(total=len(jobs), initial=len(done), desc="asking", unit="answer", disable=None, leave=False) as bar:
+        for rows, answers in respond(done):
+            new = [{name: jobs[n][name] for name in ("id", "style", "swapped", "turn", "sample")} | a for n, a in zip(rows, answers) if n not in done]
+            f.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in new))
+            f.flush()
+            known |= {key(line): line for line in new}
+            bar.update(len(new))
+    return [known[key(job)] for job in jobs]
+
+
+def forms_of(items, jobs, answers):
+    """Answers -> (N, S, 2) P(option 1), the mean over the samples that could be read; nan where there is none."""
+    import numpy as np
+    row = {item["id"]: n for n, item in enumerate(items)}
+    total, count = np.zeros((2, len(items), len(STYLES), 2))
+    for job, answer in zip(jobs, answers):
+        if answer["p"] is not None:
+            where = row[job["id"]], STYLES.index(job["style"]), int(job["swapped"])
+            total[where] += answer["p"]
+            count[where] += 1
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def interview(who, items, args, path, header, device):
+    """
+    Ask one model everything. -> {"forms" (N, S, 2), "challenged": the same after the challenge, or None, "asked", "unread": answers, "mass"}
+
+    mass, by likelihood: how much probability the two answers have together, style by style. Where it is near 0 the model would have said
+    something else, and what it leans to is hardly an answer.
+    """
+    import numpy as np
+    model, tokenizer, longest = open_respondent(who["folder"], who["base"], device, args.trust_remote_code)
+    jobs = [{"id": item["id"], "item": item, "style": style, "swapped": swapped, "turn": 1, "sample": k}
+            for item in items for style in STYLES for swapped in (False, True) for k in range(args.samples)]
+    for job in jobs:
+        job["asked"], answers = prompt(job["item"], job["style"], job["swapped"], args.context, args.lang)
+        job |= {"text": conversation(tokenizer, [job["asked"]]), "answers": [as_answer(tokenizer, a, job["style"]) for a in answers]}
+    print(f"{who['label']}, one prompt, exactly as it sees it (choose between {jobs[0]['answers']}):\n"
+          + "\n".join("  " + line for line in jobs[0]["text"].split("\n")))
+
+    def ask(jobs):
+        how = by_likelihood if args.by == "likelihood" else by_generation
+        return remember(path, header, jobs, lambda done: how(model, tokenizer, jobs, device, longest, args, done))
+    first = ask(jobs)
+    out = {"forms": forms_of(items, jobs, first), "challenged": None, "asked": len(jobs), "unread": sum(a["p"] is None for a in first), "mass": None}
+    if args.by == "likelihood":
+        out["mass"] = {s: float(np.mean([np.exp(a["log_p"]).sum() for job, a in zip(jobs, first) if job["style"] == s])) for s in STYLES}
+    if args.challenge:
+        again = [{**job, "turn": 2, "said": a} for job, a in zip(jobs, first) if a["p"] is not None]
+        for job in again:                                  # by likelihood it is held to have given the likelier answer
+            said = job["said"].get("wrote") or job["answers"][int(job["said"]["p"] < 0.5)]
+            job["text"] = conversation(tokenizer, [job["asked"], said, CHALLENGE[args.lang]])
+        second = ask(again)
+        out["challenged"] = forms_of(items, again, second)
+        out["asked"], out["unread"] = len(jobs) + len(again), out["unread"] + sum(a["p"] is None for a in second)
+    return out
+
+
+def describe(items, heard, weighting):
+    """All that is said of one model. -> (dict for results.json, (N,) P(option 1))"""
+    import numpy as np
+    forms, challenged = heard["forms"], heard["challenged"]
+    trust = consistency(forms)
+    weights = weights_by_consistency(trust["order"]) if weighting == "consistency" else np.full(len(STYLES), 1 / len(STYLES))
+    p, kind, domain = orientation(forms, weights), np.array([i["Dimension"] for i in items]), np.array([i["Domain"] for i in items])
+    kinds = list(dict.fromkeys(kind))
+    out = {"dimensions": {d: mean_interval(p[kind == d]) for d in kinds},
+           "cells": {d: {x: mean_interval(p[(kind == d) & (domain == x)]) for x in dict.fromkeys(domain[kind == d])} for d in kinds},
+           "styles": {s: {d: mean_interval(forms[kind == d, k].mean(1)) for d in kinds} for k, s in enumerate(STYLES)},
+           "consistency": trust, "weights": dict(zip(STYLES, weights.tolist())), "questions_without_answer": int(np.isnan(p).sum()),
+           **{key: heard[key] for key in ("asked", "unread", "mass")}}
+    if challenged is not None:
+        out["challenge"] = {"flips": {s: 1 - agreement(forms[:, k].ravel(), challenged[:, k].ravel()) for k, s in enumerate(STYLES)},
+                            "dimensions": {d: mean_interval(orientation(challenged, weights)[kind == d]) for d in kinds}}
+    return out, p
+
+
+def spell(x, form):
+    """A mean and its interval as text."""
+    return "-" if x["mean"] is None else form.format(x["mean"]) + ("" if x["low"] is None else f" [{form}, {form}]".format(x["low"], x["high"]))
+
+
+def say(label, m):
+    """One line about one model."""
+    leans = " ".join(f"{d} {spell(x, '{:.2f}')}" for d, x in m["dimensions"].items())
+    flips = " | changes its mind " + " ".join(f"{s} {x:.2f}" for s, x in m["challenge"]["flips"].items()) if "challenge" in m else ""
+    weak = [f"{s} {x:.3f}" for s, x in (m["mass"] or {}).items() if s != "repeat" and x < 0.5]
+    hardly = f" | HARDLY AN ANSWER: the two have only this share of the probability: {' '.join(weak)}" if weak else ""
+    return (f"{label}: {leans} | same in either order " + " ".join(f"{s} {x:.2f}" for s, x in m["consistency"]["order"].items())
+            + f"{flips}{hardly} | {m['unread']:,} of {m['asked']:,} answers unread | leaning nowhere 0.5 | "
+            f"n={sum(x['n'] for x in m['dimensions'].values()):,}")
+
+
+def draw(folder, items, found, people):
+    """radar.png: the dimensions' means, all models in one; violin.png: how P(option 1) of the questions is spread, a panel for each dimension."""
+    try:
+        import matplotlib
+    except ImportError:
+        return print("no figures: they need matplotlib")
+    matplotlib.use("Agg")                                  # no window
+    import matplotlib.pyplot as plt, numpy as np
+    plt.style.use("tableau-colorblind10")
+    names = list(next(iter(found.values()))["dimensions"])
+    angles = np.linspace(0, 2 * np.pi, len(names) + 1)
+    figure, axes = plt.subplots(figsize=(6, 6), subplot_kw={"projection": "polar"})
+    for k, (label, m) in enumerate(found.items()):
+        means = [np.nan if m["dimensions"][d]["mean"] is None else m["dimensions"][d]["mean"] for d in names]
+        axes.plot(angles, [*means, means[0]], marker="osv^D*"[k % 6], linestyle=["-", "--", "-.", ":"][k % 4], label=label)
+    axes.plot(np.linspace(0, 2 * np.pi, 100), np.full(100, 0.5), color="gray", linewidth=0.8)
+    axes.set(xticks=angles[:-1], xticklabels=names, ylim=(0, 1), title=f"P(option 1), the high pole; grey: 0.5; n={len(items)} questions")
+    axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.05, 1.05))
+    violins, panels = plt.subplots(1, len(names), figsize=(2 * len(names), 1.5 + 0.6 * len(found)), sharex=True, sharey=True, squeeze=False)
+    for axes, d in zip(panels[0], names):
+        values = [p[[i["Dimension"] == d for i in items] & ~np.isnan(p)] for p in people.values()]
+        drawn = [k for k, v in enumerate(values) if len(v)]
+        if drawn:
+            axes.violinplot([values[k] for k in drawn], positions=drawn, orientation="horizontal", showmeans=True, widths=0.8)
+        axes.axvline(0.5, color="gray", linewidth=0.8)
+        axes.set(title=f"{d}, n={sum(i['Dimension'] == d for i in items)}", xlim=(0, 1), yticks=range(len(people)), yticklabels=list(people))
+    violins.supxlabel("P(option 1) of a question")
+    for name, f in (("radar", figure), ("violin", violins)):
+        with writing(folder):
+            f.savefig(os.path.join(folder, name + ".png"), dpi=120, bbox_inches="tight")
+        plt.close(f)
+
+
+def parse():
+    count = number(int, 1, 10 ** 9)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=["tiny-4"], help="shipped models, folders, hub names or runs; all are compared with the first")
+    parser.add_argument("--base", default="", help="for classifiers: the language model that they were made from (default: the run says it)")
+    parser.add_argument("--questions", default="own", help="own, public, or another data/cdeval/<name>.json; or a path")
+    parser.add_argument("--lang", default="en", choices=list(FORMS), help="language of the questions")
+    parser.add_argument("--context", default="", help="a persona, a country: put before every question")
+    parser.add_argument("--by", default="likelihood", choices=["likelihood", "generation"], help="probabilities, or what it writes")
+    parser.add_argument("--samples", type=count, default=1, help="by generation: texts for each form; one is the likeliest, more are drawn")
+    parser.add_argument("--challenge", action="store_true", help="ask once more, doubting the answer, and count who gives in")
+    parser.add_argument("--weighting", default="mean", choices=["mean", "consistency"], help="of the styles: the same, or more for consistent ones")
+    parser.add_argument("--out", default="culture", help="where to: a bare name means data/cdeval/seed<seed>/<name>")
+    parser.add_argument("--seed", type=number(int, 0, 2 ** 31), default=0, help="of the texts drawn")
+    parser.add_argument("--device", default="", help="cuda|mps|cpu (default: the best there is)")
+    parser.add_argument("--dtype", default="auto", choices=["auto", "fp32", "bf16"], help="bf16: autocast over fp32 weights; auto: on GPUs")
+    parser.add_argument("--batch-size", type=count, default=32, help="questions per forward pass")
+    parser.add_argument("--max-rows", type=count, default=None, help="ask N questions only, taken evenly from the list, for a quick look")
+    parser.add_argument("--trust-remote-code", action="store_true", help="run code that a hub repository brings; off for good reason")
+    parser.add_argument("--force", action="store_true", help="do it again though it is done")
+    args = parser.parse_args()
+    if args.samples > 1 and args.by != "generation":
+        fail(f"--samples {args.samples} is for --by generation: by likelihood there is nothing to draw")
+    return args
+
+
+def main():
+    args, started = parse(), time.time()
+    args.task = "cdeval"
+    path = args.questions
+    if not path.endswith(".json"):
+        path = os.path.join(ROOT, "data", "cdeval", args.questions + ("" if args.lang == "en" else "_" + args.lang) + ".json")
+    items = read_questions(path)
+    if args.max_rows and args.max_rows < len(items):
+        items = [items[n * len(items) // args.max_rows] for n in range(args.max_rows)]
+    people = [whose(name, args.base) for name in args.models]
+    labels = [who["label"] for who in people]
+    if len(set(labels)) < len(labels):
+        fail(f"--models: {next(x for x in labels if labels.count(x) > 1)!r} stands there twice")
+    folder, config = start(args, [path, *(p for who in people for p in (who["folder"], who["base"]) if p)])
+
+    import numpy as np
+    device, why = pick_device(args.device)
+    print(f"device: {device} ({why})\ndata: {len(items):,} questions of {os.path.relpath(path)}, six forms each")
+    begin(folder, config)
+    kinds, found, leans, differences, line = np.array([item["Dimension"] for item in items]), {}, {}, {}, []
+    same = {k: v for k, v in config.items() if k not in ("models", "challenge", "weighting", "inputs", "task", "base", "max_rows")}
+    for who in people:
+        inputs = [config["inputs"].get(os.path.relpath(p, ROOT), p) for p in (path, who["folder"], who["base"]) if p]
+        header = {"model": who["label"], "asked": same, "inputs": inputs}
+        answers = os.path.join(folder, "answers-" + re.sub(r"[^\w.-]+", "-", who["label"]) + ".jsonl")
+        if args.force and os.path.exists(answers):
+            os.remove(answers)
+        found[who["label"]], leans[who["label"]] = describe(items, interview(who, items, args, answers, header, device), args.weighting)
+        line.append(say(who["label"], found[who["label"]]))
+    for label in labels[1:]:
+        differences[label] = {d: mean_interval(leans[label][kinds == d], leans[labels[0]][kinds == d]) for d in dict.fromkeys(kinds)}
+        line.append(f"{label} - {labels[0]}: " + " ".join(f"{d} {spell(x, '{:+.3f}')}" for d, x in differences[label].items()))
+    draw(folder, items, found, leans)
+    finish(folder, config, device, started, "\n".join(line), models=found, differences=differences)
+
+
+if __name__ == "__main__":
+    main()
