@@ -19,9 +19,10 @@ from collections import defaultdict
 from contract import ROOT, as_left, fail, fingerprint, read_labels, read_lines, read_rows, run_folder, write_file
 from train_weak import auroc, ece, right
 from measure import bootstrap, pgr, pgr_interval
+import align_tasks
 
 CHAPTERS = {"train_weak.py": "the supervisor", "train_strong.py": "students and their ceiling", "ensemble.py": "many supervisors", "debate.py": "oversight",
-            "icl.py": "without training", "auto_align.py": "phase 2", "align_tasks.py": "alignment tasks"}
+            "icl.py": "without training", "auto_align.py": "phase 2"}
 COLUMNS = {"ensemble.py": ["members used", "gain over single [95 %]"], "debate.py": ["gain over single [95 %]", "knew / did not"],
            "train_strong.py": ["PGR [95 %]", "agrees where right / wrong"], "icl.py": ["says yes"],
            "auto_align.py": ["evaluator by round", "attacks succeed", "updates rejected", "labels bought", "PGR [95 %]"]}
@@ -120,6 +121,19 @@ def describe_rounds(seeds):
             "attacks succeed": f"{np.mean([a[1] for a in attacks]):.3f}" if attacks[0][1] is not None else "",
             "updates rejected": f"{sum(r['rejected'] for rounds in seeds for r in rounds)} of {sum(map(len, seeds))}",
             "labels bought": str(sum(r["audits"] for r in seeds[0]))}
+
+
+def describe_task(task, runs):
+    """align_tasks.py's own table over all its seeds -> (markdown, {run: {column: text}}): there PGR is on balanced accuracy, or on what is not toxic"""
+    table, kind, test, _ = align_tasks.gather(task, [r["config"]["seed"] for _, r in runs])
+    texts = {}
+    for row in table:
+        low, high = row["headline_interval"]
+        texts[row["run"]] = {title: f"{row[key]:.{1 if key == 'perplexity' else 3}f}" for key, title in align_tasks.COLUMNS[kind].items()}
+        texts[row["run"]] |= {"headline [95 %]": f"{row['headline']:.3f} [{low:.3f}, {high:.3f}]", "seeds": str(row["seeds"]), "n": f"{len(test):,}"}
+        if "pgr" in row:
+            texts[row["run"]]["PGR [95 %]"] = f"{row['pgr']:.2f} " + ("[open]" if row["interval"] is None else "[{:.2f}, {:.2f}]".format(*row["interval"]))
+    return align_tasks.show(task, kind, table, test), texts
 
 
 def tables(task, rows, stale):
@@ -321,16 +335,21 @@ def main():
             readme = f.read()
     for task in names:
         found, stale = find_runs(task)
-        rows = []
+        rows, own, below = [], {}, ""
         for runs in found:
             with as_left(os.path.relpath(os.path.join(runs[0][0], "results.json"))):
-                rows += [describe(task, runs)] if runs[0][1]["config"]["script"] in CHAPTERS else []
-        text = tables(task, rows, stale)
+                script = runs[0][1]["config"]["script"]
+                rows += [describe(task, runs)] if script in CHAPTERS else []
+                if script == "align_tasks.py":
+                    below, own = describe_task(task, runs)
+        text = tables(task, rows, stale) + below
         print(text)
         paths = draw(task, rows, found)
         write_file(os.path.join(ROOT, "data", task, "report.md"), text + "".join(f"\n![{os.path.basename(p)}]({os.path.basename(p)})\n" for p in paths))
         print(f"wrote data/{task}/report.md" + "".join(f", {os.path.basename(p)}" for p in paths))
         remember(measured, task, rows)
+        for run, texts in own.items():
+            measured[task][run] = measured[task].get(run, {}) | texts
         for path in paths if args.readme else []:
             shown = os.path.join("figures", f"{task}-{os.path.basename(path)[7:]}")
             if shown in readme:
