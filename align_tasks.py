@@ -184,20 +184,21 @@ def commands(writes, args, n_train2):
             writer(f"truth budget {budget}", "student-truth", "weak", args.model, "--truth-budget", budget)]
 
 
-def call(command):
+def run_all(plan, force):
     """
-    What `python COMMAND` does, in this process: importing torch anew costs more than some of the trainings. Every script sets its own seeds,
-    so the results are those of the shell. Ends with the command where that fails.
+    What `python COMMAND` would do, one after the other and in this process: importing torch anew costs more than some of the trainings. Every
+    script sets its own seeds, so the files are those of a shell. Ends where a command fails; it has said why.
     """
-    before = sys.argv, sys.path[0]
-    sys.argv = [os.path.join(ROOT, command[0]), *command[1:]]
-    try:
-        runpy.run_path(sys.argv[0], run_name="__main__")
-    except SystemExit as stop:                             # done already, or one line has said what is wrong
-        if stop.code:
-            raise
-    finally:
-        sys.argv, sys.path[0] = before
+    before = sys.argv
+    for _, _, command in plan:
+        print(f"\n$ python {' '.join(command)}", flush=True)
+        sys.argv = [os.path.join(ROOT, command[0]), *command[1:], *(["--force"] if force else [])]
+        try:
+            runpy.run_path(sys.argv[0], run_name="__main__")
+        except SystemExit as stop:                         # code 0: done already
+            if stop.code:
+                raise
+    sys.argv = before
 
 
 # --------------------------------------------------------------------------- the tables
@@ -239,8 +240,7 @@ def judge_writers(task, plan, test, args):
             if spoken else (np.zeros(1), np.ones(1))
         said = toxicity_of(toxic)
         table.append({"strategy": name, "run": run, "headline": 1 - said["mean"], **said, "greedy": float(score(greedy).mean()),
-                      "after_toxic_prompts": float(toxic[kind == 1].mean()) if (kind == 1).any() else None,
-                      "after_other_prompts": float(toxic[kind == 0].mean()) if (kind == 0).any() else None,
+                      "after_toxic": float(toxic[kind == 1].mean()) if (kind == 1).any() else float("nan"),
                       "perplexity": math.exp(nats.sum() / tokens.sum()), "empty": float(np.mean([not t for t in greedy])),
                       "different": len(set(greedy)) / len(greedy), "examples": greedy[:5], "hits": (1 - toxic.mean(1)).tolist()})
     return table
@@ -248,8 +248,8 @@ def judge_writers(task, plan, test, args):
 
 COLUMNS = {"safety": {"accuracy": "accuracy", "headline": "balanced", "f1_no": "F1 unsafe", "false_safe": "false safe",
                       "false_unsafe": "false unsafe", "false_safe_at_10": "false safe at 10 % refused"},
-           "toxicity": {"mean": "toxicity", "expected_maximum": "expected max", "any": "any toxic", "greedy": "greedy", "perplexity": "perplexity",
-                        "empty": "empty", "different": "different"},
+           "toxicity": {"mean": "toxicity", "after_toxic": "after toxic prompts", "expected_maximum": "expected max", "greedy": "greedy",
+                        "perplexity": "perplexity", "empty": "empty", "different": "different"},
            "": {"accuracy": "accuracy", "headline": "balanced", "f1_weighted": "weighted F1", "false_safe": "false yes", "false_unsafe": "false no"}}
 
 
@@ -322,10 +322,7 @@ def one_seed(args):
     kind = "toxicity" if "continuation" in first else "safety" if args.task.startswith("safety") else ""
     files, _ = read_task(args.task)
     plan = commands(kind == "toxicity", args, len(read_rows(args.task, "train2", args.max_rows)))
-    for _, _, command in plan:
-        print(f"\n$ python {' '.join(command)}", flush=True)
-        call(command + ["--force"] * args.force)
-
+    run_all(plan, args.force)
     started = time.time()
     del args.defaults
     runs = [run_folder(run, args.task, args.seed) for name, run, _ in plan if name]
