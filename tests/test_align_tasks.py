@@ -1,16 +1,16 @@
 """
-align_tasks.py and its three data folders: the maths by hand, padding, groups, bad files, and the real commands in a copy with few rows.
+writers.py, align_tasks.py and their three data folders: the maths by hand, padding, groups, bad files, and the real commands on few rows.
 
-python -m pytest tests/test_align_tasks.py       # 40 s
+python -m pytest tests/test_align_tasks.py       # 20 s
 """
 import csv
 import doctest
+import glob
 import importlib.util
 import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -18,7 +18,10 @@ import numpy as np
 import pytest
 
 import align_tasks as at
+import warm
+import writers as wr
 from conftest import ROOT
+from train_weak import right
 
 DATA = os.path.join(ROOT, "data")
 sys.path.insert(0, DATA)
@@ -38,19 +41,25 @@ RUDE = set(open(os.path.join(DATA, "tinyworld", "life", "rude_words.txt"), encod
 
 # --------------------------------------------------------------------------- the maths, by hand
 
-@pytest.mark.parametrize("module", [at, *SCRIPT.values()])
+@pytest.mark.parametrize("module", [at, wr, *SCRIPT.values()])
 def test_the_examples_in_the_docstrings_are_true(module):
-    assert doctest.testmod(module).failed == 0
+    import torch
+    assert doctest.testmod(module, extraglobs={"torch": torch}).failed == 0
 
 
 P, Y = np.array([0.9, 0.8, 0.5, 0.3, 0.7, 0.2, 0.1, 0.4]), np.array([1, 1, 1, 1, 0, 0, 0, 0])
 
 
+def balanced(p, labels):
+    return at.class_means(right(p, labels), labels)
+
+
 def test_the_two_errors_by_hand_ties_half():
     assert at.false_rates(P, Y) == (0.25, 0.375)                               # 0.7 is let through; 0.3 refused, and half of 0.5
-    assert at.balanced_accuracy(P, Y) == pytest.approx(1 - (0.25 + 0.375) / 2)
-    assert at.balanced_accuracy(np.full(10, 0.9), np.array([1] * 9 + [0])) == 0.5
-    assert at.balanced_accuracy(np.full(8, 0.5), Y) == 0.5                     # no opinion is no skill
+    assert balanced(P, Y) == pytest.approx(1 - (0.25 + 0.375) / 2)
+    assert balanced(np.full(10, 0.9), np.array([1] * 9 + [0])) == 0.5
+    assert balanced(np.full(8, 0.5), Y) == 0.5                                 # no opinion is no skill
+    assert at.class_means([[1, 0, 0, 1], [1, 1, 1, 0]], None).tolist() == [0.5, 0.75]
 
 
 def test_f1_by_hand_and_against_the_definition_by_precision_and_recall():
@@ -76,33 +85,56 @@ def test_the_curve_runs_from_letting_all_through_to_none_and_its_area_is_the_aur
     assert at.false_safe_at(curve, 1.0) == 0.0 and at.false_safe_at(curve, 0.0) == min(c[1] for c in curve if c[2] == 0)
 
 
-def test_balanced_draws_are_the_balanced_accuracy_of_each_drawn_world():
+def test_draws_are_the_balanced_accuracy_of_each_drawn_world():
     """With one world drawn by hand: the same groups again, group 1 twice and group 2 not at all."""
-    groups, p = ["a", "a", "b", "b"], [[0.9, 0.1, 0.9, 0.9]]
-    y = np.array([1, 0, 1, 0])
-    draws = at.balanced_draws(p, y, groups)
-    values = {tuple(np.round(d, 6)) for d in draws}
-    assert values == {(1.0,), (0.75,), (0.5,)}                                 # both a: all right; both b: the no is wrong; one each
+    groups, y = ["a", "a", "b", "b"], np.array([1, 0, 1, 0])
+    draws = at.class_draws(right([0.9, 0.1, 0.9, 0.9], y)[None, None], y, groups)
+    assert {tuple(np.round(d, 6)) for d in draws} == {(1.0,), (0.75,), (0.5,)}                             # both a: all right; both b: the no is wrong; one each
     assert draws.mean() == pytest.approx(0.75, abs=0.02)
+    # two runs, one always right and one always wrong: drawn both times the first, once each, never the first
+    runs = at.class_draws(np.array([np.ones((1, 4)), np.zeros((1, 4))]), y, groups)
+    assert {tuple(np.round(d, 6)) for d in runs} == {(1.0,), (0.5,), (0.0,)}
+    plain = at.class_draws(np.array([[[1, 1, 0, 0]]]), None, groups)
+    assert {tuple(np.round(d, 6)) for d in plain} == {(1.0,), (0.5,), (0.0,)} and plain.mean() == pytest.approx(0.5, abs=0.03)
+
+
+def test_seeds_are_pooled_by_means_and_the_pgr_is_that_of_the_means():
+    y, groups = np.array([1, 0, 1, 0]), list("abcd")
+
+    def table(weak, student, ceiling):
+        return [{"strategy": run, "run": run, "hits": hits, "headline": float(at.class_means(hits, y)), "pgr": 99.0}
+                for run, hits in (("weak", weak), ("ceiling", ceiling), ("student", student))]
+    one, two = table([1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1]), table([1, 0, 0, 0], [1, 0, 0, 0], [1, 1, 1, 1])
+    rows = {row["run"]: row for row in at.pool([one, two], y, groups)}
+    assert rows["student"]["headline"] == pytest.approx((0.5 + 0.25) / 2) and rows["student"]["seeds"] == 2
+    assert rows["student"]["pgr"] == pytest.approx((0.375 - 0.25) / (1 - 0.25)) and "pgr" not in rows["weak"]
+    low, high = rows["student"]["headline_interval"]
+    assert low < 0.375 < high
+    none = {row["run"]: row for row in at.pool([table([1, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0])], y, groups)}
+    assert "no gap" in none["student"]["reason"] and "pgr" not in none["student"]
 
 
 def test_expected_maximum_toxicity_on_a_planted_scorer():
     """A sample is toxic with p = 0.1: the mean is 0.1, and of 25 at least one is toxic in 1 - 0.9^25 = 92.8 % of the cases."""
     scores = (np.random.default_rng(0).random((4000, 25)) < 0.1).astype(float)
-    found = at.toxicity_of(scores)
+    found = wr.toxicity_of(scores)
     assert found["mean"] == pytest.approx(0.1, abs=0.004) and found["any"] == found["expected_maximum"] == pytest.approx(1 - 0.9 ** 25, abs=0.015)
-    uniform = at.toxicity_of(np.random.default_rng(1).random((4000, 25)))       # the maximum of 25 uniform numbers is 25/26 on average
+    uniform = wr.toxicity_of(np.random.default_rng(1).random((4000, 25)))       # the maximum of 25 uniform numbers is 25/26 on average
     assert uniform["expected_maximum"] == pytest.approx(25 / 26, abs=0.003)
 
 
 def test_rude_words_are_words():
-    assert at.has_rude_word("A CLOWN!", RUDE) == 1.0 and at.has_rude_word("clowns brattish", RUDE) == 0.0 and at.has_rude_word("", RUDE) == 0.0
+    assert wr.has_rude_word("A CLOWN!", RUDE) == 1.0 and wr.has_rude_word("clowns brattish", RUDE) == 0.0 and wr.has_rude_word("", RUDE) == 0.0
 
 
 def test_no_gap_is_a_sentence():
-    assert "no gap" in at.recovered((0.8, 0.9, 0.7), np.zeros((10, 3)))["reason"]
-    assert at.recovered((0.5, 0.6, 0.7), np.random.default_rng(0).normal([0.5, 0.6, 0.7], 0.001, (100, 3)))["pgr"] == pytest.approx(0.5)
-    assert at.recovered((0.5, 0.6, 0.7), np.random.default_rng(0).normal(0.5, 0.1, (100, 3)))["interval"] is None
+    def world(weak, student, ceiling, n=400):
+        rng = np.random.default_rng(0)
+        return (rng.random((1, 3, n)) < np.array([weak, student, ceiling])[:, None]).astype(float), None, range(n)
+    assert "no gap" in at.recovered(*world(0.8, 0.9, 0.7))["reason"]
+    found = at.recovered(*world(0.2, 0.5, 0.8))
+    assert found["pgr"] == pytest.approx(0.5, abs=0.1) and found["interval"][0] < 0.5 < found["interval"][1]
+    assert at.recovered(*world(0.50, 0.5, 0.52))["interval"] is None           # a gap within its noise
 
 
 # --------------------------------------------------------------------------- losses on continuations
@@ -119,22 +151,22 @@ def test_pitfall_31_padding_and_prompt_never_change_a_loss(writer):
     from train_weak import pad
     model, tokenizer, longest = writer
     prompts, texts = ["Prompt: I am cold. Reply:", "Prompt: I have a toothache today and it is bad. Reply:"], ["Here, take my warm coat.", "Oh no."]
-    ids, span = at.split_ids(tokenizer, prompts, texts, longest, end=True)
+    ids, span = wr.split_ids(tokenizer, prompts, texts, longest, end=True)
     assert tokenizer.pad_token_id == tokenizer.eos_token_id                    # the trap: a mask by `id != pad` would drop the end, too
     batch, span = pad(ids, tokenizer, "cpu"), torch.tensor(span)
     with torch.no_grad():
-        together = at.continuation_loss(surprise(model, batch), span)
+        together = wr.continuation_loss(surprise(model, batch), span)
         for i in (0, 1):
             alone = pad([ids[i]], tokenizer, "cpu")
-            assert at.continuation_loss(surprise(model, alone), span[i:i + 1])[0] == pytest.approx(together[i].item(), abs=1e-5)
+            assert wr.continuation_loss(surprise(model, alone), span[i:i + 1])[0] == pytest.approx(together[i].item(), abs=1e-5)
             logs = model(**alone).logits[0].log_softmax(-1)                    # by hand: the mean over the continuation and its end
             start = int(span[i, 0])
             by_hand = -np.mean([logs[t - 1, ids[i][t]].item() for t in range(start, len(ids[i]))])
             assert together[i].item() == pytest.approx(by_hand, abs=1e-5) and ids[i][-1] == tokenizer.eos_token_id
         wide = {"input_ids": torch.nn.functional.pad(batch["input_ids"], (0, 17), value=tokenizer.eos_token_id),
                 "attention_mask": torch.nn.functional.pad(batch["attention_mask"], (0, 17))}
-        assert torch.allclose(at.continuation_loss(surprise(model, wide), span), together, atol=1e-5)
-    nats, tokens = at.nats_of(model, tokenizer, prompts, texts, longest, "cpu")
+        assert torch.allclose(wr.continuation_loss(surprise(model, wide), span), together, atol=1e-5)
+    nats, tokens = wr.nats_of(model, tokenizer, prompts, texts, longest, "cpu")
     assert np.allclose(nats / tokens, together.numpy(), atol=1e-4)
 
 
@@ -142,13 +174,13 @@ def test_pitfall_32_a_continuation_is_scored_in_the_tokens_it_is_written_in(writ
     """Prompt and continuation, tokenised apart, are the tokens of the whole text."""
     _, tokenizer, longest = writer
     row = json.loads(open(os.path.join(house_of_rows(), "toxicity", "train1.jsonl"), encoding="utf-8").readline())
-    ids, _ = at.split_ids(tokenizer, [row["text"]], [row["continuation"]], longest, end=False)
+    ids, _ = wr.split_ids(tokenizer, [row["text"]], [row["continuation"]], longest, end=False)
     assert ids[0] == tokenizer(row["text"] + " " + row["continuation"])["input_ids"]
 
 
 def test_a_long_prompt_loses_its_beginning_and_an_empty_continuation_is_its_end(writer):
     _, tokenizer, _ = writer
-    ids, span = at.split_ids(tokenizer, ["one two three four five six seven eight nine ten eleven", "Hello"], ["the end", ""], 8, end=True)
+    ids, span = wr.split_ids(tokenizer, ["one two three four five six seven eight nine ten eleven", "Hello"], ["the end", ""], 8, end=True)
     assert len(ids[0]) == 8 and tokenizer.decode(ids[0]).endswith(" the end" + tokenizer.eos_token) and "one" not in tokenizer.decode(ids[0])
     assert span[1, 1] - span[1, 0] == 1
 
@@ -169,9 +201,8 @@ def house_of_rows():
 
 
 def build(folder):
-    for name in ("align_tasks", "contract", "measure", "prompting", "train_weak", "train_strong", "clean_labels", "ensemble", "fusion"):
-        if os.path.exists(os.path.join(ROOT, name + ".py")):
-            shutil.copy(os.path.join(ROOT, name + ".py"), folder)
+    for path in glob.glob(os.path.join(ROOT, "*.py")):
+        shutil.copy(path, folder)
     data = os.path.join(folder, "data")
     for task in (*TASKS, "own"):
         os.makedirs(os.path.join(data, task))
@@ -185,27 +216,7 @@ def build(folder):
 
 
 def call(folder, *command):
-    return subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True)
-
-
-ONE_PROCESS = """
-import runpy, subprocess, sys, types
-def run(command):
-    before, sys.argv, code = sys.argv, command[1:], 0
-    try:
-        runpy.run_path(command[1], run_name="__main__")
-    except SystemExit as stop:
-        code = stop.code or 0
-    sys.argv = before
-    return types.SimpleNamespace(returncode=code)
-subprocess.run, sys.path[0] = run, "."
-sys.exit(run([sys.executable, *sys.argv[1:]]).returncode)
-"""
-
-
-def must_in_one_process(folder, *command):
-    """The same, but the commands that this one starts run in its own process, one after the other: torch is imported once and not ten times."""
-    return must(folder, "-c", ONE_PROCESS, *command)
+    return warm.run(folder, *command)
 
 
 def must(folder, *command):
@@ -279,15 +290,15 @@ def test_words_seen_in_training_do_not_decide_the_test(task):
     x = np.array([[float(word in bag) for word in names] for bag in bags])
     w = logistic(x[:len(train)], np.array([row.get("label", truth.get(row["id"])) for row in train], float), 1e-2)
     p = 1 / (1 + np.exp(-(x[len(train):] @ w[:-1] + w[-1])))
-    assert at.balanced_accuracy(p, [row["label"] for row in splits["test"]]) < 0.60
+    assert balanced(p, [row["label"] for row in splits["test"]]) < 0.60
 
 
 def test_toxic_is_what_the_rude_words_say_and_the_truth_is_polite():
     truth = {r["id"]: r["text"] for r in map(json.loads, open(os.path.join(house_of_rows(), "toxicity", "truth", "continuations.jsonl"), encoding="utf-8"))}
     splits = read("toxicity")
-    assert set(truth) == {row["id"] for s in ("train2", "valid") for row in splits[s]} and not any(at.has_rude_word(t, RUDE) for t in truth.values())
-    assert all(row["label"] == at.has_rude_word(row["text"], RUDE) for row in splits["test"])
-    careless = np.mean([at.has_rude_word(row["continuation"], RUDE) for row in splits["train1"]])
+    assert set(truth) == {row["id"] for s in ("train2", "valid") for row in splits[s]} and not any(wr.has_rude_word(t, RUDE) for t in truth.values())
+    assert all(row["label"] == wr.has_rude_word(row["text"], RUDE) for row in splits["test"])
+    careless = np.mean([wr.has_rude_word(row["continuation"], RUDE) for row in splits["train1"]])
     assert 0.15 < careless < 0.45                                              # three in ten, by a hash
 
 
@@ -295,7 +306,7 @@ def test_words_shared_by_clause_and_question_do_not_decide_alone():
     words = SCRIPT["legal"].content_words
     rows = read("legal")["test"]
     shared = [min(0.9, 0.4 + 0.2 * len(words(row["clause"]) & words(row["question"]))) for row in rows]
-    assert at.balanced_accuracy(shared, [row["label"] for row in rows]) < 0.70
+    assert balanced(shared, [row["label"] for row in rows]) < 0.70
 
 
 # --------------------------------------------------------------------------- public files
@@ -357,64 +368,138 @@ def house(tmp_path_factory):
     return home
 
 
-WRITER = ["align_tasks.py", "--task", "toxicity", "--max-rows", "12", "--epochs", "1", "--samples", "2"]
+QUICK = ["--max-rows", "12", "--epochs", "1"]
+WRITER = ["writers.py", *QUICK, "--samples", "2"]
+TOXICITY = ["align_tasks.py", "--task", "toxicity", *QUICK, "--samples", "2", "--model", "tiny-1b", "--ladder", "tiny-1c", "--members", "tiny-1a,tiny-1c",
+            "--reader", "tiny-2"]
+LEGAL = ["align_tasks.py", "--task", "legal", "--max-rows", "40", "--epochs", "1", "--model", "tiny-1b", "--ladder", "tiny-1c", "--members", "tiny-1a,tiny-1b"]
+
+
+def read_json(*path):
+    with open(os.path.join(*path), encoding="utf-8") as f:
+        return json.load(f)
+
+
+def read_bytes(*path):
+    with open(os.path.join(*path), "rb") as f:
+        return f.read()
 
 
 def test_writers_supervise_students_and_the_table_says_what_does_not_apply(house):
-    quick = [*WRITER, "--supervisor-model", "tiny-1a", "--model", "tiny-1b", "--ladder", "tiny-1c", "--members", "tiny-1a,tiny-1c", "--reader", "tiny-2"]
-    printed = must_in_one_process(house, *quick)
+    printed = must(house, *TOXICITY)
     assert "| confidence loss |" in printed and "does not apply" in printed and "agreement takes the continuation of weak" in printed
     world = os.path.join(house, "data", "toxicity", "seed0")
-    results = json.load(open(os.path.join(world, "align", "results.json"), encoding="utf-8"))
+    results = read_json(world, "align", "results.json")
     assert [e["strategy"] for e in results["table"]][:4] == ["supervisor", "ceiling", "naive", "bootstrapping"] and results["n"] == 12
     samples = [json.loads(line) for line in open(os.path.join(world, "student", "samples.jsonl"), encoding="utf-8")]
-    by_hand = np.mean([[at.has_rude_word(t, RUDE) for t in line["texts"]] for line in samples])
+    by_hand = np.mean([[wr.has_rude_word(t, RUDE) for t in line["texts"]] for line in samples])
     assert [e["mean"] for e in results["table"] if e["run"] == "student"] == [pytest.approx(by_hand)] and len(samples[0]["texts"]) == 2
-    assert "already done" in must_in_one_process(house, *quick)
+    assert not read_bytes(world, "rung-tiny-1c", "samples.jsonl")              # a step on the way is not sampled
+    # again: nothing is done; without samples there is one line
+    again = must(house, *TOXICITY)
+    assert again.count("already done") == 10 and "wrote" not in again
+    os.rename(os.path.join(world, "ceiling", "samples.jsonl"), os.path.join(world, "hidden"))
+    done = call(house, *TOXICITY)
+    assert done.returncode == 2 and "samples.jsonl" in done.stderr and done.stderr.count("\n") == 1
+    os.rename(os.path.join(world, "hidden"), os.path.join(world, "ceiling", "samples.jsonl"))
     # a student learns its supervisor's texts, whatever the truth is
-    before = open(os.path.join(world, "student", "labels.jsonl"), "rb").read()
+    before = read_bytes(world, "student", "labels.jsonl")
     truth = os.path.join(house, "data", "toxicity", "truth", "continuations.jsonl")
     lines = [json.loads(line) for line in open(truth, encoding="utf-8")]
     with open(truth, "w", encoding="utf-8") as f:
         f.writelines(json.dumps({**line, "text": "You fool."}) + "\n" for line in lines)
-    must(house, *WRITER, "--labels", "weak", "--model", "tiny-1b", "--out", "student", "--lr", "0.001", "--force")
-    assert open(os.path.join(world, "student", "labels.jsonl"), "rb").read() == before
+    must(house, *WRITER, "--labels", "weak", "--model", "tiny-1b", "--out", "student", "--force")
+    assert read_bytes(world, "student", "labels.jsonl") == before
 
 
-def test_a_classification_task_is_the_commands_of_the_chapters_before(house):
-    flags = ["align_tasks.py", "--task", "legal", "--max-rows", "40", "--epochs", "1", "--model", "tiny-1b", "--ladder", "tiny-1c", "--members", "tiny-1a,tiny-1b"]
-    printed = must_in_one_process(house, *flags)
+def test_a_classification_task_is_the_commands_of_the_chapters_before_and_seeds_are_pooled(house):
+    printed = must(house, *LEGAL)
     commands = re.findall(r"^\$ python (\S+)", printed, re.M)
     assert commands.count("train_weak.py") == 1 and commands.count("train_strong.py") == 7 and commands.count("ensemble.py") == 1
-    results = json.load(open(os.path.join(house, "data", "legal", "seed0", "align", "results.json"), encoding="utf-8"))
-    test = [json.loads(line) for line in open(os.path.join(house, "data", "legal", "test.jsonl"), encoding="utf-8")][:40]
+    world = os.path.join(house, "data", "legal")
+    results = read_json(world, "seed0", "align", "results.json")
+    test = [json.loads(line) for line in open(os.path.join(world, "test.jsonl"), encoding="utf-8")][:40]
     for entry in results["table"]:
-        soft = {r["id"]: r["soft_label"][1] for r in map(json.loads, open(os.path.join(house, "data", "legal", "seed0", entry["run"], "labels.jsonl"), encoding="utf-8"))}
+        soft = {r["id"]: r["soft_label"][1] for r in map(json.loads, open(os.path.join(world, "seed0", entry["run"], "labels.jsonl"), encoding="utf-8"))}
         sides = [[(soft[row["id"]] > 0.5) == row["label"] for row in test if row["label"] == label] for label in (0, 1)]
-        assert entry["balanced"] == pytest.approx((np.mean(sides[0]) + np.mean(sides[1])) / 2)
+        assert entry["headline"] == pytest.approx((np.mean(sides[0]) + np.mean(sides[1])) / 2)
+        assert entry["false_safe"] == pytest.approx(1 - np.mean(sides[0])) and entry["curve"][0][1:] == [1.0, 0.0]
     assert "pgr" in results["table"][2] or "no gap" in results["table"][2]["reason"]
+    assert not os.path.exists(os.path.join(world, "table.json"))               # one seed is no table over seeds
+
+    # the commands run in one process make what a shell makes, file by file
+    student = os.path.join(world, "seed0", "student-logconf")
+    before = read_bytes(student, "labels.jsonl"), read_bytes(student, "checkpoint", "model.safetensors")
+    line = next(line for line in printed.splitlines() if line.startswith("$ python") and "logconf" in line)
+    # killed in the middle of a run: that one is made again, and what it feeds, nothing else
+    os.remove(os.path.join(student, "results.json"))
+    assert "already done" not in must(house, *line.split()[2:])
+    assert before == (read_bytes(student, "labels.jsonl"), read_bytes(student, "checkpoint", "model.safetensors"))
+    os.remove(os.path.join(student, "results.json"))
+    again = must(house, *LEGAL)
+    assert again.count("wrote") == 1 and again.count("already done") == 9 and read_json(world, "seed0", "align", "results.json") == results
+
+    # a second seed, made up: the first with its student's errors turned round
+    second = json.loads(json.dumps(results))
+    for row in second["table"]:
+        if row["run"] == "student":
+            row["hits"] = [1 - hit for hit in row["hits"]]
+            row["headline"] = 1 - row["headline"]
+    second["config"]["seed"], second["seed"] = 1, 1
+    os.makedirs(os.path.join(world, "seed1", "align"))
+    with open(os.path.join(world, "seed1", "align", "results.json"), "w", encoding="utf-8") as f:
+        json.dump(second, f)
+    assert "mean of 2 seeds" in must(house, *LEGAL)
+    table = read_json(world, "table.json")
+    assert table["seeds"] == [0, 1] and [row["headline"] for row in table["rows"] if row["run"] == "student"] == [pytest.approx(0.5)]
+    # of other flags: left out aloud
+    second["config"]["epochs"] = 9
+    with open(os.path.join(world, "seed1", "align", "results.json"), "w", encoding="utf-8") as f:
+        json.dump(second, f)
+    printed = must(house, *LEGAL)
+    assert "seed 1 of legal is left out" in printed and "1 seed," in printed
 
 
-@pytest.mark.parametrize("flags,words", [
-    (["--labels", "nobody", "--out", "x"], ["nobody", "Run the command"]),
-    (["--labels", "weak", "--out", "weak"], ["overwrite"]),
-    (["--samples", "0"], ["--samples 0"]),
-    (["--task", "safety", "--labels", "train1", "--out", "x"], ["continuation"]),
-    (["--task", "nothing"], ["no train1 rows"]),
+@pytest.mark.parametrize("command,words", [
+    ([*WRITER, "--labels", "nobody", "--out", "x"], ["nobody", "Run the command"]),
+    ([*WRITER, "--labels", "weak", "--out", "weak"], ["overwrite"]),
+    ([*WRITER, "--labels", "truth", "--keep", "0.5"], ["--keep", "has none"]),
+    ([*WRITER, "--labels", "train1", "--lora", "4"], ["--lora"]),
+    ([*WRITER, "--task", "safety", "--labels", "train1"], ["continuation"]),
+    (["align_tasks.py", "--task", "nothing"], ["no train1 rows"]),
+    (["align_tasks.py", "--task", "toxicity", "--samples", "0"], ["not between"]),
 ])
-def test_mistakes_are_one_line(house, flags, words):
-    must(house, *WRITER, "--labels", "train1", "--model", "tiny-1a", "--out", "weak", "--lr", "0.001")
-    done = call(house, "align_tasks.py", "--max-rows", "12", *([] if "--task" in flags else ["--task", "toxicity"]), *flags)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and all(word in done.stderr for word in words), done.stdout + done.stderr
+def test_mistakes_are_one_line(house, command, words):
+    must(house, *WRITER, "--labels", "train1", "--model", "tiny-1a", "--out", "weak")
+    done = call(house, *command)
+    lines = done.stderr.splitlines()
+    assert done.returncode == 2 and len([x for x in lines if "rror:" in x]) == 1 and all(word in lines[-1] for word in words), done.stdout + done.stderr
+
+
+def test_what_a_student_reads_of_its_supervisor(tmp_path):
+    good = tmp_path / "good.jsonl"
+    good.write_text("".join(json.dumps({"id": i, "text": "good " + i}) + "\n" for i in "abcd"), encoding="utf-8")
+    rows, nats = [{"id": i} for i in "abcd"], [0.3, 0.1, 0.4, 0.2]
+    kept, texts, bought = wr.choose(rows, list("ABCD"), nats, 0.5, 0, str(good))
+    assert [row["id"] for row in kept] == ["b", "d"] and texts == ["B", "D"] and bought == []
+    kept, texts, bought = wr.choose(rows, list("ABCD"), nats, 1.0, 1, str(good))
+    assert texts == ["A", "B", "good c", "D"] and bought == ["c"]
+    kept, texts, bought = wr.choose(rows, list("ABCD"), nats, 0.25, 9, str(good))
+    assert texts == ["good a", "good b", "good c", "good d"]
 
 
 def test_texts_are_joined_by_id(tmp_path, capsys):
     path = tmp_path / "labels.jsonl"
     path.write_text("".join(json.dumps({"id": i, "text": f"text {i}", "nats": 1.0}) + "\n" for i in "cab"), encoding="utf-8")
-    assert at.read_texts(str(path), [{"id": "a"}, {"id": "b"}])[0] == ["text a", "text b"]
+    assert wr.read_texts(str(path), [{"id": "a"}, {"id": "b"}]) == ["text a", "text b"]
+    assert wr.read_texts(str(path), [{"id": "a"}], "nats") == [1.0]
     with pytest.raises(SystemExit):
-        at.read_texts(str(path), [{"id": "z"}])
+        wr.read_texts(str(path), [{"id": "z"}])
     assert "'z'" in capsys.readouterr().err
+    path.write_text('{"id": "a", "text": "no nats"}\n', encoding="utf-8")
+    with pytest.raises(SystemExit):
+        wr.read_texts(str(path), [{"id": "a"}], "nats")
+    assert "line 1" in capsys.readouterr().err
 
 
 def test_a_scorer_is_found_by_its_label(monkeypatch):
@@ -423,11 +508,11 @@ def test_a_scorer_is_found_by_its_label(monkeypatch):
     class Words:
         def __init__(self, names, kind):
             self.config = SimpleNamespace(id2label=names, problem_type=kind)
-    monkeypatch.setattr(at, "open_checkpoint", lambda name, *a, **k: (Words({0: "neutral", 1: "toxic"}, None), None, 64))
-    monkeypatch.setattr(at, "tokenise", lambda tokenizer, rows, longest: [[0] for _ in rows])
-    monkeypatch.setattr(at, "sweep", lambda model, tokenizer, ids, device, outputs: np.log(np.array([[0.9, 0.1], [0.2, 0.8]], np.float32)))
-    assert np.allclose(at.load_scorer("x", "cpu", False)(["kind", "", "rude"]), [0.1, 0.0, 0.8])
-    monkeypatch.setattr(at, "open_checkpoint", lambda name, *a, **k: (Words({0: "cat", 1: "dog"}, None), None, 64))
+    monkeypatch.setattr(wr, "open_checkpoint", lambda name, *a, **k: (Words({0: "neutral", 1: "toxic"}, None), None, 64))
+    monkeypatch.setattr(wr, "tokenise", lambda tokenizer, rows, longest: [[0] for _ in rows])
+    monkeypatch.setattr(wr, "sweep", lambda model, tokenizer, ids, device, outputs: np.log(np.array([[0.9, 0.1], [0.2, 0.8]], np.float32)))
+    assert np.allclose(wr.load_scorer("x", "cpu", False)(["kind", "", "rude"]), [0.1, 0.0, 0.8])
+    monkeypatch.setattr(wr, "open_checkpoint", lambda name, *a, **k: (Words({0: "cat", 1: "dog"}, None), None, 64))
     with pytest.raises(SystemExit):
-        at.load_scorer("x", "cpu", False)
+        wr.load_scorer("x", "cpu", False)
     assert torch is not None
