@@ -135,7 +135,7 @@ def read_yes(text, words):
     """
     text, (yes, no) = text.casefold(), words
     if yes == "是":
-        return 1 if re.match(r"\W*(否|不)", text) else 0 if re.match(r"\W*是(?!否|还)", text) else None
+        return 1 if re.match(r"\W*(否|不(?!好说|确定|知道|一定|清楚|想|能))", text) else 0 if re.match(r"\W*是(?!否|还)", text) else None
     if re.search(rf"\b{yes}\b\W*(and|or|und|oder)?\W*\b{no}\b|\b{no}\b\W*(and|or|und|oder)\W*\b{yes}\b", text):
         return None
     found = (re.match(rf"\W*({yes}|{no})\b(?! (one|idea|preference|opinion|answer))", text)
