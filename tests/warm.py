@@ -37,7 +37,7 @@ def child(house, command, out, err, before):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
     os.chdir(house)
     sys.argv, sys.path[0] = command, os.path.dirname(os.path.join(house, command[0]))
-    exec(before)
+    exec(before, {})
     runpy.run_path(os.path.join(house, command[0]), run_name="__main__")
 
 
