@@ -152,9 +152,9 @@ def commands(writes, args, n_train2):
     """[(name in the table, run, command), ...] in the order in which they need each other; a step on the way has no name."""
     ladder, members, budget = args.ladder.split(","), args.members.split(","), str(max(8, round(0.05 * n_train2)))
     shared = ["--task", args.task, *given(args, "seed", "device", "dtype", "max_rows", "batch_size", "micro_batch_size", "epochs", "lr",
-                                          "gradient_checkpointing", "trust_remote_code")]
+                                          "gradient_checkpointing", "trust_remote_code", "lora")]
     if not writes:
-        shared += given(args, "head", "lora")
+        shared += given(args, "head")
         student = ["train_strong.py", *shared, "--model", args.model]
         taught = [*student, "--labels", "weak", "--ceiling", "ceiling", "--out"]
         return [("supervisor", "weak", ["train_weak.py", *shared, "--model", args.supervisor_model]),
