@@ -1,5 +1,5 @@
 """
-Chapter 6, second half. Which cultures does a model lean to, before and after alignment?
+Chapter 9, second half. Which cultures does a model lean to, before and after alignment?
 
 CDEval (Wang et al. 2023, https://arxiv.org/abs/2311.16421) asks about situations, each with two ways to act that a decent person could choose;
 one lies at the high pole of one of Hofstede's dimensions (PDI, IDV, UAI, MAS, LTO, IVR), the other at the low one. The authors published the
@@ -375,16 +375,19 @@ def draw(folder, items, found, people):
         means = [np.nan if m["dimensions"][d]["mean"] is None else m["dimensions"][d]["mean"] for d in names]
         axes.plot(angles, [*means, means[0]], marker="osv^D*"[k % 6], linestyle=["-", "--", "-.", ":"][k % 4], label=label)
     axes.plot(np.linspace(0, 2 * np.pi, 100), np.full(100, 0.5), color="gray", linewidth=0.8)
-    axes.set(xticks=angles[:-1], xticklabels=names, ylim=(0, 1), title=f"P(option 1), the high pole; grey: 0.5; n={len(items)} questions")
+    axes.set(xticks=angles[:-1], xticklabels=names, ylim=(0, 1))
+    axes.set_title(f"P(option 1), the high pole; grey: 0.5; n={len(items)} questions", pad=24)
     axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.05, 1.05))
-    violins, panels = plt.subplots(1, len(names), figsize=(2 * len(names), 1.5 + 0.6 * len(found)), sharex=True, sharey=True, squeeze=False)
+    violins, panels = plt.subplots(1, len(names), figsize=(2 * len(names), 1.5 + 0.6 * len(found)), sharex=True, sharey=True, squeeze=False,
+                                   layout="constrained")
     for axes, d in zip(panels[0], names):
         values = [p[[i["Dimension"] == d for i in items] & ~np.isnan(p)] for p in people.values()]
         drawn = [k for k, v in enumerate(values) if len(v)]
         if drawn:
             axes.violinplot([values[k] for k in drawn], positions=drawn, orientation="horizontal", showmeans=True, widths=0.8)
         axes.axvline(0.5, color="gray", linewidth=0.8)
-        axes.set(title=f"{d}, n={sum(i['Dimension'] == d for i in items)}", xlim=(0, 1), yticks=range(len(people)), yticklabels=list(people))
+        axes.set(title=f"{d}, n={sum(i['Dimension'] == d for i in items)}", xlim=(0, 1), ylim=(len(people) - 0.5, -0.5),
+                 xticks=[0, 0.5, 1], xticklabels=["0", "0.5", "1"], yticks=range(len(people)), yticklabels=list(people))
     violins.supxlabel("P(option 1) of a question")
     for name, f in (("radar", figure), ("violin", violins)):
         with writing(folder):
