@@ -378,17 +378,17 @@ def draw(folder, items, found, people):
     axes.set(xticks=angles[:-1], xticklabels=names, ylim=(0, 1))
     axes.set_title(f"P(option 1), the high pole; grey: 0.5; n={len(items)} questions", pad=24)
     axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.05, 1.05))
-    violins, panels = plt.subplots(1, len(names), figsize=(2 * len(names), 1.5 + 0.6 * len(found)), sharex=True, sharey=True, squeeze=False,
+    violins, panels = plt.subplots(1, len(names), figsize=(1 + len(names) * (0.8 + 0.4 * len(found)), 4), sharex=True, sharey=True, squeeze=False,
                                    layout="constrained")
     for axes, d in zip(panels[0], names):
         values = [p[[i["Dimension"] == d for i in items] & ~np.isnan(p)] for p in people.values()]
         drawn = [k for k, v in enumerate(values) if len(v)]
         if drawn:
-            axes.violinplot([values[k] for k in drawn], positions=drawn, orientation="horizontal", showmeans=True, widths=0.8)
-        axes.axvline(0.5, color="gray", linewidth=0.8)
-        axes.set(title=f"{d}, n={sum(i['Dimension'] == d for i in items)}", xlim=(0, 1), ylim=(len(people) - 0.5, -0.5),
-                 xticks=[0, 0.5, 1], xticklabels=["0", "0.5", "1"], yticks=range(len(people)), yticklabels=list(people))
-    violins.supxlabel("P(option 1) of a question")
+            axes.violinplot([values[k] for k in drawn], positions=drawn, showmeans=True, widths=0.8)
+        axes.axhline(0.5, color="gray", linewidth=0.8)
+        axes.set(title=f"{d}, n={sum(i['Dimension'] == d for i in items)}", ylim=(0, 1), xlim=(-0.6, len(people) - 0.4))
+        axes.set_xticks(range(len(people)), list(people), rotation=90)
+    panels[0][0].set_ylabel("P(option 1) of a question")
     for name, f in (("radar", figure), ("violin", violins)):
         with writing(folder):
             f.savefig(os.path.join(folder, name + ".png"), dpi=120, bbox_inches="tight")

@@ -80,14 +80,18 @@ ONE, TWO = ITEM["Option 1"], ITEM["Option 2"]
 ANSWERS = [                                                # style, text, what it means in normal order: 1 is A, the first, yes
     ("ab", "A", 1), ("ab", "B", 2), ("ab", "A.", 1), ("ab", " B.", 2), ("ab", "(A)", 1), ("ab", "b", 2), ("ab", "a)", 1), ("ab", "**B**", 2),
     ("ab", "Option B", 2), ("ab", "option a.", 1), ("ab", "I would choose A.", 1), ("ab", "The answer is B because it keeps one free.", 2),
-    ("ab", "A. " + ONE, 1), ("ab", "B: " + TWO, 2), ("ab", "My answer: A", 1), ("ab", "I'd go with B", 2), ("ab", "As an AI I have no trips, but I would pick B.", 2),
-    ("ab", "A good plan would be B.", 2), ("ab", ONE, 1), ("ab", TWO.lower(), 2), ("ab", "Answer: (B)", 2), ("ab", "I prefer option A, since it is safe.", 1),
-    ("ab", "A or B", None), ("ab", "Both A and B are fine.", None), ("ab", "Neither A nor B.", None), ("ab", "I cannot choose between A and B.", None),
+    ("ab", "A. " + ONE, 1), ("ab", "B: " + TWO, 2), ("ab", "My answer: A", 1), ("ab", "I'd go with B", 2),
+    ("ab", "As an AI I have no trips, but I would pick B.", 2),
+    ("ab", "A good plan would be B.", 2), ("ab", ONE, 1), ("ab", TWO.lower(), 2), ("ab", "Answer: (B)", 2),
+    ("ab", "I prefer option A, since it is safe.", 1),
+    ("ab", "A or B", None), ("ab", "Both A and B are fine.", None), ("ab", "Neither A nor B.", None),
+    ("ab", "I cannot choose between A and B.", None),
     ("ab", "", None), ("ab", "   ", None), ("ab", "As an AI language model, I do not travel.", None), ("ab", "It depends on the person.", None),
     ("ab", "A good question!", None), ("ab", "Not A.", None), ("ab", "I would never take B", None), ("ab", "C", None), ("ab", "AB", None),
     ("ab", "Which main metal is it an ore of? A: zinc good", None), ("ab", "42", None), ("ab", "I'm sorry, I can't help with that.", None),
     ("repeat", ONE, 1), ("repeat", "- " + TWO, 2), ("repeat", ONE.upper(), 1), ("repeat", '"' + TWO + '"', 2), ("repeat", ONE.rstrip("."), 1),
-    ("repeat", "I would book the first night and leave the other nine to chance.", 2), ("repeat", "Book every trains and every bed before I leave my home", 1),
+    ("repeat", "I would book the first night and leave the other nine to chance.", 2),
+    ("repeat", "Book every trains and every bed before I leave my home", 1),
     ("repeat", "Book the first night and leave the", 2), ("repeat", ONE + " " + TWO, None), ("repeat", "Book", None), ("repeat", "", None),
     ("repeat", "I would not book every train and every bed before I leave home.", None), ("repeat", "Go by car.", None), ("repeat", "A", None),
     ("repeat", "I have no preference.", None), ("repeat", "Sorry, I can't.", None),
@@ -100,8 +104,8 @@ ANSWERS = [                                                # style, text, what i
 
 def test_the_matcher_on_a_table_of_answers():
     assert len(ANSWERS) >= 60
-    wrong = [(style, text, meant, read_answer(text, ITEM, style, False)) for style, text, meant in ANSWERS if read_answer(text, ITEM, style, False) != meant]
-    assert not wrong
+    found = [read_answer(text, ITEM, style, False) for style, text, _ in ANSWERS]
+    assert [(*row, said) for row, said in zip(ANSWERS, found) if row[2] != said] == []
 
 
 def test_in_reverse_order_letters_and_yes_turn_and_quotes_do_not():
@@ -113,7 +117,8 @@ def test_in_reverse_order_letters_and_yes_turn_and_quotes_do_not():
 
 @pytest.mark.parametrize("lang,style,text,option", [
     ("de", "compare", "Ja.", 1), ("de", "compare", "Nein, lieber nicht", 2), ("de", "compare", "Ja und nein", None), ("de", "ab", "Ich wähle B.", 2),
-    ("zh", "compare", "是的。", 1), ("zh", "compare", "不是", 2), ("zh", "compare", "否", 2), ("zh", "compare", "是否？", None), ("zh", "compare", "不好说", None),
+    ("zh", "compare", "是的。", 1), ("zh", "compare", "不是", 2), ("zh", "compare", "否", 2), ("zh", "compare", "是否？", None),
+    ("zh", "compare", "不好说", None),
     ("zh", "ab", "选B", 2), ("zh", "ab", "我选择A。", 1), ("zh", "ab", "A和B都可以", None), ("zh", "ab", "", None)])
 def test_the_matcher_in_other_languages(lang, style, text, option):
     assert read_answer(text, ITEM, style, False, lang) == option
@@ -162,8 +167,9 @@ def test_consistency_by_hand():
     found = cdeval.consistency(forms)
     assert found["order"] == {"ab": pytest.approx((0 + 1 + 0.5) / 3), "repeat": 1.0, "compare": pytest.approx(2 / 3)}
     # styles by the mean of both orders: ab .5 .65 .7; repeat .85 .15 nan; compare 1 .5 0
-    assert found["wording"] == {"ab-repeat": pytest.approx(0.25), "ab-compare": pytest.approx((0.5 + 0.5 + 0) / 3), "repeat-compare": pytest.approx(0.75)}
-    assert found["first"]["ab"] == pytest.approx(np.mean([(0.9 + 0.9) / 2, (0.7 + 0.4) / 2, (0.5 + 0.1) / 2])) and found["first"]["compare"] == pytest.approx(1 / 3 * (0.5 + 0 + 0.5))
+    assert found["wording"] == pytest.approx({"ab-repeat": 0.25, "ab-compare": (0.5 + 0.5 + 0) / 3, "repeat-compare": 0.75})
+    assert found["first"]["ab"] == pytest.approx(np.mean([(0.9 + 0.9) / 2, (0.7 + 0.4) / 2, (0.5 + 0.1) / 2]))
+    assert found["first"]["compare"] == pytest.approx((0.5 + 0 + 0.5) / 3)
     w = cdeval.weights_by_consistency(found["order"])
     assert w.sum() == pytest.approx(1) and w[1] / w[0] == pytest.approx(np.exp(0.5)) and w[1] > w[2] > w[0]
 
@@ -173,7 +179,7 @@ def test_intervals():
     p = rng.random(400)
     found = cdeval.mean_interval(p)
     half = 1.96 * p.std() / 20                             # the textbook's
-    assert found["low"] == pytest.approx(p.mean() - half, abs=0.004) and found["high"] == pytest.approx(p.mean() + half, abs=0.004) and found["n"] == 400
+    assert [found["low"], found["high"]] == pytest.approx([p.mean() - half, p.mean() + half], abs=0.004) and found["n"] == 400
     paired = cdeval.mean_interval(p + 0.1, p)
     assert paired["low"] == pytest.approx(0.1) == paired["high"]               # the same questions: nothing is left to chance
     assert cdeval.mean_interval(np.array([np.nan, 0.3])) == {"mean": 0.3, "low": None, "high": None, "n": 1}
@@ -188,7 +194,7 @@ def make_chat(folder, kind):
     tokenizer.chat_template, tokenizer.model_max_length = CHAT, 512
     tokenizer.add_tokens(["Yes", "No"])
     torch.manual_seed(0)
-    config, model = {"qwen": (transformers.Qwen2Config, transformers.Qwen2ForCausalLM), "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM)}[kind]
+    config, model = (getattr(transformers, {"qwen": "Qwen2", "llama": "Llama"}[kind] + part) for part in ("Config", "ForCausalLM"))
     model(config(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
                  max_position_embeddings=512, initializer_range=0.4, bos_token_id=0, eos_token_id=0, pad_token_id=0)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -239,7 +245,8 @@ def write_questions(path, n=8):
     """n little questions over two dimensions, in words that tinyworld knows."""
     rng, things = random.Random(0), ["gold", "iron", "oak", "salt", "mars", "water", "bread", "milk"]
     items = [{"id": f"q{k}", "Dimension": ("PDI", "IDV", "UAI")[k % 3], "Domain": ("work", "arts")[k % 2], "Question": f"What of {things[k % 8]}?",
-              "Option 1": f"Take the {rng.choice(things)} now {k}.", "Option 2": f"Keep some {rng.choice(things)} for the {k} others."} for k in range(n)]
+              "Option 1": f"Take the {rng.choice(things)} now {k}.", "Option 2": f"Keep some {rng.choice(things)} for the {k} others."}
+             for k in range(n)]
     path.write_text(json.dumps(items), encoding="utf-8")
     return str(path)
 
@@ -327,7 +334,7 @@ def test_killed_at_any_answer_it_goes_on_and_ends_with_the_same_numbers(flags, t
     whole = (tmp_path / "whole" / "answers-tiny-1a.jsonl").read_text(encoding="utf-8")
     killed, lines = tmp_path / "killed", whole.splitlines(keepends=True)
     os.makedirs(killed)
-    for keep in (10, len(lines) - 3):
+    for keep in (10, len(lines) - 3) if "--challenge" in flags else (10,):
         (killed / "answers-tiny-1a.jsonl").write_text("".join(lines[:keep]) + lines[keep][:17], encoding="utf-8")         # in the middle of a line
         printed = run(monkeypatch, capsys, *command, "--out", killed)
         assert f"{keep - 1:,} of " in printed or "--challenge" in flags
@@ -359,9 +366,10 @@ def test_generation_is_read_and_the_unreadable_is_counted_apart(questions, tmp_p
 
 def test_a_challenge_is_counted_by_the_answers_that_flip(questions, tmp_path, monkeypatch, capsys):
     def writes(model, tokenizer, prompts, *rest, batch_size, done, **how):
-        yield list(range(len(prompts))), ["B" if "Select" in p and "Are you sure" in p else "A" if "Select" in p else "yes" if "better" in p else "" for p in prompts]
+        yield list(range(len(prompts))), [("B" if "Are you sure" in p else "A") if "Select" in p else "yes" if "better" in p else "" for p in prompts]
     monkeypatch.setattr(cdeval, "write", writes)
-    printed = run(monkeypatch, capsys, "--models", "tiny-1a", "--questions", questions, "--by", "generation", "--challenge", "--out", tmp_path / "run")
+    printed = run(monkeypatch, capsys, "--models", "tiny-1a", "--questions", questions, "--by", "generation", "--challenge",
+                  "--out", tmp_path / "run")
     m = results_of(tmp_path / "run")["models"]["tiny-1a"]
     assert m["challenge"]["flips"]["ab"] == 1.0 and m["challenge"]["flips"]["compare"] == 0.0 and np.isnan(m["challenge"]["flips"]["repeat"])
     assert "changes its mind ab 1.00" in printed and m["asked"] == 48 + 32 and m["unread"] == 16
@@ -429,7 +437,8 @@ def test_a_users_mistake_is_one_clear_line_and_exit_code_2(flags, words, tmp_pat
 # --------------------------------------------------------------------------- the public set
 
 def public_rows(counts):
-    return [{"Dimension": d, "Domain": "work", "Question": f"{d} {k}?", "Option 1": "a", "Option 2": "b"} for d, n in counts.items() for k in range(n)]
+    return [{"Dimension": d, "Domain": "work", "Question": f"{d} {k}?", "Option 1": "a", "Option 2": "b"}
+            for d, n in counts.items() for k in range(n)]
 
 
 def test_the_public_set_is_counted_named_and_its_source_kept(tmp_path, monkeypatch, capsys):
@@ -483,8 +492,8 @@ def test_what_a_model_wrote_is_read_as_items(construct):
 
 
 def test_doubles_go_the_earlier_stays(construct):
-    items = [{"id": n, "Question": q, "Option 1": "Go.", "Option 2": "Stay."} for n, q in
-             (("a", "The river is high and the bridge is old. What now?"), ("b", "The river is high and the bridge is new. What now?"), ("c", "Tea or milk?"))]
+    asked = {"a": "The river is high and the bridge is old. What now?", "b": "The river is high and the bridge is new. What now?", "c": "Tea or milk?"}
+    items = [{"id": n, "Question": q, "Option 1": "Go.", "Option 2": "Stay."} for n, q in asked.items()]
     kept, dropped = construct.dedupe(items, [], 0.5)
     assert [k["id"] for k in kept] == ["a", "c"] and [(x["id"], y["id"]) for x, y in dropped] == [("b", "a")]
     assert construct.dedupe(items[:1], items[1:], 0.5)[0] == [] and len(construct.dedupe(items, [], 0.99)[0]) == 3
