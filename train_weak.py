@@ -114,8 +114,8 @@ def pick_device(asked):
     import torch
     if asked:
         try:
-            torch.zeros(1, device=asked)
-        except (RuntimeError, AssertionError) as error:
+            torch.zeros(1, device=asked).item()            # "meta" has no numbers in it
+        except (RuntimeError, AssertionError, ImportError) as error:
             fail(f"--device {asked}: {str(error).splitlines()[0]}")
         return asked, "asked for with --device"
     if torch.cuda.is_available():
