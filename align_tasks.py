@@ -19,7 +19,7 @@ This chapter trains nothing itself. It runs the commands of the chapters before 
 what is finished is not done again. What it adds is the maths of two kinds of errors, and tables.
 
 Reads   data/<task>/*.jsonl, and what all these runs left: labels.jsonl, samples.jsonl
-Writes  data/<task>/seed<seed>/align/results.json: the table, for classifiers with the curve of false-safe against false-unsafe
+Writes  data/<task>/seed<seed>/table/results.json: the table, for classifiers with the curve of false-safe against false-unsafe
         data/<task>/table.json: means over the seeds, PGR with intervals over questions and seeds
 
 Simpler than the paper: one supervisor size, one recipe for all, and no choice made on test: whatever is in the table was decided before.
@@ -281,7 +281,7 @@ def gather(task, seeds):
     """
     found, flags = {}, None
     for seed in seeds:
-        path = os.path.join(run_folder("align", task, seed), "results.json")
+        path = os.path.join(run_folder("table", task, seed), "results.json")
         results = (read_lines(path, whole=True) or [{}])[0] if os.path.exists(path) else {}
         config = results.get("config", {})
         own = {k: v for k, v in config.items() if k not in ("seed", "inputs")}
@@ -343,7 +343,7 @@ def one_seed(args):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_common_flags(parser, model="tiny-4", out="align", epochs=None)
+    add_common_flags(parser, model="tiny-4", out="table", epochs=None)
     parser.set_defaults(task="all", lr=None)
     parser.add_argument("--supervisor-model", default="tiny-1a", help="what the supervisor is made of (--model is the student)")
     parser.add_argument("--ladder", default="tiny-2,tiny-3", help="models between supervisor and student, for bootstrapping")
@@ -360,8 +360,9 @@ def main():
         except SystemExit as stop:                         # done already, with the same flags and inputs
             if stop.code:
                 raise
-        there = {int(path.split(os.sep)[-3][4:]) for path in glob.glob(run_folder("align", task, "*") + "/results.json")}
-        if args.out == "align" and len(there) > 1:
+        there = [path.split(os.sep)[-3][4:] for path in glob.glob(run_folder("table", task, "*") + "/results.json")]
+        there = {int(seed) for seed in there if seed.isdecimal()}
+        if args.out == "table" and len(there) > 1:
             rows, kind, test, seeds = gather(task, [args.seed, *sorted(there - {args.seed})])
             print("\n" + show(task, kind, rows, test))
             write_file(os.path.join(ROOT, "data", task, "table.json"),

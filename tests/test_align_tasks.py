@@ -389,7 +389,7 @@ def test_writers_supervise_students_and_the_table_says_what_does_not_apply(house
     printed = must(house, *TOXICITY)
     assert "| confidence loss |" in printed and "does not apply" in printed and "agreement takes the continuation of weak" in printed
     world = os.path.join(house, "data", "toxicity", "seed0")
-    results = read_json(world, "align", "results.json")
+    results = read_json(world, "table", "results.json")
     assert [e["strategy"] for e in results["table"]][:4] == ["supervisor", "ceiling", "naive", "bootstrapping"] and results["n"] == 12
     samples = [json.loads(line) for line in open(os.path.join(world, "student", "samples.jsonl"), encoding="utf-8")]
     by_hand = np.mean([[wr.has_rude_word(t, RUDE) for t in line["texts"]] for line in samples])
@@ -417,7 +417,7 @@ def test_a_classification_task_is_the_commands_of_the_chapters_before_and_seeds_
     commands = re.findall(r"^\$ python (\S+)", printed, re.M)
     assert commands.count("train_weak.py") == 1 and commands.count("train_strong.py") == 7 and commands.count("ensemble.py") == 1
     world = os.path.join(house, "data", "legal")
-    results = read_json(world, "seed0", "align", "results.json")
+    results = read_json(world, "seed0", "table", "results.json")
     test = [json.loads(line) for line in open(os.path.join(world, "test.jsonl"), encoding="utf-8")][:40]
     for entry in results["table"]:
         soft = {r["id"]: r["soft_label"][1] for r in map(json.loads, open(os.path.join(world, "seed0", entry["run"], "labels.jsonl"), encoding="utf-8"))}
@@ -437,7 +437,7 @@ def test_a_classification_task_is_the_commands_of_the_chapters_before_and_seeds_
     assert before == (read_bytes(student, "labels.jsonl"), read_bytes(student, "checkpoint", "model.safetensors"))
     os.remove(os.path.join(student, "results.json"))
     again = must(house, *LEGAL)
-    assert again.count("wrote") == 1 and again.count("already done") == 9 and read_json(world, "seed0", "align", "results.json") == results
+    assert again.count("wrote") == 1 and again.count("already done") == 9 and read_json(world, "seed0", "table", "results.json") == results
 
     # a second seed, made up: the first with its student's errors turned round
     second = json.loads(json.dumps(results))
@@ -446,15 +446,15 @@ def test_a_classification_task_is_the_commands_of_the_chapters_before_and_seeds_
             row["hits"] = [1 - hit for hit in row["hits"]]
             row["headline"] = 1 - row["headline"]
     second["config"]["seed"], second["seed"] = 1, 1
-    os.makedirs(os.path.join(world, "seed1", "align"))
-    with open(os.path.join(world, "seed1", "align", "results.json"), "w", encoding="utf-8") as f:
+    os.makedirs(os.path.join(world, "seed1", "table"))
+    with open(os.path.join(world, "seed1", "table", "results.json"), "w", encoding="utf-8") as f:
         json.dump(second, f)
     assert "mean of 2 seeds" in must(house, *LEGAL)
     table = read_json(world, "table.json")
     assert table["seeds"] == [0, 1] and [row["headline"] for row in table["rows"] if row["run"] == "student"] == [pytest.approx(0.5)]
     # of other flags: left out aloud
     second["config"]["epochs"] = 9
-    with open(os.path.join(world, "seed1", "align", "results.json"), "w", encoding="utf-8") as f:
+    with open(os.path.join(world, "seed1", "table", "results.json"), "w", encoding="utf-8") as f:
         json.dump(second, f)
     printed = must(house, *LEGAL)
     assert "seed 1 of legal is left out" in printed and "1 seed," in printed
