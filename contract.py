@@ -227,7 +227,7 @@ def start(args, inputs, sources=()):
     returns   (folder, config)
     """
     folder = run_folder(args.out, args.task, args.seed)
-    if args.out in ("", ".", "..") or os.path.realpath(folder) in map(os.path.realpath, sources):
+    if not is_text(args.out) or args.out in (".", "..") or os.path.realpath(folder) in map(os.path.realpath, sources):
         fail(f"--out {args.out!r} would overwrite what this run reads, or is no name; choose another")
     config = {"script": os.path.basename(sys.argv[0])} | {k: v for k, v in sorted(vars(args).items()) if k not in ("out", "device", "force")}
     config["inputs"] = {os.path.relpath(path, ROOT) if os.path.exists(path) else path: fingerprint(path) for path in inputs}
