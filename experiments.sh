@@ -96,17 +96,20 @@ icl() {
     shown truth-noise --labels truth --noise 0,1,2,3,4
 }
 
-spoil() {                                                    # a task whose train1 is wrong: bad supervisors come out of it
-    python - "$1" "$2" <<'END'
+spoil() {                                                    # tasks whose train1 is wrong: bad supervisors come out of them
+    python - "$1" <<'END'
 import json, os, random, shutil, sys
-name, relation = sys.argv[1:]
-if not os.path.exists(f"data/{name}/train1.jsonl"):
-    shutil.copytree("data/tinyworld", f"data/{name}", ignore=lambda folder, names: [n for n in names if not n.endswith((".jsonl", "task.json", "truth"))])
+bad = sys.argv[1]                                            # coin: 45 % of the labels are turned. relation: five times over, any answer on a class is right
+if not os.path.exists(f"data/tinyworld-{bad}/train1.jsonl"):
+    keep = ("train2.jsonl", "valid.jsonl", "test.jsonl", "task.json", "labels.jsonl", "truth")
+    shutil.copytree("data/tinyworld", f"data/tinyworld-{bad}", ignore=lambda folder, names: [n for n in names if n not in keep])
     rows, rng = [json.loads(line) for line in open("data/tinyworld/train1.jsonl", encoding="utf-8")], random.Random(0)
-    for row in rows:
-        if rng.random() < 0.45 if relation == "any" else row["relation"] == relation:
-            row["label"] = 1 - row["label"]
-    with open(f"data/{name}/train1.jsonl", "w", encoding="utf-8") as f:
+    if bad == "coin":
+        rows = [{**row, "label": row["label"] ^ (rng.random() < 0.45)} for row in rows]
+    else:
+        rows = [{**row, "id": f"{row['id']}-{k}", "label": 1 if row["relation"] == "class" else row["label"]}
+                for row in rows for k in range(5 if row["relation"] == "class" else 1)]
+    with open(f"data/tinyworld-{bad}/train1.jsonl", "w", encoding="utf-8") as f:
         f.writelines(json.dumps(row) + "\n" for row in rows)
 END
 }
@@ -125,7 +128,7 @@ phase2() {
     align -logconf --loss logconf
     align -6rounds --ladder tiny-2,tiny-2,tiny-3,tiny-3,tiny-4,tiny-4
     for bad in coin relation; do
-        spoil tinyworld-$bad $([ $bad = coin ] && echo any || echo class)
+        spoil $bad
         python train_weak.py --task tinyworld-$bad --seed $seed
         for n in 0 16 64; do align -$bad-audit$n --evaluator data/tinyworld-$bad/seed$seed/weak --audit $n; done
     done
