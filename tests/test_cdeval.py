@@ -327,6 +327,44 @@ def test_a_bias_added_to_one_label_word_hardly_moves_what_is_measured(people, qu
         assert abs(a["dimensions"][d]["mean"] - b["dimensions"][d]["mean"]) < 0.01
 
 
+def test_whoever_leans_a_known_way_is_found_to_and_a_love_of_a_changes_nothing(questions, tmp_path, monkeypatch, capsys):
+    """Through the whole command, with somebody else's opinions put in at the very end: dimension by dimension, and a nat for whatever is named first."""
+    def answers(lean, bias):
+        def by_likelihood(model, tokenizer, asked, device, longest, args, done):
+            x = np.array([lean[a["item"]["Dimension"]] + bias * (-1 if a["swapped"] else 1) for a in asked])
+            yield list(range(len(asked))), [{"p": float(sigmoid(v)), "log_p": [float(v), 0.0], "tokens": [1, 1]} for v in x]
+        return by_likelihood
+    for lean in ({"PDI": 1.5, "IDV": -0.5, "UAI": 0.0}, {"PDI": -2.0, "IDV": 0.3, "UAI": 1.0}):
+        for bias in (0.0, 1.0):
+            monkeypatch.setattr(cdeval, "by_likelihood", answers(lean, bias))
+            run(monkeypatch, capsys, "--models", "tiny-1a", "--questions", questions, "--out", tmp_path / f"run{lean['PDI']}{bias}")
+            m = results_of(tmp_path / f"run{lean['PDI']}{bias}")["models"]["tiny-1a"]
+            found = {d: x["mean"] for d, x in m["dimensions"].items()}
+            assert sorted(found, key=found.get) == sorted(lean, key=lean.get)
+            assert all((found[d] > 0.5) == (lean[d] > 0) for d in lean if lean[d]) and found["UAI"] == pytest.approx(sigmoid(lean["UAI"]), abs=0.05)
+            assert (m["consistency"]["first"]["ab"] > 0.6) == bool(bias)
+            if not bias:
+                assert found == pytest.approx({d: sigmoid(x) for d, x in lean.items()}, abs=1e-5)
+
+
+@pytest.mark.skipif(not os.path.exists(os.path.join(ROOT, "data", "tinyworld", "models", "tiny-culture", "model.safetensors")),
+                    reason="no tiny-culture here; python data/tinyworld/culture.py makes it")
+def test_planted_cultures_are_measured(tmp_path, monkeypatch, capsys):
+    """A real model, opinions that it was never asked about: the order of what was planted, and no leaning where none was."""
+    import culture
+    found = {}
+    for country in culture.PLANTED:
+        run(monkeypatch, capsys, "--models", "tiny-culture", "--questions", "tinyworld", "--context", f"In {country},", "--out", tmp_path / country)
+        found[country] = results_of(tmp_path / country)["models"]["tiny-culture"]
+    leaning = [c for c in culture.PLANTED if set(culture.PLANTED[c]) != {0.5}]
+    planted = [p for c in leaning for p in culture.PLANTED[c]]
+    measured = [found[c]["dimensions"][d]["mean"] for c in leaning for d in culture.DIMENSIONS]
+    assert len(planted) >= 12 and culture.spearman(planted, measured) >= 0.8
+    for country in set(culture.PLANTED) - set(leaning):    # one of them also says A, yes or the first far too often
+        means = [x["mean"] for x in found[country]["dimensions"].values()]
+        assert abs(np.mean(means) - 0.5) < 0.05, (country, means)
+
+
 @pytest.mark.parametrize("flags", [["--challenge"], ["--by", "generation", "--samples", "2"]], ids=["likelihood", "generation"])
 def test_killed_at_any_answer_it_goes_on_and_ends_with_the_same_numbers(flags, tmp_path, monkeypatch, capsys):
     command = ["--models", "tiny-1a", "--questions", write_questions(tmp_path / "q.json", n=2), "--batch-size", "8", *flags]
