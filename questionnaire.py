@@ -76,7 +76,7 @@ def prompt(item, style, swapped, context="", lang="en"):
     return (context.strip() + " " + text if context.strip() else text), answers[::-1] if swapped else answers
 
 
-NOT = re.compile(r"\b(?:not|never|neither|nor|cannot|nicht|weder|kein\w*)\b|n['’]t\b|不", re.I)
+NOT = re.compile(r"\b(?:not|never|neither|nor|cannot|(?:do|does|did|would|could|should|ca|wo|is)n['’]?t|nicht|weder|kein\w*)\b|不", re.I)
 
 
 LETTER = r"(?<![A-Za-z0-9'’])(?:A(?! +(?!because|since|is|as|for|if|and|or|over|seems|would)[a-z])|B)(?![A-Za-z0-9'’])"
@@ -113,14 +113,13 @@ def read_quote(text, options):
     [0, 1, 0, None, None]
     """
     said, options = plain(text), [plain(option) for option in options]
-    inside = [option in said for option in options]
+    inside = [f" {option} " in f" {said} " if option.isascii() else option in said for option in options]        # Chinese has no spaces
     if all(inside):                                        # both are named; or one is a part of the other
         inside = [a != b and b in a for a, b in (options, options[::-1])] if said in options else [False, False]
         return inside.index(True) if any(inside) else None
     if any(inside):
         k = inside.index(True)
-        before = text[:max(0, len(text) - len(options[k]))]
-        return None if NOT.search(before) and not NOT.search(options[k]) else k
+        return None if NOT.search(said[:said.index(options[k])]) else k
     alike = [SequenceMatcher(None, said, option[:max(len(said), len(option) // 2)], autojunk=False).ratio() for option in options]
     k = alike.index(max(alike))
     return k if alike[k] >= 0.8 and alike[k] - alike[1 - k] > 0.05 else None

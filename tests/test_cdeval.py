@@ -94,6 +94,7 @@ ANSWERS = [                                                # style, text, what i
     ("repeat", "Book every trains and every bed before I leave my home", 1),
     ("repeat", "Book the first night and leave the", 2), ("repeat", ONE + " " + TWO, None), ("repeat", "Book", None), ("repeat", "", None),
     ("repeat", "I would not book every train and every bed before I leave home.", None), ("repeat", "Go by car.", None), ("repeat", "A", None),
+    ("repeat", "I don't book the first night and leave the other nine to chance.", None), ("repeat", TWO + " I would not plan.", 2),
     ("repeat", "I have no preference.", None), ("repeat", "Sorry, I can't.", None),
     ("compare", "yes", 1), ("compare", "No.", 2), ("compare", "Yes, it is.", 1), ("compare", "no, because plans fail", 2), ("compare", "NO", 2),
     ("compare", "I think the answer is yes.", 1), ("compare", "Honestly, no", 2), ("compare", "**Yes**", 1), ("compare", "Yes and no.", None),
@@ -106,6 +107,25 @@ def test_the_matcher_on_a_table_of_answers():
     assert len(ANSWERS) >= 60
     found = [read_answer(text, ITEM, style, False) for style, text, _ in ANSWERS]
     assert [(*row, said) for row, said in zip(ANSWERS, found) if row[2] != said] == []
+
+
+def test_a_short_option_is_not_found_within_a_word_and_a_longer_one_not_mistaken_for_its_part():
+    item = {**ITEM, "Option 1": "Go.", "Option 2": "Go by boat."}
+    said = [read_answer(text, item, "repeat", False) for text in ("Go.", "Go by boat.", "I would go by boat", "Good.", "By boat", "Do not go.", "坐船")]
+    assert said == [1, 2, None, None, None, None, None]
+    chinese = {**ITEM, "Option 1": "坐火车去。", "Option 2": "走路去。"}
+    assert [read_answer(text, chinese, "repeat", False, "zh") for text in ("我会坐火车去。", "走路去", "我不会坐火车去。", "都行")] == [1, 2, None, None]
+
+
+def test_the_matcher_reads_any_text_without_a_crash():
+    rng = random.Random(0)
+    pieces = ["A", "B", " ", "yes", "no", ".", "\n", "not", "(", "[", "\\", "是", "不", "🙂", "option", "answer is", ONE, TWO[:20], "'", "*"]
+    for _ in range(400):
+        text = "".join(rng.choice(pieces) for _ in range(rng.randrange(8)))
+        for style in STYLES:
+            for lang in FORMS:
+                said = read_answer(text, ITEM, style, rng.random() < 0.5, lang)
+                assert said in (1, 2, None) and (said is None or text.strip())
 
 
 def test_in_reverse_order_letters_and_yes_turn_and_quotes_do_not():
