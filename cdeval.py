@@ -28,7 +28,7 @@ Writes  data/cdeval/seed<seed>/culture/{config.json, answers-<model>.jsonl, rada
 In doubt: the paper weighs its templates by their consistency, but whether up or down could not be found out (a re-implementation gives the less
 consistent ones more). The plain mean is the default; --weighting consistency gives the more consistent ones more, by our choice.
 """
-import argparse, json, os, re, time
+import argparse, inspect, json, os, re, time
 from itertools import combinations
 
 from contract import ROOT, begin, fail, finish, model_folder, number, read_lines, start, write_file, writing
@@ -203,13 +203,16 @@ def log_probs(model, tokenizer, prompts, answers, device, dtype="fp32"):
     keep = max(len(answer) for pair in answers for answer in pair)
     batch = pad_left([list(ids) for ids in place], tokenizer, device)
     with torch.inference_mode(), torch.autocast(device.split(":")[0], torch.bfloat16, enabled=use_bf16(dtype, device)):
-        batch["position_ids"] = (batch["attention_mask"].cumsum(1) - 1).clamp(min=0)
+        if "position_ids" in inspect.signature(model.forward).parameters:
+            batch["position_ids"] = (batch["attention_mask"].cumsum(1) - 1).clamp(min=0)
         logits = model(**batch, logits_to_keep=keep, use_cache=False).logits.float()       # (rows, keep, V)
         total = logits.logsumexp(-1)
     for b, (ids, pair) in enumerate(zip(prompts, answers)):
         for k, answer in enumerate(pair):
             row, n = place[tuple(ids + answer[:-1])], len(answer)
             said[b, k] = float((logits[row, -n:].gather(1, torch.tensor(answer, device=device)[:, None])[:, 0] - total[row, -n:]).sum())
+    if not np.isfinite(said).all():
+        fail("the model's scores are not numbers: are its weights whole? With --dtype bf16, try fp32")
     return said
 
 
@@ -217,6 +220,8 @@ def by_likelihood(model, tokenizer, asked, device, longest, args, done):
     """asked: N x {"text", "answers"}. Yields (indices, N x {"p": P(option 1)}) batch by batch, as prompting.write does."""
     pairs = [[tail_ids(tokenizer, a["text"], answer) for answer in a["answers"]] for a in asked]
     longest_answer = [max(map(len, pair)) for pair in pairs]
+    if not min(min(map(len, pair)) for pair in pairs):
+        fail("the tokenizer makes nothing of an answer: is its folder complete? In another language, try another model")
     ids = encode(tokenizer, [a["text"] for a in asked], max(1, longest - max(longest_answer)))
     order = sorted(range(len(asked)), key=lambda i: (longest_answer[i] > 1, len(ids[i]), i))       # one-token answers apart: one pass for both
     for k in range(0, len(order), args.batch_size):
@@ -261,16 +266,17 @@ def remember(path, header, jobs, respond):
                     break
     lines = lines if lines and lines[0] == header else [header]
     write_file(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-    known = {key(line): line for line in lines[1:] if isinstance(line, dict)}
+    known = {key(line): line for line in lines[1:] if isinstance(line, dict) and "p" in line}
     done = {n for n, job in enumerate(jobs) if key(job) in known}
     if done:
         print(f"{len(done):,} of {len(jobs):,} answers are there already: {os.path.relpath(path)}")
-    with writing(path), open(path, "a", encoding="utf-8") as f, \
+    with open(path, "a", encoding="utf-8") as f, \
             tqdm(total=len(jobs), initial=len(done), desc="asking", unit="answer", disable=None, leave=False) as bar:
         for rows, answers in respond(done):
             new = [{name: jobs[n][name] for name in ("id", "style", "swapped", "turn", "sample")} | a for n, a in zip(rows, answers) if n not in done]
-            f.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in new))
-            f.flush()
+            with writing(path):
+                f.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in new))
+                f.flush()
             known |= {key(line): line for line in new}
             bar.update(len(new))
     return [known[key(job)] for job in jobs]

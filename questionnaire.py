@@ -77,8 +77,6 @@ def prompt(item, style, swapped, context="", lang="en"):
 
 
 NOT = re.compile(r"\b(?:not|never|neither|nor|cannot|(?:do|does|did|would|could|should|ca|wo|is)n['’]?t|nicht|weder|kein\w*)\b|不", re.I)
-
-
 LETTER = r"(?<![A-Za-z0-9'’])(?:A(?! +(?!because|since|is|as|for|if|and|or|over|seems|would)[a-z])|B)(?![A-Za-z0-9'’])"
 BEFORE = (r"(?:^|\b(?:option|answer|choice|choose|select|pick|with|is|be|say|take|prefer|would|antwort|wähle|nehme|ist|für)\b"
           r"|选择?|选项|答案|是|[:：])[\W_]*")
@@ -114,6 +112,8 @@ def read_quote(text, options):
     """
     said, options = plain(text), [plain(option) for option in options]
     inside = [f" {option} " in f" {said} " if option.isascii() else option in said for option in options]        # Chinese has no spaces
+    if not said:
+        return None
     if all(inside):                                        # both are named; or one is a part of the other
         inside = [a != b and b in a for a, b in (options, options[::-1])] if said in options else [False, False]
         return inside.index(True) if any(inside) else None
