@@ -220,8 +220,9 @@ def by_likelihood(model, tokenizer, asked, device, longest, args, done):
     """asked: N x {"text", "answers"}. Yields (indices, N x {"p": P(option 1)}) batch by batch, as prompting.write does."""
     pairs = [[tail_ids(tokenizer, a["text"], answer) for answer in a["answers"]] for a in asked]
     longest_answer = [max(map(len, pair)) for pair in pairs]
-    if not min(min(map(len, pair)) for pair in pairs):
-        fail("the tokenizer makes nothing of an answer: is its folder complete? In another language, try another model")
+    for a, pair in zip(asked, pairs):
+        if not all(pair) or pair[0] == pair[1]:
+            fail(f"this model's tokenizer cannot tell {a['answers'][0]!r} from {a['answers'][1]!r}: try another model, or another --lang")
     ids = encode(tokenizer, [a["text"] for a in asked], max(1, longest - max(longest_answer)))
     order = sorted(range(len(asked)), key=lambda i: (longest_answer[i] > 1, len(ids[i]), i))       # one-token answers apart: one pass for both
     for k in range(0, len(order), args.batch_size):

@@ -492,6 +492,12 @@ def test_a_users_mistake_is_one_clear_line_and_exit_code_2(flags, words, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
+def test_a_language_that_the_tokenizer_does_not_know_is_no_opinion(tmp_path, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run(monkeypatch, capsys, "--models", "tiny-1a", "--lang", "zh", "--max-rows", "2", "--out", tmp_path / "run")
+    assert stopped.value.code == 2 and "cannot tell '是' from '否'" in capsys.readouterr().err
+
+
 # --------------------------------------------------------------------------- the public set
 
 def public_rows(counts):
