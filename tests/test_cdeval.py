@@ -492,9 +492,11 @@ def test_a_users_mistake_is_one_clear_line_and_exit_code_2(flags, words, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
-def test_a_language_that_the_tokenizer_does_not_know_is_no_opinion(tmp_path, monkeypatch, capsys):
+def test_two_answers_that_are_the_same_tokens_are_no_choice(capsys):
+    def all_unknown(text, add_special_tokens):
+        return {"input_ids": [7] * len(text)}
     with pytest.raises(SystemExit) as stopped:
-        run(monkeypatch, capsys, "--models", "tiny-1a", "--lang", "zh", "--max-rows", "2", "--out", tmp_path / "run")
+        next(cdeval.by_likelihood(None, all_unknown, [{"text": "更好吗？", "answers": ["是", "否"]}], "cpu", 100, None, set()))
     assert stopped.value.code == 2 and "cannot tell '是' from '否'" in capsys.readouterr().err
 
 
