@@ -160,6 +160,9 @@ def open_checkpoint(name, kind, device, remote_code=False, **config_changes):
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
         config.pad_token_id = tokenizer.pad_token_id
+        longest = min(getattr(config, "max_position_embeddings", None) or 1 << 20, tokenizer.model_max_length, 1024)
+        if longest < 2 or not all(isinstance(name, str) for name in config.architectures or []):
+            raise ValueError(f"a length of {longest} tokens, architectures {config.architectures}?")
         model, info = getattr(transformers, kind).from_pretrained(
             path, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **trust)
         body = [key for key in info["missing_keys"] if key.startswith(model.base_model_prefix + ".") and "pooler" not in key]
@@ -170,7 +173,6 @@ def open_checkpoint(name, kind, device, remote_code=False, **config_changes):
         fail(f"cannot load model {name!r} ({type(error).__name__}): {reason} Give a folder, a hub name or a shipped model")
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
         fail(f"model {name!r}: its tokenizer has {len(tokenizer):,} tokens, the model only {model.get_input_embeddings().weight.shape[0]:,}")
-    longest = min(getattr(config, "max_position_embeddings", None) or 1 << 20, tokenizer.model_max_length, 1024)
     return model.to(device), tokenizer, longest
 
 
