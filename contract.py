@@ -21,6 +21,8 @@ written to, and a second run that would write where one is still writing.
 """
 import argparse, contextlib, hashlib, json, os, shutil, sys, time
 
+from distributed import RANK, SCRIPTS, SIZE, agree, join, whole_weights
+
 ROOT = os.path.dirname(os.path.abspath(__file__))
 HELD = {}                                                  # folders that this process writes to, each with the open file that holds its lock
 
@@ -134,8 +136,10 @@ def writing(path):
 def hold(folder):
     """
     Make a folder and be the only process that writes to it. The kernel keeps the lock and drops it when the process ends, however it ends:
-    no stale lock is ever left to be removed by hand.
+    no stale lock is ever left to be removed by hand. (Of torchrun's processes the first one writes.)
     """
+    if RANK:
+        return
     with writing(folder):
         os.makedirs(folder, exist_ok=True)
     try:
@@ -159,6 +163,8 @@ def hold(folder):
 
 def write_file(path, text):
     """Written beside and renamed: the file is there whole, or as it was before."""
+    if RANK:
+        return
     with writing(path):
         with open(path + ".tmp", "w", encoding="utf-8") as f:
             f.write(text)
@@ -181,9 +187,12 @@ def write_labels(folder, rows, soft_labels, extra=None):
 def save_checkpoint(folder, model, tokenizer):
     """An ordinary transformers folder of safetensors. Renamed at the end: a killed run leaves no half of one."""
     target, half = os.path.join(folder, "checkpoint"), os.path.join(folder, "checkpoint.tmp")
+    weights = whole_weights(model)
+    if RANK:
+        return
     with writing(target):
         shutil.rmtree(half, ignore_errors=True)
-        model.save_pretrained(half)
+        model.save_pretrained(half, state_dict=weights)
         tokenizer.save_pretrained(half)
         shutil.rmtree(target, ignore_errors=True)
         os.replace(half, target)
@@ -230,23 +239,35 @@ def start(args, inputs, sources=()):
     if not is_text(args.out) or args.out in (".", "..") or os.path.realpath(folder) in map(os.path.realpath, sources):
         fail(f"--out {args.out!r} would overwrite what this run reads, or is no name; choose another")
     config = {"script": os.path.basename(sys.argv[0])} | {k: v for k, v in sorted(vars(args).items()) if k not in ("out", "device", "force")}
+    if SIZE > 1 and config["script"] not in SCRIPTS:
+        fail(f"{config['script']} runs in one process; of all scripts only {' and '.join(SCRIPTS)} know what to do with torchrun's several")
+    join()
     config["inputs"] = {os.path.relpath(path, ROOT) if os.path.exists(path) else path: fingerprint(path) for path in inputs}
     print("config: " + json.dumps(config))
-    done = os.path.join(folder, "results.json")
-    if os.path.exists(done) and not args.force:
-        try:
-            with open(done, encoding="utf-8") as f:
-                finished = json.load(f)
-            if finished["config"] == config and finished["outputs"] == outputs(folder):
-                print(f"{finished['line']}\nalready done: {os.path.relpath(done)} (--force does it again)")
-                raise SystemExit(0)
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            print(f"{os.path.relpath(done)} cannot be read; the stage runs again")
+    line = agree(None if args.force else finished_line(folder, config))
+    if line is not None:
+        print(f"{line}\nalready done: {os.path.relpath(os.path.join(folder, 'results.json'))} (--force does it again)")
+        raise SystemExit(0)
     return folder, config
+
+
+def finished_line(folder, config):
+    """The last line of the finished run of this configuration that lies in a folder; None if there is no such run."""
+    done = os.path.join(folder, "results.json")
+    if not os.path.exists(done):
+        return None
+    try:
+        with open(done, encoding="utf-8") as f:
+            finished = json.load(f)
+        return str(finished["line"]) if finished["config"] == config and finished["outputs"] == outputs(folder) else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        print(f"{os.path.relpath(done)} cannot be read; the stage runs again")
 
 
 def begin(folder, config):
     """From here on the folder is this process's alone and unfinished: no results.json. If nothing can be written there, it stays as it was."""
+    if RANK:
+        return
     hold(folder)
     write_file(os.path.join(folder, "config.json"), json.dumps(config, indent=1))
     if os.path.exists(os.path.join(folder, "results.json")):
@@ -277,6 +298,8 @@ def outputs(folder):
 
 def finish(folder, config, device, started, line, **results):
     """results.json, last of all."""
+    if RANK:
+        return
     import torch, transformers
     versions = {"python": sys.version.split()[0], "torch": torch.__version__, "transformers": transformers.__version__}
     results = {"config": config, "line": line, "seed": config["seed"], **results, "seconds": round(time.time() - started, 1), "device": device,

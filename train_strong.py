@@ -24,6 +24,7 @@ Writes  data/<task>/seed<seed>/student/{config.json, checkpoint/, labels.jsonl, 
 """
 import argparse, math, os, time
 
+import distributed
 from clean_labels import keep_confident, keep_uncontradicted, knn_opinion, logistic, logistic_opinion, pick_for_truth
 from contract import (ROOT, add_common_flags, begin, fail, finish, model_folder, number, read_labels, read_rows, read_task, run_folder,
                       save_checkpoint, start, write_labels)
@@ -174,9 +175,9 @@ def fit_probe(model, tokenizer, ids, soft_labels, valid_ids, valid_labels, args,
             best = loss, l2, w
     w = torch.tensor(best[2], dtype=torch.float32, device=device) / 2
     with torch.no_grad():                                  # two rows, -w/2 and w/2: their difference is the probe
-        layer.weight.copy_(torch.stack([-w, w])[:, :x.shape[1]])
+        distributed.set_weight(layer.weight, torch.stack([-w, w])[:, :x.shape[1]])
         if layer.bias is not None:
-            layer.bias.copy_(torch.stack([-w[-1], w[-1]]))
+            distributed.set_weight(layer.bias, torch.stack([-w[-1], w[-1]]))
     print(f"probe: {x.shape[1]} features, penalty {best[1]:g} fits the {len(valid_ids):,} valid rows' labels best ({best[0]:.3f} nats)")
 
 
@@ -248,12 +249,12 @@ def train_student(name, rows, soft_labels, valid, valid_labels, valid_truth, wor
         curve.append((step, steps, p))
         score = accuracy(p, judge_by)
         if step and (args.early_stop or args.oracle_stop) and score > best["score"]:
-            best.update(score=score, step=step, weights={k: v.to("cpu", copy=True) for k, v in model.state_dict().items()})
+            best.update(score=score, step=step, weights=distributed.keep_weights(model))
 
     look(0, math.ceil(len(ids) / args.batch_size) * args.epochs)
     fit(model, tokenizer, ids, soft_labels, args, device, target=None if args.loss == "xent" else LOSSES[args.loss], after_step=look)
     if best.get("step"):
-        model.load_state_dict(best["weights"])
+        distributed.put_back(model, best["weights"])
         by = "CHEATING, by the truth of valid" if args.oracle_stop else "by the labels of valid"
         print(f"stopped at step {best['step']} of {curve[-1][1]}: {by}")
     model = ordinary()

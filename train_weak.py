@@ -25,6 +25,7 @@ Simpler than the paper, on purpose: two classes only, so that a soft label is on
 """
 import argparse, math, os, time
 
+import distributed
 from contract import (ROOT, add_common_flags, begin, fail, finish, model_folder, read_rows, read_task, save_checkpoint, start, write_labels)
 
 
@@ -112,6 +113,7 @@ def metrics(soft_labels, rows):
 def pick_device(asked):
     """(device, why): a slow run explains itself."""
     import torch
+    asked = distributed.own_device(asked)
     if asked:
         try:
             torch.zeros(1, device=asked).item()            # "meta" has no numbers in it
@@ -202,8 +204,10 @@ def prepare_for_training(model, args):
     if args.gradient_checkpointing:
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable      # its new and its old name
         enable({"use_reentrant": False})
+    if args.lora and distributed.SIZE > 1:
+        fail("--lora works in one process; without it torchrun splits the weights, their gradients and Adam's moments")
     if not args.lora:
-        return model, lambda: model
+        return distributed.shard(model), lambda: model
     try:
         import peft
     except ImportError:
@@ -278,7 +282,7 @@ def fit(model, tokenizer, ids, soft_labels, args, device, target=None, loss=soft
     after_step   called as after_step(step, steps), step = 1, 2, ... steps, with the model as it then is
 
     AdamW without weight decay (fp32 weights, fused), 10 % warm-up, linear decay, gradients clipped at 1. The mean over the batch may be
-    taken in pieces of --micro-batch-size rows, to save memory: same gradients.
+    taken in pieces of --micro-batch-size rows, to save memory: same gradients. So may torchrun's processes take it (distributed.py): each its part.
     """
     import numpy as np, torch
     from tqdm import tqdm
@@ -299,13 +303,16 @@ def fit(model, tokenizer, ids, soft_labels, args, device, target=None, loss=soft
         for _ in range(args.epochs):
             for batch in batches_of_like_length(lengths, args.batch_size, rng):
                 model.train()                              # no dropout is left to switch on, but gradient checkpointing works in this mode alone
-                pieces = [batch[k:k + micro] for k in range(0, len(batch), micro)]
-                believed = labels[batch]
+                believed, (mine, real) = labels[batch], distributed.part(len(batch))       # all rows are mine, unless there are other processes
+                pieces = [mine[k:k + micro] for k in range(0, len(mine), micro)]
                 if target:                                 # it looks at the whole batch: one more pass, without gradient
                     with torch.no_grad():
-                        believed = target(torch.cat([said(piece) for piece in pieces]), believed, step / steps)
-                for piece, soft in zip(pieces, believed.split(micro)):
-                    (loss(said(piece), soft).sum() / len(batch)).backward()
+                        scores = torch.cat([said([batch[i] for i in piece]) for piece in pieces])
+                        believed = target(distributed.whole_batch(scores, mine, real, len(batch)), believed, step / steps)
+                for k, piece in enumerate(pieces):
+                    losses = loss(said([batch[i] for i in piece]), believed[piece])
+                    (losses[:real - k * micro].sum() / len(batch)).backward()
+                distributed.total_gradients(moving)
                 torch.nn.utils.clip_grad_norm_(moving, 1.0)
                 optimizer.step()
                 schedule.step()
@@ -324,18 +331,21 @@ def sweep(model, tokenizer, ids, device, dtype="fp32", tokens=8192, outputs=clas
     import numpy as np, torch
     from tqdm import tqdm
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-    out, end = None, len(order)
+    out, batches, end = None, [], len(order)
+    while end:                                             # longest first: if memory does not suffice, it shows at once
+        start = max(0, end - max(1, tokens // len(ids[order[end - 1]])))
+        batches.append(order[start:end])
+        end = start
     model.eval()
-    with torch.inference_mode(), tqdm(total=len(ids), desc="reading", unit="row", disable=None, leave=False) as bar:
-        while end:                                         # longest first: if memory does not suffice, it shows at once
-            start = max(0, end - max(1, tokens // len(ids[order[end - 1]])))
-            rows = order[start:end]
+    with torch.no_grad(), tqdm(total=len(ids), desc="reading", unit="row", disable=None, leave=False) as bar:
+        for rows, counts in distributed.turns(batches):    # all of them, unless there are other processes
             with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=use_bf16(dtype, device)):
                 said = outputs(model, pad([ids[i] for i in rows], tokenizer, device)).float().cpu().numpy()
-            out = np.empty((len(ids), *said.shape[1:]), dtype=np.float32) if out is None else out
-            out[rows] = said
+            out = np.zeros((len(ids), *said.shape[1:]), dtype=np.float32) if out is None else out
+            if counts:
+                out[rows] = said
             bar.update(len(rows))
-            end = start
+    distributed.total(torch.from_numpy(out))
     if not np.isfinite(out).all():
         fail("the model's scores are not numbers any more: training diverged. Use a smaller --lr")
     return out
@@ -370,10 +380,10 @@ def fit_best_epoch(model, tokenizer, ids, soft_labels, held_ids, held_labels, ar
             acc, epoch = accuracy(predict(model, tokenizer, held_ids, device, args.dtype)[:, 1], held_labels), step * args.epochs // steps
             print(f"epoch {epoch}: {acc:.3f} right of the {len(held_ids):,} held out")
             if acc > best["accuracy"]:
-                best.update(accuracy=acc, epoch=epoch, weights={k: v.to("cpu", copy=True) for k, v in model.state_dict().items()})
+                best.update(accuracy=acc, epoch=epoch, weights=distributed.keep_weights(model))
 
     fit(model, tokenizer, ids, soft_labels, args, device, after_step=keep_the_best, **how)
-    model.load_state_dict(best.pop("weights"))
+    distributed.put_back(model, best.pop("weights"))
     return best
 
 

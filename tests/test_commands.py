@@ -21,8 +21,8 @@ import contract
 import warm
 from conftest import ROOT
 
-SCRIPTS = ["train_weak.py", "train_strong.py", "ensemble.py", "debate.py", "icl.py", "auto_align.py", "align_tasks.py", "report.py"]           # with a command line; contract.py has none
-PAGES = ["contract.py", "measure.py", "clean_labels.py", "prompting.py", "fusion.py"]                  # chapters without a command line
+SCRIPTS = ["train_weak.py", "train_strong.py", "ensemble.py", "debate.py", "icl.py", "auto_align.py", "writers.py", "align_tasks.py", "cdeval.py", "report.py"]           # with a command line; contract.py has none
+PAGES = ["contract.py", "distributed.py", "measure.py", "clean_labels.py", "prompting.py", "fusion.py", "questionnaire.py"]                  # chapters without a command line
 QUICK = ["--max-rows", "96", "--epochs", "1"]
 
 
@@ -383,8 +383,8 @@ def test_house_rules(path):
             assert "b" in mode or any(k.arg == "encoding" for k in node.keywords), f"open() without encoding, line {node.lineno}"
 
 
-CHAPTERS = ["contract", "train_weak", "measure", "clean_labels", "prompting", "train_strong", "fusion", "ensemble", "debate", "icl", "auto_align",
-            "align_tasks", "cdeval", "report"]
+CHAPTERS = ["distributed", "contract", "train_weak", "measure", "clean_labels", "prompting", "train_strong", "fusion", "ensemble", "debate", "icl", "auto_align",
+            "writers", "align_tasks", "questionnaire", "cdeval", "report"]
 
 
 def test_a_chapter_imports_from_earlier_ones_alone():

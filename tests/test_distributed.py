@@ -1,0 +1,199 @@
+"""
+Several processes do what one does: every loss, uneven parts, split weights; and what happens when one of them is killed.
+
+python -m pytest tests/test_distributed.py          # 20 s: torchrun with two gloo processes on CPU, three times
+"""
+import doctest
+import glob
+import json
+import os
+import signal
+import subprocess
+import sys
+from argparse import Namespace
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import ROOT                                  # first: it says where the scripts are
+if __name__ == "__main__":                                 # one of torchrun's processes: those of the house
+    sys.path.insert(0, sys.argv[2])
+import distributed
+import train_strong
+import train_weak
+from test_commands import build_house, must
+from train_weak import classify, fit, load_model, prepare_for_training, sweep
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+WORDS = [" no", " yes"]
+# name: (loss, flags that differ from those in train(), is the model split?). 33 rows in batches of 7: parts of 4 and 3, at last 3 and 2.
+# "window" is missing: where the student is sure its gradient is rounding noise, and AdamW blows that up, with one process as with two.
+CASES = {"logconf, micro-batches": ("logconf", {"micro_batch_size": 3}, True),
+         "product, checkpoints, last batch of one row": ("product", {"gradient_checkpointing": True, "batch_size": 8}, True),
+         "xent, whole weights": ("xent", {}, False),
+         "entropy, random head": ("entropy", {"head": "random"}, True)}
+
+
+def rows(n=33):
+    """Ids of unequal lengths, and soft labels."""
+    rng = np.random.default_rng(1)
+    p = rng.random(n).astype(np.float32)
+    return [rng.integers(5, 500, rng.integers(2, 12)).tolist() for _ in range(n)], np.stack([1 - p, p], 1)
+
+
+def train(name, model_name="tiny-1a"):
+    """One case -> the losses of every step, all weights, and what the model then says."""
+    loss, flags, split = CASES[name]
+    args = Namespace(**{"epochs": 1, "batch_size": 7, "micro_batch_size": None, "lr": 3e-4, "seed": 3, "dtype": "fp32", "head": "lm", "lora": None,
+                        "gradient_checkpointing": False, **flags})
+    torch.manual_seed(args.seed)
+    model, tokenizer, _ = load_model(model_name, args.head, WORDS, "cpu")
+    (ids, labels), curve = rows(), []
+    if split:
+        model, _ = prepare_for_training(model, args)
+    first = sweep(model, tokenizer, ids, "cpu", tokens=60)                     # before training too, as train_strong.py does
+
+    def target(logits, believed, progress):
+        out = train_strong.LOSSES[loss](logits, believed, progress)
+        curve.append(float(train_weak.soft_xent(logits, out).mean()))
+        return out
+    fit(model, tokenizer, ids, labels, args, "cpu", target=target)
+    weights = distributed.whole_weights(model)
+    return {"first": first, "curve": np.array(curve), "says": sweep(model, tokenizer, ids, "cpu", tokens=60),
+            "weights": {k: v.numpy().copy() for k, v in (model.state_dict() if weights is None else weights).items()}}
+
+
+COMMAND = ["train_strong.py", "--labels", "truth", "--model", "tiny-1a", "--out", "ceiling", "--loss", "logconf", "--max-rows", "96", "--batch-size", "7"]
+
+
+def as_worker(path):
+    """What each of torchrun's processes does: the command, as a shell would, then all cases. Each writes what it found."""
+    sys.argv = [*COMMAND, "--epochs", "1"]
+    train_strong.main()
+    found = {name: train(name) for name in CASES}
+    model, _ = prepare_for_training(load_model("tiny-1a", "lm", WORDS, "cpu")[0], Namespace(gradient_checkpointing=False, lora=None))
+    head = model.score.weight
+    found["held"] = sum(distributed.local(p).numel() for p in model.parameters()) / sum(p.numel() for p in model.parameters())
+    with torch.no_grad():
+        distributed.set_weight(head, torch.arange(head.numel()).float().view(head.shape))
+    kept = distributed.keep_weights(model)
+    for p in model.parameters():
+        distributed.local(p.data).zero_()
+    distributed.put_back(model, kept)
+    found["head"], found["agreed"] = head.full_tensor().detach(), distributed.agree(f"process {distributed.RANK}")
+    torch.save(found, f"{path}.{distributed.RANK}")
+
+
+# --------------------------------------------------------------------------- who does what
+
+def test_examples_in_the_docstrings():
+    assert doctest.testmod(distributed).failed == 0 and doctest.testmod(distributed).attempted >= 2
+
+
+@pytest.mark.parametrize("n,size", [(1, 1), (1, 4), (5, 2), (7, 3), (8, 4), (33, 5)])
+def test_every_row_counts_once_and_all_processes_work_equally_often(n, size):
+    parts = [distributed.part(n, rank, size) for rank in range(size)]
+    assert sorted(i for mine, real in parts for i in mine[:real]) == list(range(n))
+    assert len({len(mine) for mine, _ in parts}) == 1 and all(len(mine) - real in (0, 1) and max(mine) < n for mine, real in parts)
+    done = [distributed.turns([str(i) for i in range(n)], rank, size) for rank in range(size)]
+    assert sorted(int(piece) for some in done for piece, counts in some if counts) == list(range(n)) and len({len(some) for some in done}) == 1
+
+
+def test_one_process_does_what_it_did_before():
+    assert distributed.SIZE == 1 and distributed.part(3) == ([0, 1, 2], 3) and distributed.turns("ab") == [("a", True), ("b", True)]
+    model, x = torch.nn.Linear(2, 2), torch.ones(2)
+    assert distributed.shard(model) is model and distributed.agree("x") == "x" and distributed.total(x) is x and distributed.whole_weights(model) is None
+
+
+# --------------------------------------------------------------------------- two processes
+
+def torchrun(*command, cwd=None):
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([*TORCHRUN, *map(str, command)], cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """A run of two processes of which one is killed while it trains. -> (house, folder of the run, exit code, stderr)"""
+    house = build_house(tmp_path_factory.mktemp("house"))
+    process = torchrun(*COMMAND, "--epochs", "500", cwd=house)
+    while "one example" not in (line := process.stdout.readline()):            # from then on it trains
+        assert line, process.stderr.read()
+    workers = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    assert len(workers) == 2
+    os.kill(int(workers[1]), signal.SIGKILL)
+    said = process.communicate(timeout=60)
+    folder = os.path.join(house, "data", "tinyworld", "seed0", "ceiling")
+    return house, folder, process.returncode, said[1], os.listdir(folder)
+
+
+@pytest.fixture(scope="module")
+def two(killed, tmp_path_factory):
+    """What two processes print and find, each of them, when they run the same command to its end, and then the cases."""
+    path = tmp_path_factory.mktemp("two") / "found"
+    process = torchrun(os.path.abspath(__file__), path, killed[0])
+    said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    return said, [torch.load(f"{path}.{rank}", weights_only=False) for rank in (0, 1)]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_processes_find_what_one_finds(two, name):
+    one = train(name)
+    two = two[1]
+    for found in (found[name] for found in two):
+        assert np.array_equal(one["first"], found["first"])                    # the same batches, each by one of them: the same bits
+        assert len(one["curve"]) == 5 and np.abs(one["curve"] - found["curve"]).max() < 1e-4
+        p, q = (torch.tensor(x["says"]).softmax(-1) for x in (one, found))
+        assert (p - q).abs().max() < 1e-5
+        assert np.abs(one["says"] - one["first"]).max() > 0.01                 # and something was learned at all
+    weights = two[0][name]["weights"]
+    assert weights.keys() == one["weights"].keys()
+    apart = np.concatenate([np.abs(weights[k] - one["weights"][k]).ravel() for k in weights])
+    assert (apart < 1e-5).mean() > 0.99 and apart.max() < 3e-4                 # AdamW turns gradients of 1e-12 into steps; such a weight moves nothing
+
+
+def test_each_process_holds_half_of_the_weights_and_head_and_copies_are_right(two):
+    for found in two[1]:
+        assert 0.45 < found["held"] < 0.55 and found["agreed"] == "process 0"
+        assert torch.equal(found["head"].flatten(), torch.arange(found["head"].numel()).float())
+
+
+# --------------------------------------------------------------------------- real commands
+
+def test_a_killed_worker_ends_the_run_in_words_and_leaves_nothing_half_written(killed):
+    house, folder, code, said, left = killed
+    assert code and "another process of this run has died" in said and "start the same command again" in said
+    assert left == ["config.json"]
+
+
+def test_two_processes_leave_the_folder_that_one_leaves(killed, two):
+    house, folder, *_ = killed
+    (printed, complaints), _ = two
+    assert printed.count("ceiling 0.") == 1 and printed.count("wrote ") == 1 and "Warning" not in complaints
+    before = results_of(folder)
+    assert "already done" in must(house, *COMMAND, "--epochs", "1")            # one process knows the run of two
+    must(house, *COMMAND, "--epochs", "1", "--force")
+    after = results_of(folder)
+    assert before["ids"] == after["ids"] and np.abs(before["labels"] - after["labels"]).max() < 1e-5
+    assert before["files"] == after["files"] and before["config"] == after["config"]               # an ordinary folder of safetensors
+    assert before["test"] == pytest.approx(after["test"], abs=1e-5)
+
+
+def results_of(folder):
+    lines = [json.loads(line) for line in open(os.path.join(folder, "labels.jsonl"))]
+    return {"ids": [line["id"] for line in lines], "labels": np.array([line["soft_label"] for line in lines]),
+            "files": sorted(os.path.relpath(path, folder) for path in glob.glob(os.path.join(folder, "**"), recursive=True)),
+            "config": [open(os.path.join(folder, *name)).read() for name in (("config.json",), ("checkpoint", "config.json"))],
+            "test": json.load(open(os.path.join(folder, "results.json")))["test"]}
+
+
+def test_a_script_that_was_not_made_for_it_says_so(tmp_path):
+    env = {**os.environ, "TORCHELASTIC_RUN_ID": "x", "RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
+    done = subprocess.run([sys.executable, os.path.join(ROOT, "icl.py"), "--labels", "truth"], env=env, capture_output=True, text=True)
+    assert done.returncode == 2 and "icl.py runs in one process" in done.stderr and len(done.stderr.strip().splitlines()) == 1
+
+
+if __name__ == "__main__":
+    as_worker(sys.argv[1])
