@@ -11,7 +11,7 @@ of the work. All else is a finding, printed with what made it. tests/test_robust
 import argparse, contextlib, hashlib, importlib, io, json, os, random, shutil, sys, traceback
 
 ODD = ["", " ", ".", "..", "/", "/dev/null", "/proc/none/x", "../../etc", "a" * 300, "ä/ö", "x\ny", "-", "--", "0", "-1", "nan", "inf", "1e999", "9" * 400, "½", "0x10",
-       "true", "None", "[1]", "{}", "%s", "$(true)", "'; exit", "\udcff", "weak,weak", ",", "a,b,c", "tiny-9", "tiny-", "meta", "cuda:99", "warp"]
+       "true", "None", "[1]", "{}", "%s", "$(true)", "'; exit", "\udcff", "weak,weak", ",", "a,b,c", "tiny-9", "tiny-", "meta", "hpu", "cuda:99", "warp"]
 JUNK = [b"", b"[]", b"null", b"3", b'"text"', b"{", b'{"id": ', b"\xff\xfe\x00", b"\x00" * 40, b"{}", b"[" * 100_000, b'{"id": "' + b"x" * 1_000_000, b'{"a": 1' + b"0" * 5000 + b"}",
         b"true", b'{"id": "a" "b"}', "{'id': 'a'}".encode(), b"id,label\na,1"]
 WRONG_TEXT = [None, 3, "", "  ", [], {}, True, "\ud800", ["a"], 1.5]
@@ -146,7 +146,7 @@ def cases(house, rng):
         elif kind == "state":                              # what an unfinished run left
             name = rng.choice(["results.json", "evaluator.json", "audits.jsonl"])
             path, ways, must = os.path.join(seed0, "align", "round-1", name), [break_json] if name.endswith("json") else [junk_line, cut_line, lose("id"), lose("use")], False
-            command = ["auto_align.py", "--ladder", "tiny-1b", "--audit", "4", "--epochs", "1"]
+            command = ["auto_align.py", "--ladder", "tiny-1b", "--audit", "4", "--doubt", "0.05", "--epochs", "1"]
         elif kind == "own":
             path, ways, must = os.path.join(house, "own.csv"), [break_bytes, ANY_FILE[0], ANY_FILE[1], ANY_FILE[2]], False
             command = ["data/own/prepare.py", "--rows", path, "--text", rng.choice(["text", "{text}", "{no}", "{", "nothing"]), "--label", rng.choice(["label", "label", "none"]),
