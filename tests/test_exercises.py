@@ -21,15 +21,18 @@ LONG = ("align_tasks.py", "cdeval.py", "data/safety/prepare.py")                
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory):
-    return small_house(tmp_path_factory.mktemp("exercises") / "house", stages=False)
+    return small_house(tmp_path_factory.mktemp("exercises") / "house", rows=12, stages=False)
 
 
 def smoke(command):
-    """The command on few rows: 24 are in each split of the house, which --truth-budget 64 and ten members would exhaust."""
-    script, *flags = command.replace("--members 10", "--members 2").replace("--truth-budget 64", "--truth-budget 8").split()
-    takes = {"train_weak.py": ["--epochs", "1"], "train_strong.py": ["--epochs", "1"], "ensemble.py": ["--epochs", "1"], "debate.py": ["--epochs", "1"],
-             "auto_align.py": ["--epochs", "1", "--audit", "4"], "icl.py": ["--orders", "1"]}
-    return [script, *flags, *takes.get(script, [])]
+    """The command on few rows and with the smallest models: ten members, 64 true labels and a chain of three would only take longer."""
+    for long, short in (("--members 10", "--members 2"), ("--truth-budget 64", "--truth-budget 4"), ("tiny-2,tiny-3,tiny-4", "tiny-1a,tiny-1b"),
+                        ("--ladder tiny-4 --slices 3", "--ladder tiny-1b --slices 3")):
+        command = command.replace(long, short)
+    script, *flags = command.split()
+    small = {"train_weak.py": ["--epochs", "1"], "train_strong.py": ["--epochs", "1", "--model", "tiny-1b"], "ensemble.py": ["--epochs", "1"], "icl.py": ["--orders", "1", "--model", "tiny-1b"],
+             "debate.py": ["--epochs", "1", "--assistant", "tiny-1b"], "auto_align.py": ["--epochs", "1", "--audit", "4", "--doubt", "0.05"]}.get(script, [])
+    return [script, *flags, *small, *(["--ladder", "tiny-1b"] if script == "auto_align.py" and "--ladder" not in flags else [])]
 
 
 def test_every_command_of_the_exercises_runs(house):
