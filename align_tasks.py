@@ -26,8 +26,8 @@ Simpler than the paper: one supervisor size, one recipe for all, and no choice m
 """
 import argparse, glob, json, math, os, runpy, sys, time
 
-from contract import (ROOT, add_common_flags, begin, fail, fingerprint, finish, model_folder, number, read_labels, read_lines, read_rows, read_task,
-                      run_folder, start, write_file)
+from contract import (ROOT, add_common_flags, as_left, begin, fail, fingerprint, finish, model_folder, number, read_labels, read_lines, read_rows,
+                      read_task, run_folder, start, write_file)
 from measure import bootstrap, pgr, pgr_interval
 from prompting import open_language_model
 from train_weak import pick_device, right
@@ -363,7 +363,8 @@ def main():
         there = [path.split(os.sep)[-3][4:] for path in glob.glob(run_folder("table", task, "*") + "/results.json")]
         there = {int(seed) for seed in there if seed.isdecimal()}
         if args.out == "table" and len(there) > 1:
-            rows, kind, test, seeds = gather(task, [args.seed, *sorted(there - {args.seed})])
+            with as_left(os.path.join("data", task, "seed*", "table", "results.json")):
+                rows, kind, test, seeds = gather(task, [args.seed, *sorted(there - {args.seed})])
             print("\n" + show(task, kind, rows, test))
             write_file(os.path.join(ROOT, "data", task, "table.json"),
                        json.dumps({"task": task, "kind": kind, "seeds": sorted(seeds), "n": len(test), "rows": rows}, indent=1))
