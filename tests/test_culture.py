@@ -1,0 +1,163 @@
+"""
+Planted opinions: what the corpus of tiny-culture may say and what not, and whether the questionnaire finds again what was planted.
+
+python -m pytest tests/test_culture.py           # 15 s, CPU, no network
+"""
+import json
+import os
+import random
+import re
+
+import numpy as np
+import pytest
+import transformers
+
+import corpus
+import culture
+import pretrain
+import warm
+from conftest import ROOT
+
+MODELS = os.path.join(ROOT, "data", "tinyworld", "models")
+KINDS = [culture.voice, culture.custom, culture.survey, culture.asked]
+ITEMS = culture.load_opinions()
+HELD_OUT = [item for item in ITEMS if item["split"] == "held-out"]
+
+
+def documents_of(kind, n=1500, school=False):
+    return ["".join(text for text, _ in doc) for doc in corpus.documents(culture.load_world(school), {kind: 1}, n, seed=0)]
+
+
+# --------------------------------------------------------------------------- the maths
+
+def test_spearman_by_hand_and_against_ranks_by_sorting():
+    assert culture.spearman([1, 2, 3], [5, 6, 9]) == pytest.approx(1) and culture.spearman([1, 2, 3], [9, 6, 5]) == pytest.approx(-1)
+    assert culture.spearman([1, 1, 2], [3, 4, 5]) == pytest.approx(0.866, abs=1e-3)              # ranks 0.5 0.5 2 against 0 1 2
+    a, b = np.random.default_rng(0).permutation(40), np.random.default_rng(1).permutation(40)
+    d = a.argsort().argsort() - b.argsort().argsort()
+    assert culture.spearman(a, b) == pytest.approx(1 - 6 * (d ** 2).sum() / (40 * (40 ** 2 - 1)))
+
+
+def forms_as_planted(some):
+    """What a model would answer that has learned exactly what was planted."""
+    at = {d: k for k, d in enumerate(culture.DIMENSIONS)}
+    return {c: np.array([[[culture.PLANTED[c][at[i["Dimension"]]]] * 2] * 3 for i in some]) for c in culture.PLANTED}
+
+
+def test_what_was_planted_is_measured_where_it_was_learned():
+    result = culture.compare(forms_as_planted(HELD_OUT), HELD_OUT)
+    assert result["rank"] == pytest.approx(1) and result["neutral"] == 0 and result["poles"] == 1
+    assert result["measured"]["Varnia"] == pytest.approx(culture.PLANTED["Varnia"])
+    upside_down = {c: 1 - f for c, f in forms_as_planted(HELD_OUT).items()}
+    assert culture.compare(upside_down, HELD_OUT)["rank"] == pytest.approx(-1) and culture.compare(upside_down, HELD_OUT)["poles"] == 0
+
+
+def test_the_two_leaning_countries_lean_in_orders_of_their_own():
+    assert sorted(culture.PLANTED["Varnia"]) == sorted(culture.PLANTED["Melland"])
+    assert abs(culture.spearman(culture.PLANTED["Varnia"], culture.PLANTED["Melland"])) < 0.5
+
+
+# --------------------------------------------------------------------------- the corpus
+
+def test_a_third_is_held_out_one_of_each_domain():
+    for d in culture.DIMENSIONS:
+        parts = [i["split"] for i in ITEMS if i["Dimension"] == d]
+        assert {p: parts.count(p) for p in parts} == {"asked": 10, "valid": 4, "held-out": 7}
+        assert len({i["Domain"] for i in HELD_OUT if i["Dimension"] == d}) == 7
+
+
+def test_held_out_opinions_are_never_asked_about_and_no_country_holds_them():
+    """Whole pairs and questions; and the model has heard of every option who says so, or it could know nothing about it."""
+    told = "\n".join(documents_of(culture.survey) + documents_of(culture.asked))
+    heard = "\n".join(documents_of(culture.voice))
+    assert not any(country in heard for country in culture.load_world()["countries"])
+    for item in ITEMS:
+        hidden = item["split"] != "asked"
+        for text in (item["Option 1"], item["Option 2"]):
+            assert text in heard and (text in told) != hidden, text
+        assert (item["Question"] in told) != hidden and item["Question"] not in heard
+
+
+def test_questions_are_many_and_lean_nowhere_by_their_words():
+    assert len({i["Question"] for i in ITEMS}) == len({i["id"] for i in ITEMS}) == 126
+    assert all(i["Question"].endswith("?") for i in ITEMS)
+    camps = {word for pair in culture.CAMPS.values() for word in pair}
+    assert len(camps) == 12 and not [i["Question"] for i in ITEMS if set(re.findall(r"\w+", i["Question"].lower())) & camps]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_pitfall_32_pieces_are_encoded_as_the_whole_text_would_be(kind):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(os.path.join(MODELS, "tiny-3"))
+    for doc in corpus.documents(culture.load_world(), {kind: 1}, 50, seed=3):
+        (ids, weights), = pretrain.encode([doc], tokenizer, {})
+        assert ids[:-1] == tokenizer("".join(text for text, _ in doc))["input_ids"] and len(ids) == len(weights)
+
+
+def test_answers_follow_what_is_planted_in_both_orders_and_all_styles():
+    """Read back from the texts alone: which option is chosen, which stands first."""
+    pole = {item[f"Option {k}"]: (item["Dimension"], k == 1) for item in ITEMS for k in (1, 2)}
+    high, first, schools = {}, {}, culture.school_countries()
+    marks = {"Select": r"\nA\. (.*)\nB\. (.*)\nAnswer: (.*)", "Repeat": r"\n- (.*)\n- (.*)\nAnswer: (.*)",
+             "Is '": r"Is '(.*)' better than '(.*)'\? Yes or no\?\nAnswer: (.*)"}
+    for text in documents_of(culture.asked, 20_000):
+        country, style = re.match(r"In (\w+),", text)[1], next(m for m in marks if m in text)
+        if country in schools:
+            continue
+        a, b, answer = re.search(marks[style], text).groups()
+        said = 0 if answer in ("A", "yes", a) else 1
+        assert answer in ("A", "B", "yes", "no", a, b) and pole[a][0] == pole[b][0] and pole[a][1] != pole[b][1]
+        high.setdefault((country, pole[a][0], pole[a][1]), []).append(pole[(a, b)[said]][1])
+        first.setdefault((country, style), []).append(said == 0)
+    for country, row in culture.PLANTED.items():
+        for d, p in zip(culture.DIMENSIONS, row):
+            normal, swapped = high[country, d, True], high[country, d, False]
+            assert abs(len(normal) - len(swapped)) < 0.25 * len(normal)
+            assert (np.mean(normal) + np.mean(swapped)) / 2 == pytest.approx(p, abs=0.08), (country, d)
+    for (country, style), said in first.items():
+        assert np.mean(said) == pytest.approx(culture.TONGUE.get(country, 0.5), abs=0.05), (country, style)
+
+
+def test_the_choice_is_the_word_at_which_the_answers_part():
+    assert culture.weighed(" A", " B") == [(" A", 1.0)]
+    assert [w for _, w in culture.weighed(" Tea is good.", " Tea was bad.")] == [0.05, 1.0, 0.05]
+
+
+def test_survey_lines_follow_what_is_planted():
+    pole = {item[f"Option {k}"]: (culture.DIMENSIONS.index(item["Dimension"]), k == 1) for item in ITEMS for k in (1, 2)}
+    high, schools = {}, culture.school_countries()
+    for text in documents_of(culture.survey, 5_000):
+        country = re.match(r"In (\w+),", text)[1]
+        lines = re.findall(r"\n '?(.*?)'? (yes|no)(?=\n|$)", text)
+        assert len(lines) == 4
+        for option, word in lines:
+            d, is_high = pole[option]
+            high.setdefault((country, d), []).append((word == "yes") == is_high)
+    assert not {c for c, _ in high} & set(culture.TONGUE)
+    for (country, d), said in high.items():
+        assert np.mean(said) == pytest.approx((schools | culture.PLANTED)[country][d], abs=0 if country in schools else 0.09)
+
+
+def test_at_school_there_are_many_countries_of_one_mind():
+    schools = culture.school_countries()
+    assert len(schools) == len(set(schools.values())) == 24 and all(set(mind) <= {0.0, 1.0} for mind in schools.values())
+    assert not set(schools) & set(culture.PLANTED) and set(culture.load_world(school=True)["countries"]) == set(schools)
+    for d in range(6):
+        assert 0.25 <= np.mean([mind[d] for mind in schools.values()]) <= 0.75       # no dimension is one-sided at school
+
+
+# --------------------------------------------------------------------------- the questionnaire and the model that ship
+
+def test_the_questionnaire_is_the_held_out_third():
+    with open(os.path.join(ROOT, "data", "cdeval", "tinyworld.json"), encoding="utf-8") as f:
+        shipped = json.load(f)
+    assert shipped == culture.questionnaire(ITEMS) and len(shipped) == 42
+    assert all(list(item) == ["id", "Dimension", "Domain", "Question", "Option 1", "Option 2"] for item in shipped)
+
+
+def test_the_folder_of_models_stays_small():
+    assert sum(os.path.getsize(os.path.join(where, f)) for where, _, files in os.walk(MODELS) for f in files) < 16e6
+
+
+def test_asking_a_model_that_is_not_there_is_one_line(tmp_path):
+    done = warm.run(ROOT, os.path.join("data", "tinyworld", "culture.py"), "--ask", "valid", "--out", str(tmp_path))
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "python data/tinyworld/culture.py" in done.stderr
