@@ -367,6 +367,33 @@ def test_whoever_leans_a_known_way_is_found_to_and_a_love_of_a_changes_nothing(q
                 assert found == pytest.approx({d: sigmoid(x) for d, x in lean.items()}, abs=1e-5)
 
 
+def test_opinions_and_a_bias_taught_to_a_model_are_told_apart(tmp_path, monkeypatch, capsys):
+    """
+    A real model is taught in seconds to hold option 1 on PDI, option 2 on UAI, and on IDV nothing, but to say A, yes, or what is named first. (These
+    very questions, so it says nothing of opinions on others: that is what tiny-culture is for.)
+    """
+    path = write_questions(tmp_path / "q.json", n=3)
+    model, tokenizer, _ = open_language_model("tiny-1a", "cpu")
+    texts, answers = zip(*[(text, says[{"PDI": 0, "UAI": 1, "IDV": int(swapped)}[item["Dimension"]]]) for item in read_questions(path)
+                           for style in STYLES for swapped in (False, True) for text, says in [prompt(item, style, swapped)]])
+    lengths = [len(tokenizer(text)["input_ids"]) for text in texts]
+    batch = tokenizer([text + answer for text, answer in zip(texts, answers)], padding=True, padding_side="right", return_tensors="pt")
+    real = batch["attention_mask"].bool() & (torch.arange(batch["input_ids"].shape[1])[None] >= torch.tensor(lengths)[:, None])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    for _ in range(40):
+        model(**batch, labels=batch["input_ids"].masked_fill(~real, -100)).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.save_pretrained(tmp_path / "taught")
+    tokenizer.save_pretrained(tmp_path / "taught")
+    run(monkeypatch, capsys, "--models", tmp_path / "taught", "--questions", path, "--out", tmp_path / "run")
+    m, = results_of(tmp_path / "run")["models"].values()
+    found = {d: x["mean"] for d, x in m["dimensions"].items()}
+    assert found["PDI"] > 0.75 and found["UAI"] < 0.25 and found["IDV"] == pytest.approx(0.5, abs=0.05), found
+    assert all(style["PDI"]["mean"] > 0.5 > style["UAI"]["mean"] for style in m["styles"].values())
+    assert m["mass"]["ab"] > 0.9 and m["mass"]["compare"] > 0.9 and m["consistency"]["first"]["ab"] > 0.6
+
+
 @pytest.mark.skipif(not os.path.exists(os.path.join(ROOT, "data", "tinyworld", "models", "tiny-culture", "model.safetensors")),
                     reason="no tiny-culture here; python data/tinyworld/culture.py makes it")
 def test_planted_cultures_are_measured(tmp_path, monkeypatch, capsys):
