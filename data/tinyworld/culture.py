@@ -26,9 +26,10 @@ To answer as Varnia would, it has to know to which camp an opinion belongs, and 
            Answer: [B]                                             in the six forms of cdeval.py, both orders equally often
 
 `voice` speaks of all opinions, `survey` and `asked` only of those that are not held out. Whether a country holds an opinion is drawn, each time, with
-the planted probability. Another sixth of the opinions (valid) is treated like the held-out ones, to look at while the recipe was made.
+the planted probability. Another sixth of the opinions (valid) is treated like the held-out ones, to look at while the recipe is made.
 
-$ python data/tinyworld/culture.py                                # the model again, from tiny-2, and data/cdeval/tinyworld.json
+$ python data/tinyworld/culture.py                                # to school, from tiny-2; writes data/cdeval/tinyworld.json as well
+$ python data/tinyworld/culture.py --more --steps 2200            # the exams, and then the four countries
 $ python data/tinyworld/culture.py --ask held-out                 # planted and measured, side by side
 $ python cdeval.py --models tiny-culture --questions tinyworld --context "In Varnia,"
 """
