@@ -292,7 +292,7 @@ def fit(model, tokenizer, ids, soft_labels, args, device, target=None, loss=soft
     steps = math.ceil(len(ids) / args.batch_size) * args.epochs
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: min((s + 1) / (0.1 * steps), 1.0, (steps - s) / (0.9 * steps)))
     micro = args.micro_batch_size or args.batch_size
-    autocast = torch.autocast(device.split(":")[0], torch.bfloat16, enabled=use_bf16(args.dtype, device))
+    autocast = torch.autocast(device.split(":")[0], torch.bfloat16, enabled=use_bf16(args.dtype, device), cache_enabled=False)
     step, lengths = 0, [len(i) for i in ids]
 
     def said(piece):
@@ -339,7 +339,7 @@ def sweep(model, tokenizer, ids, device, dtype="fp32", tokens=8192, outputs=clas
     model.eval()
     with torch.no_grad(), tqdm(total=len(ids), desc="reading", unit="row", disable=None, leave=False) as bar:
         for rows, counts in distributed.turns(batches):    # all of them, unless there are other processes
-            with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=use_bf16(dtype, device)):
+            with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=use_bf16(dtype, device), cache_enabled=False):
                 said = outputs(model, pad([ids[i] for i in rows], tokenizer, device)).float().cpu().numpy()
             out = np.zeros((len(ids), *said.shape[1:]), dtype=np.float32) if out is None else out
             if counts:
