@@ -325,7 +325,7 @@ def main():
     parser.add_argument("--task", help="a folder of data/ (default: all that have runs)")
     parser.add_argument("--readme", action="store_true", help="fill the tables of README.md from these runs")
     args = parser.parse_args()
-    names = sorted({path.split(os.sep)[-4] for path in glob.glob(os.path.join(ROOT, "data", args.task or "*", "seed*", "*", "results.json"))})
+    names = sorted({path.split(os.sep)[-4] for path in glob.glob(os.path.join(ROOT, "data", args.task or "*", "seed*", "*", "results.json"))} - {"cdeval"})
     if not names:
         fail(f"no finished run under data/{args.task or ''}. Make one first:  bash run.sh")
     measured, readme = {}, ""
@@ -349,7 +349,8 @@ def main():
         print(f"wrote data/{task}/report.md" + "".join(f", {os.path.basename(p)}" for p in paths))
         remember(measured, task, rows)
         for run, texts in own.items():
-            measured[task][run] = measured[task].get(run, {}) | texts
+            known = measured.setdefault(task, {})
+            known[run] = known.get(run, {}) | texts
         for path in paths if args.readme else []:
             shown = os.path.join("figures", f"{task}-{os.path.basename(path)[7:]}")
             if shown in readme:
