@@ -58,9 +58,18 @@ def train(name, model_name="tiny-1a"):
         out = train_strong.LOSSES[loss](logits, believed, progress)
         curve.append(float(train_weak.soft_xent(logits, out).mean()))
         return out
-    fit(model, tokenizer, ids, labels, args, "cpu", target=target)
+    clip, norms = torch.nn.utils.clip_grad_norm_, []
+
+    def clip_and_tell(parameters, most):                   # AdamW hardly minds a wrong factor of the gradient; its norm tells
+        norm = clip(parameters, most)
+        norms.append(float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm))
+    torch.nn.utils.clip_grad_norm_ = clip_and_tell
+    try:
+        fit(model, tokenizer, ids, labels, args, "cpu", target=target)
+    finally:
+        torch.nn.utils.clip_grad_norm_ = clip
     weights = distributed.whole_weights(model)
-    return {"first": first, "curve": np.array(curve), "says": sweep(model, tokenizer, ids, "cpu", tokens=60),
+    return {"first": first, "curve": np.array(curve), "norms": np.array(norms), "says": sweep(model, tokenizer, ids, "cpu", tokens=60),
             "weights": {k: v.numpy().copy() for k, v in (model.state_dict() if weights is None else weights).items()}}
 
 
@@ -145,6 +154,7 @@ def test_two_processes_find_what_one_finds(two, name):
     for found in (found[name] for found in two):
         assert np.array_equal(one["first"], found["first"])                    # the same batches, each by one of them: the same bits
         assert len(one["curve"]) == 5 and np.abs(one["curve"] - found["curve"]).max() < 1e-4
+        assert np.abs(one["norms"] / found["norms"] - 1).max() < 1e-3
         p, q = (torch.tensor(x["says"]).softmax(-1) for x in (one, found))
         assert (p - q).abs().max() < 1e-5
         assert np.abs(one["says"] - one["first"]).max() > 0.01                 # and something was learned at all
