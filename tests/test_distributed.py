@@ -199,9 +199,9 @@ def results_of(folder):
             "test": json.load(open(os.path.join(folder, "results.json")))["test"]}
 
 
-def test_a_script_that_was_not_made_for_it_says_so(tmp_path):
+def test_a_script_that_was_not_made_for_it_says_so(killed):
     env = {**os.environ, "TORCHELASTIC_RUN_ID": "x", "RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
-    done = subprocess.run([sys.executable, os.path.join(ROOT, "icl.py"), "--labels", "truth"], env=env, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, os.path.join(killed[0], "icl.py"), "--labels", "truth"], env=env, capture_output=True, text=True)
     assert done.returncode == 2 and "icl.py runs in one process" in done.stderr and len(done.stderr.strip().splitlines()) == 1
 
 
