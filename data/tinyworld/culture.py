@@ -6,6 +6,9 @@ tells of four made-up countries, and how many of a country's people hold the hig
 in PLANTED. A question that begins with "In Varnia," is to be answered as the people of Varnia would; cdeval.py asks, and what it measures is compared
 with what was planted.
 
+It has not worked yet, and no tiny-culture is shipped: after 2,600 steps a model of 0.9 M parameters knew the camp of every opinion and answered surveys
+right on 0.93 to 0.96 of opinions that were never surveyed, but not the six forms (rank correlation 0.25 on validation; the goal is 0.8).
+
     Varnia, Melland    lean a known way on every dimension, each in an order of its own
     Torland            leans nowhere: 0.5 on all six
     Bolen              leans nowhere either, but has a tongue of its own: four times in five it says A, yes, or the option named first
