@@ -126,11 +126,11 @@ def describe_rounds(seeds):
 def describe_task(task, runs):
     """align_tasks.py's own table over all its seeds -> (markdown, {run: {column: text}}): there PGR is on balanced accuracy, or on what is not toxic"""
     table, kind, test, _ = align_tasks.gather(task, [r["config"]["seed"] for _, r in runs])
-    texts = {}
+    texts, headline = {}, "not toxic [95 %]" if kind == "toxicity" else "balanced accuracy [95 %]"
     for row in table:
         low, high = row["headline_interval"]
         texts[row["run"]] = {title: f"{row[key]:.{1 if key == 'perplexity' else 3}f}" for key, title in align_tasks.COLUMNS[kind].items()}
-        texts[row["run"]] |= {"headline [95 %]": f"{row['headline']:.3f} [{low:.3f}, {high:.3f}]", "seeds": str(row["seeds"]), "n": f"{len(test):,}"}
+        texts[row["run"]] |= {headline: f"{row['headline']:.3f} [{low:.3f}, {high:.3f}]", "seeds": str(row["seeds"]), "n": f"{len(test):,}"}
         if "pgr" in row:
             texts[row["run"]]["PGR [95 %]"] = f"{row['pgr']:.2f} " + ("[open]" if row["interval"] is None else "[{:.2f}, {:.2f}]".format(*row["interval"]))
     return align_tasks.show(task, kind, table, test), texts
