@@ -177,7 +177,7 @@ def draw_students(rows, found):
     some = sorted([r for r in rows if r.get("pgr") is not None and r["script"] in ("train_strong.py", "auto_align.py")], key=lambda r: r["accuracy"][0])
     if not some:
         return None
-    figure, axes = canvas(f"students, dots with 95 % intervals; n={some[0]['n']}", "test accuracy", "", (7, 1.5 + 0.18 * len(some)))
+    figure, axes = canvas(f"students (squares: phase 2), 95 % intervals, n={some[0]['n']}", "test accuracy", "", (7, 1.5 + 0.18 * len(some)))
     for k, r in enumerate(some):
         mean, low, high = r["accuracy"]
         axes.errorbar(mean, k, xerr=[[mean - low], [high - mean]], marker="o" if r["script"] == "train_strong.py" else "s", color="C0", capsize=2)
