@@ -16,7 +16,7 @@ have changed since is named as stale and left out; a chapter without any run is 
 import argparse, functools, glob, json, os, re, shutil
 from collections import defaultdict
 
-from contract import ROOT, as_left, fail, fingerprint, read_labels, read_lines, read_rows, run_folder, write_file
+from contract import ROOT, as_left, fail, fingerprint, read_labels, read_lines, read_rows, run_folder, write_file, writing
 from train_weak import auroc, ece, right
 from measure import bootstrap, pgr, pgr_interval
 import align_tasks
@@ -329,6 +329,8 @@ def main():
     if not names:
         fail(f"no finished run under data/{args.task or ''}. Make one first:  bash run.sh")
     measured, readme = {}, ""
+    if args.readme and not os.path.exists(README):
+        fail("--readme: there is no README.md beside report.py whose tables could be filled")
     if args.readme:
         measured = read_lines(MEASURED, whole=True)[0] if os.path.exists(MEASURED) else {}
         with open(README, encoding="utf-8") as f:
@@ -354,7 +356,9 @@ def main():
         for path in paths if args.readme else []:
             shown = os.path.join("figures", f"{task}-{os.path.basename(path)[7:]}")
             if shown in readme:
-                shutil.copy(path, os.path.join(ROOT, shown))
+                with writing(shown):
+                    os.makedirs(os.path.join(ROOT, "figures"), exist_ok=True)
+                    shutil.copy(path, os.path.join(ROOT, shown))
     if args.readme:
         write_file(MEASURED, json.dumps(measured, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
         write_file(README, fill(readme, measured))
