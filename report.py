@@ -86,8 +86,8 @@ def describe(task, runs):
     own = lambda folder, c: folder
     hits = beside(own)
     draws, mean = bootstrap(hits, groups), float(hits.mean())
-    row = {"run": os.path.basename(runs[0][0]), "script": script, "model": os.path.basename(config["model"]), "learns from": config.get("labels") or config.get("evaluator") or "train1",
-           "seeds": str(len(runs)), "n": f"{len(test):,}", "accuracy [95 %]": interval(mean, draws), "accuracy": [mean, *np.percentile(draws, [2.5, 97.5])],
+    row = {"run": os.path.basename(runs[0][0]), "script": script, "model": os.path.basename(config["model"]),
+           "learns from": config.get("labels") or config.get("evaluator") or "train1", "seeds": str(len(runs)), "n": f"{len(test):,}", "accuracy [95 %]": interval(mean, draws), "accuracy": [mean, *np.percentile(draws, [2.5, 97.5])],
            "AUROC": f"{np.mean([auroc(x, truth) for x in p]):.3f}", "ECE": f"{np.mean([ece(x, truth) for x in p]):.2f}",
            "says yes": f"{np.mean([(x > 0.5).mean() for x in p]):.2f}", "seconds": f"{np.mean([r['seconds'] for _, r in runs]):.0f}"}
     if script == "auto_align.py":
@@ -116,9 +116,9 @@ def describe_rounds(seeds):
     """Phase 2, a list of rounds for each seed: the evaluator before and after every round, the last learner, what it cost and what the guard did."""
     import numpy as np
     path = np.mean([[rounds[0]["evaluator"][0]["accuracy"]] + [r["evaluator"][1]["accuracy"] for r in rounds] for rounds in seeds], 0)
-    attacks = [[r["attack_success"][k] for r in (rounds[0], rounds[-1])] for k, rounds in ((1, rounds) for rounds in seeds)]
+    fooled = [rounds[-1]["attack_success"][1] for rounds in seeds]
     return {"evaluator by round": " → ".join(f"{a:.3f}" for a in path),
-            "attacks succeed": f"{np.mean([a[1] for a in attacks]):.3f}" if attacks[0][1] is not None else "",
+            "attacks succeed": f"{np.mean(fooled):.3f}" if None not in fooled else "",
             "updates rejected": f"{sum(r['rejected'] for rounds in seeds for r in rounds)} of {sum(map(len, seeds))}",
             "labels bought": str(sum(r["audits"] for r in seeds[0]))}
 
