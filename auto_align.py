@@ -22,7 +22,8 @@ $ python auto_align.py --audit 0 --out unguarded              # to study collaps
 Reads   a supervisor's folder with a checkpoint, or a bagging ensemble's; data/<task>/{train2, valid, test}.jsonl with "question", "answer" and "choices" for the attacker;
         of truth/ the audited rows alone
 Writes  data/<task>/seed<seed>/align/round-<k>/{evaluator.json, learner/, labels.jsonl, audits.jsonl, results.json}, and at the end labels.jsonl,
-        checkpoint/ and results.json as any student has. A kill costs the round it came in.
+        checkpoint/ and results.json as any student has. A kill costs the round it came in. Every true label that was used stands in an audits.jsonl: the
+        rounds', or, if it helped to choose among several evaluators, the run's own.
 """
 import argparse, json, math, os, shutil, time
 
@@ -135,14 +136,14 @@ def open_evaluator(folder):
 
 
 def choose_evaluator(names, evaluators, task, words, args, device):
-    """Of several the one that judges most rows of valid right, without help and by their truth: humans have labelled these too. -> evaluator"""
+    """Of several the one that judges most rows of valid right, without help and by their truth: humans have labelled these too. -> (evaluator, audits)"""
     valid = read_rows(task, "valid", args.max_rows)
     truth = read_labels(os.path.join(ROOT, "data", task, "truth"), valid)[:, 1]
     reached = [float(right(p_of(e, evaluate(e, valid, words, args, device)), truth).mean()) for e in evaluators]
     best = reached.index(max(reached))
     print("evaluator: " + ", ".join(f"{name} is right on {share:.3f}" for name, share in zip(names, reached)) + f" of the {len(valid):,} rows of valid, "
           f"whose true labels this choice costs; {names[best]} it is")
-    return evaluators[best]
+    return evaluators[best], [{"id": row["id"], "use": "choose", "label": int(t > 0.5)} for row, t in zip(valid, truth)]
 
 
 def p_of(evaluator, z):
@@ -388,7 +389,10 @@ def main():
     print(f"device: {device} ({why})")
     stamp = {**config, "code": fingerprint(os.path.abspath(__file__))}         # rounds of another configuration are made again
     begin(folder, config)
-    evaluator = starts[0] if len(starts) == 1 else choose_evaluator(args.evaluator.split(","), starts, args.task, words, args, device)
+    evaluator, chose = starts[0], []
+    if len(starts) > 1:
+        evaluator, chose = choose_evaluator(args.evaluator.split(","), starts, args.task, words, args, device)
+    write_file(os.path.join(folder, "audits.jsonl"), "".join(json.dumps(audit) + "\n" for audit in chose))
     guards, rounds = [], []
     by_id = {row["id"]: row for row in train2}
     for k, name in enumerate(ladder):
@@ -423,7 +427,7 @@ def main():
             (a, b), m, success = done["evaluator"], done["learner_test"], ["-" if s is None else f"{s:.2f}" for s in done["attack_success"]]
             print(f"round {k + 1}, {name} on {done['rows']} rows: evaluator {a['accuracy']:.3f} -> {b['accuracy']:.3f} (ECE {a['ece']:.3f} -> {b['ece']:.3f}) | "
                   f"attacks succeed {success[0]} -> {success[1]} | learner {m['accuracy']:.3f} ±{m['se']:.3f} | "
-                  + (f"PGR {done['pgr']:.2f} | " if done.get("pgr") is not None else "") + f"labels bought {sum(r['audits'] for r in rounds)}"
+                  + (f"PGR {done['pgr']:.2f} | " if done.get("pgr") is not None else "") + f"labels bought {len(chose) + sum(r['audits'] for r in rounds)}"
                   + (" | update rejected" if done["rejected"] else ""))
 
     # the last learner is what the loop is for
@@ -438,7 +442,7 @@ def main():
     scores, ceiling = metrics(on_test, test), ceilings.get(ladder[-1])
     comparison = compare(test, read_labels(sources[0], test), on_test, read_labels(ceiling, test) if ceiling else None)
     print(say("learner", scores))
-    finish(folder, config, device, started, last_line(comparison, scores), test=scores, comparison=comparison, rounds=rounds)
+    finish(folder, config, device, started, last_line(comparison, scores), test=scores, comparison=comparison, rounds=rounds, labels_to_choose=len(chose))
 
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ def describe(task, runs):
            "AUROC": f"{np.mean([auroc(x, truth) for x in p]):.3f}", "ECE": f"{np.mean([ece(x, truth) for x in p]):.2f}",
            "says yes": f"{np.mean([(x > 0.5).mean() for x in p]):.2f}", "seconds": f"{np.mean([r['seconds'] for _, r in runs]):.0f}"}
     if script == "auto_align.py":
-        row |= describe_rounds([r["rounds"] for _, r in runs])
+        row |= describe_rounds([r["rounds"] for _, r in runs], runs[0][1].get("labels_to_choose", 0))
     weak = run_of(lambda c: "weak")
     if os.path.basename(runs[0][0]) != "weak" and all(os.path.exists(os.path.join(weak(f, r["config"]), "labels.jsonl")) for f, r in runs):
         two = beside(weak, own)
@@ -112,15 +112,18 @@ def describe(task, runs):
     return row
 
 
-def describe_rounds(seeds):
-    """Phase 2, a list of rounds for each seed: the evaluator before and after every round, the last learner, what it cost and what the guard did."""
+def describe_rounds(seeds, bought=0):
+    """
+    Phase 2, a list of rounds for each seed: the evaluator before and after every round, the last learner, what the guard did, and how many true labels
+    it cost, with those bought before the first round.
+    """
     import numpy as np
     path = np.mean([[rounds[0]["evaluator"][0]["accuracy"]] + [r["evaluator"][1]["accuracy"] for r in rounds] for rounds in seeds], 0)
     fooled = [rounds[-1]["attack_success"][1] for rounds in seeds]
     return {"evaluator by round": " → ".join(f"{a:.3f}" for a in path),
             "attacks succeed": f"{np.mean(fooled):.3f}" if None not in fooled else "",
             "updates rejected": f"{sum(r['rejected'] for rounds in seeds for r in rounds)} of {sum(map(len, seeds))}",
-            "labels bought": str(sum(r["audits"] for r in seeds[0]))}
+            "labels bought": str(bought + sum(r["audits"] for r in seeds[0]))}
 
 
 def describe_task(task, runs):

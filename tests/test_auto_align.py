@@ -238,6 +238,8 @@ def test_of_several_evaluators_the_best_on_valid_starts_and_an_ensemble_is_one(h
     line = next(line for line in printed.splitlines() if line.startswith("evaluator: "))
     reached = dict(re.findall(r"(\w+) is right on (\d\.\d+)", line))
     assert set(reached) == {"weak", "pair"} and line.endswith(max(reached, key=lambda name: float(reached[name])) + " it is")
+    chose = [json.loads(line) for line in open(os.path.join(folder(house, "chosen"), "audits.jsonl"), encoding="utf-8")]
+    assert len(chose) == 72 and {audit["use"] for audit in chose} == {"choose"} and "labels bought 72" in printed      # all of valid was paid for
     pair = auto_align.open_evaluator(folder(house, "pair"))
     used = json.load(open(os.path.join(folder(house, "pair"), "results.json"), encoding="utf-8"))["members_used"]
     assert len(pair["members"]) == used and sum(m["weight"] for m in pair["members"]) == pytest.approx(1)
