@@ -8,8 +8,8 @@ $ python tests/bench.py --device cuda --dtype bf16                  # sizes that
 Ours and the plain way take turns in one process, on the same model and rows; the ratio is the median of the rounds' ratios, so what else the
 machine does hits both. Weights are random, of the shape named; rows have SciQ's lengths (8 to 40 tokens) or are tinyworld's. The plain ways:
 
-fine-tune    a DataLoader of shuffled rows padded to the longest in the file, AdamW as it comes, loss.item() at each step (transformers' Trainer
-             needs the package accelerate, which nothing else here does)
+fine-tune    a DataLoader of shuffled rows padded to the longest in the file, AdamW as it comes, loss.item() at each step
+trainer      transformers' Trainer on the same rows, each batch padded to its longest (pip install accelerate first, which nothing else here needs)
 label        the same DataLoader in order, batches of 32, no gradient
 first word   p(yes) by `generate` of one token, one prompt at a time
 generate     32 tokens, one prompt at a time
@@ -21,7 +21,7 @@ share of what one big matrix product reached in the same round. Peak is the memo
 
 Needs tinyworld's rows (python data/tinyworld/prepare.py).
 """
-import argparse, json, os, statistics, subprocess, sys, tempfile, time
+import argparse, importlib.util, json, os, statistics, subprocess, sys, tempfile, time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
@@ -63,6 +63,18 @@ def plain_fit(model, ids, labels, args, device, autocast):
         optimizer.step()
         optimizer.zero_grad()
         total += loss.item()
+
+
+def trainer_fit(model, tokenizer, ids, labels, args, device, folder):
+    """Trainer as its guide has it, with our loss and our learning rate; no evaluation, no saving, no reports."""
+    import transformers
+    flags = transformers.TrainingArguments(folder, per_device_train_batch_size=args.batch_size, num_train_epochs=args.epochs, learning_rate=args.lr,
+                                           bf16=args.dtype == "bf16", use_cpu=device == "cpu", save_strategy="no", report_to=[], disable_tqdm=True)
+    rows = [{"input_ids": i, "labels": soft.tolist()} for i, soft in zip(ids, labels)]
+    trainer = transformers.Trainer(model, flags, train_dataset=rows, data_collator=transformers.DataCollatorWithPadding(tokenizer),
+                                   compute_loss_func=lambda out, soft, num_items_in_batch=None: soft_xent(out.logits.float(), soft).mean())
+    trainer.remove_callback(transformers.PrinterCallback)
+    trainer.train()
 
 
 def plain_label(model, ids, device, autocast):
@@ -159,7 +171,7 @@ def bench_shape(shape, cases, args):
     ids = [rng.integers(5, 4000, n).tolist() for n in np.clip(rng.lognormal(3, 0.35, max(n_fit, n_label)), 8, 40).astype(int)]
     p = rng.random(len(ids)).astype(np.float32)
     labels, rows = np.stack([1 - p, p], 1), []
-    if {"fine-tune", "label"} & cases:
+    if {"fine-tune", "trainer", "label"} & cases:
         model = transformers.GPT2ForSequenceClassification(config).to(device)
         weights = sum(w.numel() for name, w in model.named_parameters() if w.dim() == 2 and ".h." in name)
         how = SimpleNamespace(seed=0, lr=1e-5, epochs=1, batch_size=32 if device == "cpu" else 256, micro_batch_size=None, dtype=args.dtype)
@@ -171,6 +183,11 @@ def bench_shape(shape, cases, args):
             rows.append(compare("fine-tune", shape, lambda: fit(model, tokenizer, ids[:n_fit], labels[:n_fit], how, device), n_fit,
                                 lambda: plain_fit(model, ids[:n_fit], labels[:n_fit], how, device, autocast), n_fit, args, 6 * weights * tokens[0],
                                 config.n_embd, autocast))
+        if "trainer" in cases:
+            with tempfile.TemporaryDirectory() as folder:
+                rows.append(compare("trainer", shape, lambda: fit(model, tokenizer, ids[:n_fit], labels[:n_fit], how, device), n_fit,
+                                    lambda: trainer_fit(model, tokenizer, ids[:n_fit], labels[:n_fit], how, device, folder), n_fit, args,
+                                    6 * weights * tokens[0], config.n_embd, autocast))
     if {"first word", "generate"} & cases:
         model = transformers.GPT2LMHeadModel(config).to(device).eval()
         texts = [row["text"] for row in read_rows("tinyworld", "test")]
@@ -213,7 +230,7 @@ def bench_ensemble(args):
 
 
 def main():
-    names = ["fine-tune", "label", "first word", "generate", "in-context", "ensemble"]
+    names = ["fine-tune", *["trainer"] * (importlib.util.find_spec("accelerate") is not None), "label", "first word", "generate", "in-context", "ensemble"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", help="cpu|cuda")
     parser.add_argument("--dtype", default="fp32", choices=["fp32", "bf16"], help="both ways; bf16 is autocast over fp32 weights")
