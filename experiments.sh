@@ -70,7 +70,7 @@ debate() {                                                   # longer debates go
     for mode in interaction consultancy support; do help $mode --mode $mode && student $mode $mode; done
     for n in 1 2 3; do help debate$n --mode debate --rounds $n && student debate$n debate$n; done
     for mode in interaction consultancy; do help $mode-tiny2 --mode $mode --assistant tiny-2 && student $mode-tiny2 $mode-tiny2; done
-    help debate1-tiny2 --mode debate --assistant tiny-2 && student debate1-tiny2 debate1-tiny2
+    for n in 1 2 3; do help debate$n-tiny2 --mode debate --rounds $n --assistant tiny-2 && student debate$n-tiny2 debate$n-tiny2; done
     help interaction-prompted --mode interaction --judge prompted
     help debate1-prompted --mode debate --judge prompted
 }
