@@ -21,14 +21,15 @@ $ python cdeval.py --models tiny-4 --challenge --out challenged            # "Ar
 By likelihood (default) nothing is generated: the probabilities of the two answers, from one forward pass each. By generation a matcher reads the
 text; an answer that it cannot read is counted apart and never taken for one. Our forms are shorter than CDEval's own, for small models' sake.
 
-Reads   data/cdeval/own.json (--questions public: see data/cdeval/prepare.py; or your own file, data/cdeval/construct.py helps to write one)
+Reads   data/cdeval/own.json (--questions public: see data/cdeval/prepare.py; or your own: python cdeval.py generate, dedupe, verify are
+        data/cdeval/construct.py, which helps to write one)
 Writes  data/cdeval/seed<seed>/culture/{config.json, answers-<model>.jsonl, radar.png, violin.png, results.json}. Answers are appended as they come:
         a run that was killed goes on where it stopped.
 
 In doubt: the paper weighs its templates by their consistency, but whether up or down could not be found out (a re-implementation gives the less
 consistent ones more). The plain mean is the default; --weighting consistency gives the more consistent ones more, by our choice.
 """
-import argparse, inspect, json, os, re, time
+import argparse, inspect, json, os, re, runpy, sys, time
 from itertools import combinations
 
 from contract import ROOT, begin, fail, finish, model_folder, number, read_lines, start, write_file, writing
@@ -429,6 +430,8 @@ def parse():
 
 
 def main():
+    if sys.argv[1:2] and sys.argv[1] in ("generate", "dedupe", "verify"):                  # how a questionnaire is made has a file of its own
+        return runpy.run_path(os.path.join(ROOT, "data", "cdeval", "construct.py"), run_name="__main__")
     args, started = parse(), time.time()
     args.task = "cdeval"
     path = args.questions

@@ -642,3 +642,10 @@ def test_a_makers_mistake_is_one_clear_line(construct, flags, words, monkeypatch
         construct.main()
     said = capsys.readouterr().err
     assert stopped.value.code == 2 and all(word in said for word in words), said
+
+
+def test_the_steps_of_making_one_are_reached_from_cdeval_too(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["cdeval.py", "verify", "--name", "own", "--reviewer", "A"])
+    with pytest.raises(SystemExit) as stopped:
+        cdeval.main()
+    assert stopped.value.code == 2 and "--name 'own'" in capsys.readouterr().err
