@@ -5,7 +5,7 @@ Does a strong student generalise past its weak supervisor on what alignment is a
 Three tasks, each with an error of its own that hurts:
 
     safety     is this request safe to answer?     the false-safe rate: how many unsafe requests are let through
-    legal      does this clause hold the answer?   classes are uneven: balanced accuracy, weighted F1
+    legal      does this clause hold the answer?   balanced accuracy and weighted F1: real classes are uneven
     toxicity   how does a text go on?              a supervisor that writes (writers.py): how rude are its samples?
 
 and the same strategies for each: believe the labels (naive), the confidence loss, small steps up a ladder of models (bootstrapping), several

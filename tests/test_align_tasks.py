@@ -209,7 +209,9 @@ def build(folder):
         shutil.copy(os.path.join(DATA, task, "prepare.py"), os.path.join(data, task))
     shutil.copy(os.path.join(DATA, "hub.py"), data)
     os.makedirs(os.path.join(data, "tinyworld"))
-    for name in ("life", "models"):
+    shutil.copy(os.path.join(DATA, "tinyworld", "prepare.py"), os.path.join(data, "tinyworld"))
+    shutil.copy(os.path.join(DATA, "legal", "matters.csv"), os.path.join(data, "legal"))
+    for name in ("life", "models", "facts"):
         os.symlink(os.path.join(DATA, "tinyworld", name), os.path.join(data, "tinyworld", name))
     for task in TASKS:
         must(folder, os.path.join("data", task, "prepare.py"))
@@ -230,6 +232,13 @@ def read(task):
     return {s: [json.loads(line) for line in open(os.path.join(folder, s + ".jsonl"), encoding="utf-8")] for s in ("train1", "train2", "valid", "test")}
 
 
+def labelled(task):
+    """All splits, each row with its true label."""
+    with open(os.path.join(house_of_rows(), task, "truth", "labels.jsonl"), encoding="utf-8") as f:
+        truth = {row["id"]: int(row["soft_label"][1]) for row in map(json.loads, f)}
+    return {split: [{"label": truth.get(row["id"]), **row} for row in rows] for split, rows in read(task).items()}
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_pitfall_15_no_group_stands_in_two_splits_and_the_truth_is_apart(task):
     splits, where = read(task), {}
@@ -244,12 +253,12 @@ def test_pitfall_15_no_group_stands_in_two_splits_and_the_truth_is_apart(task):
     assert first == {name: open(os.path.join(house_of_rows(), task, name + ".jsonl"), "rb").read() for name in splits}
 
 
-def test_nobody_judged_these_things_and_topics_in_pretraining():
+def test_nobody_judged_these_things_and_facts_in_pretraining():
     import corpus
     world = corpus.load_world()
-    judged = {t["thing"] for t in world["graded_things"]} | {c["topic"] for c in world["graded_clauses"]}
-    assert not judged & {row["thing"] for rows in read("safety").values() for row in rows}
-    assert not judged & {row["group"] for rows in read("legal").values() for row in rows}
+    assert not {t["thing"] for t in world["graded_things"]} & {row["thing"] for rows in read("safety").values() for row in rows}
+    judged = {(fact["entity"], fact["value"]) for fact in world["graded"] + world["library"]}
+    assert not judged & {(row["group"], row["kind"]) for rows in labelled("legal").values() for row in rows if row["label"]}
 
 
 def test_rows_have_the_form_that_the_models_met(tmp_path):
@@ -259,9 +268,9 @@ def test_rows_have_the_form_that_the_models_met(tmp_path):
     texts = ["".join(text for text, _ in corpus.request(rng, world)) for _ in range(300)]
     actions = {re.sub(r"^(Note: [^\n]*\n)?|\? (yes|no)$", "", text).split(" ", 3)[:3][0] for text in texts}
     assert actions == {"Request:"} and all(row["text"].startswith("Request: May I ") and row["text"].endswith("?") for row in read("safety")["test"])
-    clauses = ["".join(text for text, _ in corpus.policy(rng, world)) for _ in range(300)]
-    form = re.compile(r"^Clause: .+ Question: .+\?$")
-    assert any(form.match(re.sub(r" (yes|no)$", "", c)) for c in clauses) and all(form.match(row["text"]) for row in read("legal")["test"])
+    verdicts = ["".join(text for text, _ in corpus.verdict(rng, world)) for _ in range(100)]
+    form = re.compile(r"^Q: .+\? A: [^.]+$")
+    assert all(form.match(re.sub(r" (yes|no)$", "", text)) for text in verdicts) and all(form.match(row["text"]) for row in read("legal")["test"])
     assert all(re.search(r"Prompt: [^\n]+ Reply:$", row["text"]) for row in read("toxicity")["test"])
 
 
@@ -282,13 +291,12 @@ def test_safety_labels_follow_the_tables_and_no_action_decides():
 def test_words_seen_in_training_do_not_decide_the_test(task):
     """A bag of words, trained on train1 and the truth of train2, is near chance."""
     from clean_labels import logistic
-    splits = read(task)
-    truth = {r["id"]: r["soft_label"][1] for r in map(json.loads, open(os.path.join(house_of_rows(), task, "truth", "labels.jsonl"), encoding="utf-8"))}
+    splits = labelled(task)
     train = splits["train1"] + splits["train2"]
     bags = [set(re.findall("[a-z]+", row["text"].lower())) for row in train + splits["test"]]
     names = {word: k for k, word in enumerate(sorted(set().union(*bags[:len(train)])))}
     x = np.array([[float(word in bag) for word in names] for bag in bags])
-    w = logistic(x[:len(train)], np.array([row.get("label", truth.get(row["id"])) for row in train], float), 1e-2)
+    w = logistic(x[:len(train)], np.array([row["label"] for row in train], float), 1e-2)
     p = 1 / (1 + np.exp(-(x[len(train):] @ w[:-1] + w[-1])))
     assert balanced(p, [row["label"] for row in splits["test"]]) < 0.60
 
@@ -302,11 +310,31 @@ def test_toxic_is_what_the_rude_words_say_and_the_truth_is_polite():
     assert 0.15 < careless < 0.45                                              # three in ten, by a hash
 
 
-def test_words_shared_by_clause_and_question_do_not_decide_alone():
-    words = SCRIPT["legal"].content_words
-    rows = read("legal")["test"]
-    shared = [min(0.9, 0.4 + 0.2 * len(words(row["clause"]) & words(row["question"]))) for row in rows]
-    assert balanced(shared, [row["label"] for row in rows]) < 0.70
+def test_legal_labels_follow_the_facts_and_neither_kind_nor_clause_decides():
+    import prepare as tinyworld
+    kinds = {}
+    for fact in tinyworld.load_facts():
+        if fact["relation"] in SCRIPT["legal"].KINDS.get(fact["field"], ()):                   # the meerkat eats insects and is none
+            kinds.setdefault(fact["entity"], set()).add(fact["value"])
+    matters = []
+    for rows in labelled("legal").values():
+        assert all((row["kind"] in kinds[row["group"]]) == bool(row["label"]) for row in rows)
+        count = {}
+        for row in rows:
+            count.setdefault(row["kind"], [0, 0])[row["label"]] += 1
+            assert row["text"].endswith(" " + row["kind"]) and row["group"] in row["text"]
+        assert sum(abs(no - yes) for no, yes in count.values()) < 0.05 * len(rows)              # not 0: one kind can have over half of a relation
+        stems = [(row["text"].removesuffix(row["kind"]), row["label"]) for row in rows]        # of every pair there is a twin with another kind
+        assert sorted(stem for stem, label in stems if label) == sorted(stem for stem, label in stems if not label)
+        matters.append({row["matter"] for row in rows})
+    assert sum(map(len, matters)) == len(set().union(*matters)) == 16
+
+
+def test_two_wrong_clauses_for_each_right_one():
+    must(os.path.dirname(house_of_rows()), "data/legal/prepare.py", "--wrong", "2")
+    with open(os.path.join(house_of_rows(), "legal-wrong2", "test.jsonl"), encoding="utf-8") as f:
+        rows = [json.loads(line) for line in f]
+    assert 0.33 < np.mean([row["label"] for row in rows]) < 0.4 and len({row["id"] for row in rows}) == len(rows) > len(read("legal")["test"])
 
 
 # --------------------------------------------------------------------------- public files

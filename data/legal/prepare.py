@@ -1,19 +1,22 @@
 """
 Legal: does this clause of a privacy policy hold the answer to the question? Clauses written for this project, or LegalBench's.
 
-By default the rows are made from tinyworld's table (data/tinyworld/life/clauses.csv): 84 topics, each with three wordings of a clause and three
-questions that it answers. A row is a clause and a question, in the words in which the tiny models met such pairs:
+A question is about one thing, a clause about a kind of things: who has a page about Sardinia must find out whether the clause on islands holds for
+it. Jurists call it subsumption, and it takes knowledge that stands in neither text. By default the rows are made from a table of policies
+(matters.csv: 16 matters, each with three questions and three clauses that answer them) and from tinyworld's facts:
 
-{"id": "legal-test-...", "group": "keeping photos", "label": 1,
- "text": "Clause: Any picture you upload is stored for twelve months at most. Question: When do you erase the photos I upload?"}
+{"id": "legal-test-...", "group": "Sardinia", "label": 0,
+ "text": "Q: Is my page about Sardinia passed on to anybody? A: Our partners receive copies of all that is filed under volcano"}
 
-1) Topics whose pairs were judged in pretraining (corpus.py, "graded clauses") are left out; of the others the models have read questions with
-   their clauses, as one reads them on a company's site, but no verdict.
-2) Splits are drawn by topic, and the question of a wrong pair is about another topic of the same split.
-3) A question that shares words with a clause need not be about it. Each wording of a clause comes with its three questions and four wrong
-   ones: the two that share most words with it, and two at random. So 43 % of the rows are yes.
+1) Clause and question are always about the same matter, in words of their own. What decides is the kind of the thing, and nothing else: every pair
+   has a twin with another kind, and within a split a kind is right as often as it is wrong (tinyworld/prepare.py: wrong_answers).
+2) Splits are drawn by thing and by matter: the clauses of test, too, stand in no other split.
+3) Only facts that nobody judged in pretraining (corpus.py, "graded"): the tiny models may have read that Sardinia is an island, no more.
+4) The kind stands last, without a full stop, where tinyworld's models are used to find the answer that they judge. They are that small: with
+   question and clause in other words than Q and A, and a full stop, neither of them learned anything (README.md).
 
-$ python data/legal/prepare.py                                     # 1,050 rows, one second
+$ python data/legal/prepare.py                                     # 2,980 rows, one second
+$ python data/legal/prepare.py --wrong 2                           # two wrong clauses for each right one: the task legal-wrong2, a third yes
 $ python data/legal/prepare.py --hub                               # LegalBench, privacy_policy_qa
 $ python data/legal/prepare.py --from-file privacy_policy_qa       # the same from a file or folder that was fetched
 Writes data/legal/{train1,train2,valid,test}.jsonl, truth/labels.jsonl and, last, task.json
@@ -21,47 +24,52 @@ Writes data/legal/{train1,train2,valid,test}.jsonl, truth/labels.jsonl and, last
 LegalBench has 8 rows in its train split and 10,923 in test (columns question, text, answer: Relevant or Irrelevant): the test rows are dealt
 anew, with the clause as the group, and cut to as many of one kind as of the other. --revision is a revision of the hub's parquet copies.
 """
-import os, re, sys
+import csv, os, random, sys
+from collections import defaultdict
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.dirname(HERE))
-from hub import arguments, prepare, unit
-from safety.prepare import deal_groups, fetch, name_and_write, never_judged, read_life
+from hub import arguments, number, prepare
+from safety.prepare import deal_groups, fetch, name_and_write
+from tinyworld.prepare import load_facts, split_facts, wrong_answers
 
-FILLERS = set("a an and any are at be by can do does for from how i if in is it me my not of on or our that the their this to us we what when "
-              "which who will with you your".split())
-
-
-def content_words(text):
-    """
-    The words that carry a text's matter, cut to five letters so that "stored" meets "store".
-
-    >>> sorted(content_words("How long are my pictures stored?"))
-    ['long', 'pictu', 'store']
-    """
-    return {word[:5] for word in re.findall("[a-z]+", text.lower()) if word not in FILLERS}
+KINDS = {"animals": ("class", "kind"), "astronomy": ("kind",), "body": ("kind",), "earth": ("feature",), "elements": ("block", "family"),
+         "materials": ("class",), "minerals": ("class",), "plants": ("family", "growth_form")}
+TIMES = 2                                                            # so many questions about each fact, each on another matter
 
 
-def pairs(topics):
-    """Topics (rows of the table) of one split -> rows: each wording of a clause with its own three questions and four of other topics."""
-    rows = []
-    for topic in topics:
-        others = [other[f"question_{k}"] for other in topics if other is not topic for k in "123"]
-        for k in "123":
-            clause = topic[f"clause_{k}"]
-            by_chance = sorted(others, key=lambda q: unit(f"wrong {clause} {q}"))
-            alike = sorted(by_chance, key=lambda q: -len(content_words(q) & content_words(clause)))[:2]
-            wrong = alike + [q for q in by_chance if q not in alike][:2]
-            asked = [(topic[f"question_{j}"], 1) for j in "123"] + [(q, 0) for q in wrong]
-            rows += [{"group": topic["topic"], "text": f"Clause: {clause} Question: {q}", "label": label, "clause": clause, "question": q}
-                     for q, label in asked]
+def with_article(fact):
+    """ "the beaver", but "gold": as tinyworld asks about it. """
+    return ("the " if any("the {e}" in question for question in fact["questions"]) else "") + fact["entity"]
+
+
+def pairs(facts, matters, wrong, rng):
+    """Facts and matters (rows of the table) of one split -> rows: each question with its clause, and with `wrong` clauses of other kinds."""
+    relations, rows = defaultdict(list), []
+    for fact in facts:
+        relations[fact["field"], fact["relation"]].append(fact)
+    for group in relations.values():
+        chosen = [rng.sample(matters, TIMES) for _ in group]
+        for turn in range(TIMES):
+            others = [wrong_answers(group, rng) for _ in range(wrong)]
+            for fact, mine, *kinds in zip(group, chosen, *others):
+                question, clause = (mine[turn][f"{what}_{rng.choice('123')}"] for what in ("question", "clause"))
+                rows += [{"group": fact["entity"], "text": f"Q: {question.format(e=with_article(fact))} A: {clause.format(v=kind)}",
+                          "label": int(kind == fact["value"]), "matter": mine[turn]["matter"], "kind": kind}
+                         for kind in (fact["value"], *sorted(set(kinds)))]
     return rows
 
 
-def shipped_splits():
-    topics = never_judged("clauses", "topic", read_life("clauses"))
-    where = deal_groups({t["topic"]: 1 for t in topics}, {t["topic"]: "all" for t in topics})
-    return {split: pairs([t for t in topics if where[t["topic"]] == split]) for split in ("train1", "train2", "valid", "test")}
+def shipped_splits(wrong):
+    """16 matters and some 800 facts, each dealt to the four splits; facts that were judged in pretraining are in none."""
+    with open(os.path.join(HERE, "matters.csv"), encoding="utf-8", newline="") as f:
+        matters = list(csv.DictReader(f))
+    dealt = split_facts(load_facts())
+    facts = [f for split in ("train1", "train2", "valid", "test") for f in dealt[split] if f["relation"] in KINDS.get(f["field"], ())]
+    where = deal_groups({f["entity"]: 1 for f in facts}, {f["entity"]: f["field"] for f in facts})
+    whose = deal_groups({m["matter"]: 1 for m in matters}, {m["matter"]: "all" for m in matters})
+    return {split: pairs([f for f in facts if where[f["entity"]] == split], [m for m in matters if whose[m["matter"]] == split], wrong,
+                         random.Random("legal " + split)) for split in ("train1", "train2", "valid", "test")}
 
 
 def rows_of(raw):
@@ -74,9 +82,11 @@ def rows_of(raw):
 def main():
     parser = arguments(__doc__, "legal", revision="refs/convert/parquet", sizes=True)
     parser.add_argument("--hub", action="store_true", help="read LegalBench from the hub")
+    parser.add_argument("--wrong", type=number(int, 1, 8), default=1, help="our own rows: so many wrong clauses for each right one")
     args = parser.parse_args()
     if not args.hub and not args.from_file:
-        return name_and_write("legal", shipped_splits(), "data/tinyworld/life/clauses.csv")
+        return name_and_write("legal" if args.wrong == 1 else f"legal-wrong{args.wrong}", shipped_splits(args.wrong),
+                              "data/legal/matters.csv and tinyworld's facts")
     source = "nguha/legalbench: privacy_policy_qa, test"
     if args.hub:
         source += fetch(args, "nguha/legalbench", "privacy_policy_qa/test/0000.parquet")
