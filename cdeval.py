@@ -366,6 +366,20 @@ def say(label, m):
             f"n={sum(x['n'] for x in m['dimensions'].values()):,}")
 
 
+def table(name, results):
+    """What finish() kept of a run -> the lines of a markdown table: a row for each model, and one for each that is compared with the first"""
+    models = results["models"]
+    first, kinds = next(iter(models)), list(next(iter(models.values()))["dimensions"])
+    lines = ["| run | model | " + " | ".join(kinds) + " | same in either order | probability of A/B, yes/no | unread | n |", "|---" * (len(kinds) + 6) + "|"]
+    for label, m in models.items():
+        mass = f"{m['mass']['ab']:.3f}, {m['mass']['compare']:.3f}" if m["mass"] else ""
+        lines.append(f"| {name} | {label} | " + " | ".join(spell(m["dimensions"][d], "{:.2f}") for d in kinds) + " | "
+                     + ", ".join(f"{s} {x:.2f}" for s, x in m["consistency"]["order"].items())
+                     + f" | {mass} | {m['unread']:,} of {m['asked']:,} | {sum(x['n'] for x in m['dimensions'].values()):,} |")
+    return lines + [f"| {name} | {label} - {first} | " + " | ".join(spell(x[d], "{:+.3f}") for d in kinds) + " |" * 5
+                    for label, x in results["differences"].items()]
+
+
 def draw(folder, items, found, people):
     """radar.png: the dimensions' means, all models in one; violin.png: how P(option 1) of the questions is spread, a panel for each dimension."""
     try:
