@@ -216,6 +216,29 @@ def test_pitfall_12_killed_and_with_a_full_disk_the_same_command_ends_with_the_s
     print(f"{name}: killed {killed} times of {KILLS}")
 
 
+# --------------------------------------------------------------------------- a reader who leaves
+
+@pytest.mark.parametrize("buffered", [True, False])
+@pytest.mark.parametrize("command", [["report.py"], STAGES["weak"], ["cdeval.py", "--help"]], ids=lambda command: command[0])
+def test_whoever_stops_reading_gets_no_traceback(house, command, buffered):
+    """python report.py | head -1. What fits into the buffer fails last of all, all else at once; the report is there all the same."""
+    path = os.path.join(house, "data", "tinyworld", "report.md")
+    if os.path.exists(path):
+        os.remove(path)
+    run = subprocess.Popen([sys.executable, *command], cwd=house, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                           env=os.environ | {"PYTHONUNBUFFERED": "" if buffered else "1"})
+    run.stdout.close()                                     # before the first line
+    assert run.stderr.read() == "" and run.wait() in ((0, 1) if buffered else (0,) if "--help" in command else (1,))
+    assert os.path.exists(path) == (command == ["report.py"])
+    run.stderr.close()
+
+
+def test_a_pipe_of_somebody_else_that_breaks_is_still_a_traceback(tmp_path):
+    (tmp_path / "other.py").write_text(f"import sys; sys.path.insert(0, {ROOT!r})\nimport contract\nraise BrokenPipeError('a socket')\n")
+    done = subprocess.run([sys.executable, tmp_path / "other.py"], capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" in done.stderr and "a socket" in done.stderr
+
+
 # --------------------------------------------------------------------------- broken inputs
 
 def test_broken_inputs_are_refused_in_one_line_and_never_changed(house, tmp_path):
