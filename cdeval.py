@@ -245,6 +245,16 @@ def by_generation(model, tokenizer, asked, device, longest, args, done):
 
 # --------------------------------------------------------------------------- the story
 
+def is_answer(line):
+    """Is this a line that remember() wrote? What somebody has damaged since is asked again."""
+    def is_number(x, low, high):
+        return type(x) in (int, float) and low <= x <= high
+    if not isinstance(line, dict) or not (line.get("p", "") is None or is_number(line.get("p"), 0, 1)):
+        return False
+    log_p = line.get("log_p")
+    return isinstance(line.get("wrote"), str) or isinstance(log_p, list) and len(log_p) == 2 and all(is_number(x, -1e9, 1e-3) for x in log_p)
+
+
 def remember(path, header, jobs, respond):
     """
     Ask what is not answered yet, and append each answer to a file as it comes; its first line says what was asked of whom.
@@ -256,18 +266,18 @@ def remember(path, header, jobs, respond):
     from tqdm import tqdm
 
     def key(line):
-        return tuple(line.get(name) for name in ("id", "style", "swapped", "turn", "sample"))
+        return json.dumps([line.get(name) for name in ("id", "style", "swapped", "turn", "sample")])
     lines = []
     if os.path.exists(path):
         with open(path, encoding="utf-8", errors="replace") as f:
             for line in f:
                 try:
                     lines.append(json.loads(line))
-                except ValueError:                         # the last line, where a run was killed; what it lacks is asked again
+                except (ValueError, RecursionError):       # the last line, where a run was killed; what it lacks is asked again
                     break
-    lines = lines if lines and lines[0] == header else [header]
+    lines = [header] + [line for line in lines[1:] if lines[0] == header and is_answer(line)]
     write_file(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-    known = {key(line): line for line in lines[1:] if isinstance(line, dict) and "p" in line}
+    known = {key(line): line for line in lines[1:]}
     done = {n for n, job in enumerate(jobs) if key(job) in known}
     if done:
         print(f"{len(done):,} of {len(jobs):,} answers are there already: {os.path.relpath(path)}")

@@ -148,7 +148,7 @@ def one_debate(task, found):
     runs = [runs[0] for runs in found if runs[0][1]["config"]["script"] == "debate.py" and runs[0][1].get("transcripts")]
     if not runs:
         return ""
-    folder, results = min(runs, key=lambda run: (run[1]["config"]["mode"] != "debate", os.path.basename(run[0])))
+    folder, results = min(runs, key=lambda run: (run[1]["config"].get("mode") != "debate", os.path.basename(run[0])))
     with as_left(os.path.relpath(os.path.join(folder, "results.json"))):
         lines = debate.transcript(folder, results, read_rows(task, "test", 1)[0])
     return "\n".join([f"One row of {os.path.relpath(folder, ROOT)}, as a person reads it: the first of test, chosen by its place in the file alone.", "", "```text",
@@ -159,7 +159,7 @@ def cultures(where):
     """cdeval.py's runs: their tables, and their radar figures as links from the folder `where` -> (markdown, "" without runs; names of stale runs)"""
     found, stale = find_runs("cdeval")
     lines, figures = [], []
-    for folder, results in (run for runs in found for run in runs if run[1]["config"]["script"] == "cdeval.py"):
+    for folder, results in (run for runs in found for run in runs if run[1]["config"].get("script") == "cdeval.py"):
         name, radar = os.path.relpath(folder, os.path.join(ROOT, "data", "cdeval")), os.path.join(folder, "radar.png")
         with as_left(os.path.relpath(os.path.join(folder, "results.json"))):
             lines += ["", *cdeval.table(name, results)]
