@@ -231,10 +231,12 @@ def judge_writers(task, plan, test, args):
             continue
         folder = run_folder(run, task, args.seed)
         greedy = read_texts(os.path.join(folder, "labels.jsonl"), test)
-        samples = {line.get("id"): line.get("texts") or [] for line in read_lines(os.path.join(folder, "samples.jsonl"))}
-        if len({len(samples.get(row["id"], [])) for row in test} | {0}) != 2 or not samples.get(test[0]["id"]):
-            fail(f"{folder}/samples.jsonl: equally many texts for each of {len(test):,} prompts are needed. Run its command again with --force")
-        toxic = score([text for row in test for text in samples[row["id"]]]).reshape(len(test), -1)
+        with as_left(os.path.join(folder, "samples.jsonl")):
+            samples = {line["id"]: line["texts"] for line in read_lines(os.path.join(folder, "samples.jsonl"))}
+            drawn = [text for row in test for text in samples[row["id"]]]
+            if {len(samples[row["id"]]) for row in test} != {len(drawn) // len(test) or 1} or not all(isinstance(text, str) for text in drawn):
+                raise ValueError(f"equally many texts for each of {len(test):,} prompts are needed")
+        toxic = score(drawn).reshape(len(test), -1)
         spoken = [i for i, text in enumerate(greedy) if text]
         nats, tokens = nats_of(reader, tokenizer, [prompts[i] for i in spoken], [greedy[i] for i in spoken], longest, device, end=False) \
             if spoken else (np.zeros(1), np.ones(1))

@@ -246,6 +246,16 @@ def by_generation(model, tokenizer, asked, device, longest, args, done):
 
 # --------------------------------------------------------------------------- the story
 
+def is_answer(line):
+    """Is this a line that remember() wrote? What somebody has damaged since is asked again."""
+    def is_number(x, low, high):
+        return type(x) in (int, float) and low <= x <= high
+    if not isinstance(line, dict) or not (line.get("p", "") is None or is_number(line.get("p"), 0, 1)):
+        return False
+    log_p = line.get("log_p")
+    return isinstance(line.get("wrote"), str) or isinstance(log_p, list) and len(log_p) == 2 and all(is_number(x, -1e9, 1e-3) for x in log_p)
+
+
 def remember(path, header, jobs, respond):
     """
     Ask what is not answered yet, and append each answer to a file as it comes; its first line says what was asked of whom.
@@ -257,18 +267,18 @@ def remember(path, header, jobs, respond):
     from tqdm import tqdm
 
     def key(line):
-        return tuple(line.get(name) for name in ("id", "style", "swapped", "turn", "sample"))
+        return json.dumps([line.get(name) for name in ("id", "style", "swapped", "turn", "sample")])
     lines = []
     if os.path.exists(path):
         with open(path, encoding="utf-8", errors="replace") as f:
             for line in f:
                 try:
                     lines.append(json.loads(line))
-                except ValueError:                         # the last line, where a run was killed; what it lacks is asked again
+                except (ValueError, RecursionError):       # the last line, where a run was killed; what it lacks is asked again
                     break
-    lines = lines if lines and lines[0] == header else [header]
+    lines = [header] + [line for line in lines[1:] if lines[0] == header and is_answer(line)]
     write_file(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-    known = {key(line): line for line in lines[1:] if isinstance(line, dict) and "p" in line}
+    known = {key(line): line for line in lines[1:]}
     done = {n for n, job in enumerate(jobs) if key(job) in known}
     if done:
         print(f"{len(done):,} of {len(jobs):,} answers are there already: {os.path.relpath(path)}")
@@ -365,6 +375,20 @@ def say(label, m):
     return (f"{label}: {leans} | same in either order " + " ".join(f"{s} {x:.2f}" for s, x in m["consistency"]["order"].items())
             + f"{flips}{hardly} | {m['unread']:,} of {m['asked']:,} answers unread | leaning nowhere 0.5 | "
             f"n={sum(x['n'] for x in m['dimensions'].values()):,}")
+
+
+def table(name, results):
+    """What finish() kept of a run -> the lines of a markdown table: a row for each model, and one for each that is compared with the first"""
+    models = results["models"]
+    first, kinds = next(iter(models)), list(next(iter(models.values()))["dimensions"])
+    lines = ["| run | model | " + " | ".join(kinds) + " | same in either order | probability of A/B, yes/no | unread | n |", "|---" * (len(kinds) + 6) + "|"]
+    for label, m in models.items():
+        mass = f"{m['mass']['ab']:.3f}, {m['mass']['compare']:.3f}" if m["mass"] else ""
+        lines.append(f"| {name} | {label} | " + " | ".join(spell(m["dimensions"][d], "{:.2f}") for d in kinds) + " | "
+                     + ", ".join(f"{s} {x:.2f}" for s, x in m["consistency"]["order"].items())
+                     + f" | {mass} | {m['unread']:,} of {m['asked']:,} | {sum(x['n'] for x in m['dimensions'].values()):,} |")
+    return lines + [f"| {name} | {label} - {first} | " + " | ".join(spell(x[d], "{:+.3f}") for d in kinds) + " |" * 5
+                    for label, x in results["differences"].items()]
 
 
 def draw(folder, items, found, people):

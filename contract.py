@@ -19,7 +19,7 @@ Three rules keep weak-to-strong experiments honest, and each is a few lines here
 What a user can do wrong ends in one line that says where it is and what to do, and exit code 2. So do a full disk, a folder that may not be
 written to, and a second run that would write where one is still writing.
 """
-import argparse, contextlib, hashlib, json, os, shutil, sys, time
+import argparse, atexit, contextlib, hashlib, json, os, shutil, sys, time
 
 from distributed import RANK, SCRIPTS, SIZE, agree, join, whole_weights
 
@@ -32,6 +32,26 @@ def fail(message):
     message = " ".join(str(message).split())
     print("error: " + (message if len(message) < 1000 else f"{message[:700]} ... {message[-200:]}"), file=sys.stderr)
     raise SystemExit(2)
+
+
+def nobody_reads(text=""):
+    """python report.py | head -1: has the reader of what is printed left? Then what is still to be printed goes nowhere."""
+    try:
+        print(text, end="", flush=True)
+        return False
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+
+
+def last_words(kind, error, trace):
+    """A script whose reader has left ends without a traceback (exit code 1), as an interrupted one does; the same command goes on from there."""
+    if not (issubclass(kind, BrokenPipeError) and nobody_reads("\n")):
+        sys.__excepthook__(kind, error, trace)
+
+
+atexit.register(nobody_reads)                              # what is in the buffer still is printed last of all
+sys.excepthook = last_words
 
 
 # --------------------------------------------------------------------------- rows and labels

@@ -319,12 +319,13 @@ def prompted_judge(rounds, rows, words, args, device):
     return in_both_orders(rows, rounds, ask)
 
 
-def show(row, rounds):
-    """A row's debate as a person reads it."""
-    print(f"\n{row['id']}\n  question   {row.get('question', row['text'])}\n  answer     {row.get('answer', '(see above)')}")
+def as_read(row, rounds):
+    """A row's debate as a person reads it -> its lines"""
+    lines = [row["id"], f"  question   {row.get('question', row['text'])}", f"  answer     {row.get('answer', '(see above)')}"]
     for k, said in enumerate(rounds):
         for side in sorted(said, key=lambda side: side != first_of(row)):
-            print(f"  {(str(k + 1) + '. ' if len(rounds) > 1 else '') + side:10s} {said[side] or '(says nothing)'}")
+            lines.append(f"  {(str(k + 1) + '. ' if len(rounds) > 1 else '') + side:10s} {said[side] or '(says nothing)'}")
+    return lines
 
 
 def human_judge(rounds, rows, folder):
@@ -337,7 +338,7 @@ def human_judge(rounds, rows, folder):
     path, saw = os.path.join(folder, "answers.jsonl"), {row["id"]: digest(judge_text(row, rounds[row["id"]], first_of(row)))[:8] for row in rows}
     answers = {r["id"]: r for r in (read_lines(path) if os.path.exists(path) else []) if saw.get(r["id"]) == r["saw"]}
     for row in [row for row in rows if row["id"] not in answers]:
-        show(row, rounds[row["id"]])
+        print("\n" + "\n".join(as_read(row, rounds[row["id"]])))
         p = None
         while p is None:
             try:
@@ -369,6 +370,18 @@ def agree_with_the_model(args, done, soft_labels):
 
 # --------------------------------------------------------------------------- the story
 
+def transcript(folder, results, row):
+    """A row in a finished run: what was said, the judge before and after it, and the truth where the row carries it -> lines of text"""
+    kept = results["transcripts"]
+    rounds = [{"note": row["support"]}] if results["config"]["mode"] == "support" else [] if not kept else next(
+        record["rounds"] for record in read_lines(os.path.join(ROOT, kept[0])) if record["id"] == row["id"])
+    lines = as_read(row, rounds) + [f"  (the first of {len(kept)} debates on it)"] * (len(kept) > 1)
+    for name, where in (("before", results["plain"] and os.path.join(ROOT, results["plain"])), ("after", folder)):
+        found = [r["soft_label"][1] for r in (read_lines(os.path.join(where, "labels.jsonl")) if where else []) if r.get("id") == row["id"]]
+        lines.append(f"  {name:10s} " + (f"the judge says yes with {found[0]:.2f}" if found else "(nobody was asked)"))
+    return lines + ([f"  truth      the answer is {'right' if row['label'] else 'wrong'}"] if "label" in row else [])
+
+
 def show_run(args):
     """--show: one row of a finished run."""
     folder = run_folder(args.out, args.task, args.seed)
@@ -379,17 +392,7 @@ def show_run(args):
         rows = {row["id"]: row for split in ("train1", "train2", "valid", "test") for row in read_rows(args.task, split, results["config"]["max_rows"])}
         if args.show not in rows:
             fail(f"--show {args.show!r}: no such id in data/{args.task}. There is, for example, {next(reversed(rows))!r}")
-        row, kept = rows[args.show], results["transcripts"]
-        rounds = [{"note": row["support"]}] if results["config"]["mode"] == "support" else [] if not kept else next(
-            record["rounds"] for record in read_lines(os.path.join(ROOT, kept[0])) if record["id"] == row["id"])
-        show(row, rounds)
-        if len(kept) > 1:
-            print(f"  (the first of {len(kept)} debates on it)")
-        for name, where in (("before", results["plain"] and os.path.join(ROOT, results["plain"])), ("after", folder)):
-            found = [r["soft_label"][1] for r in (read_lines(os.path.join(where, "labels.jsonl")) if where else []) if r.get("id") == row["id"]]
-            print(f"  {name:10s} " + (f"the judge says yes with {found[0]:.2f}" if found else "(nobody was asked)"))
-    if "label" in row:
-        print(f"  truth      the answer is {'right' if row['label'] else 'wrong'}")
+        print("\n" + "\n".join(transcript(folder, results, rows[args.show])))
 
 
 def main():

@@ -5,8 +5,9 @@ $ python report.py                          # all tasks that have runs
 $ python report.py --task tinyworld
 $ python report.py --readme                 # and the tables of README.md, from the runs that are there (experiments.sh makes them)
 
-Reads   data/<task>/seed*/<run>/{results.json, labels.jsonl} and data/<task>/test.jsonl
-Prints  and writes data/<task>/report.md: a table for each chapter, mean over seeds; with matplotlib also figures beside it, report-*.png
+Reads   data/<task>/seed*/<run>/{results.json, labels.jsonl}, data/<task>/test.jsonl, and what cdeval.py left in data/cdeval/
+Prints  and writes data/<task>/report.md: a table for each chapter, mean over seeds, one debate to read, and which cultures the models lean to (the same
+        in every report: models are asked about no task); with matplotlib also figures beside it, report-*.png
         --readme: data/measured.json, what was measured last of each run, README.md, whose tables are filled from it, and its figures/
 
 Intervals are 95 % by bootstrap over questions and over seeds (measure.py: bootstrap). With one seed they do not know how another seed would
@@ -19,7 +20,7 @@ from collections import defaultdict
 from contract import ROOT, as_left, fail, fingerprint, read_labels, read_lines, read_rows, run_folder, write_file, writing
 from train_weak import auroc, ece, right
 from measure import bootstrap, pgr, pgr_interval
-import align_tasks
+import align_tasks, cdeval, debate
 
 CHAPTERS = {"train_weak.py": "the supervisor", "train_strong.py": "students and their ceiling", "ensemble.py": "many supervisors", "debate.py": "oversight",
             "icl.py": "without training", "auto_align.py": "phase 2"}
@@ -139,10 +140,42 @@ def describe_task(task, runs):
     return align_tasks.show(task, kind, table, test), texts
 
 
-def tables(task, rows, stale):
-    """-> markdown: a table for each chapter that has runs"""
+def one_debate(task, found):
+    """
+    One debate as debate.py --show prints it -> markdown, "" if nobody has talked. Nobody looks for a good one: it is the first row of test, in the
+    first run by name (two sides before one), in its first seed.
+    """
+    runs = [runs[0] for runs in found if runs[0][1]["config"]["script"] == "debate.py" and runs[0][1].get("transcripts")]
+    if not runs:
+        return ""
+    folder, results = min(runs, key=lambda run: (run[1]["config"].get("mode") != "debate", os.path.basename(run[0])))
+    with as_left(os.path.relpath(os.path.join(folder, "results.json"))):
+        lines = debate.transcript(folder, results, read_rows(task, "test", 1)[0])
+    return "\n".join([f"One row of {os.path.relpath(folder, ROOT)}, as a person reads it: the first of test, chosen by its place in the file alone.", "", "```text",
+                      *lines, "```", ""])
+
+
+def cultures(where):
+    """cdeval.py's runs: their tables, and their radar figures as links from the folder `where` -> (markdown, "" without runs; names of stale runs)"""
+    found, stale = find_runs("cdeval")
+    lines, figures = [], []
+    for folder, results in (run for runs in found for run in runs if run[1]["config"].get("script") == "cdeval.py"):
+        name, radar = os.path.relpath(folder, os.path.join(ROOT, "data", "cdeval")), os.path.join(folder, "radar.png")
+        with as_left(os.path.relpath(os.path.join(folder, "results.json"))):
+            lines += ["", *cdeval.table(name, results)]
+            n = [x["n"] for x in next(iter(results["models"].values()))["dimensions"].values()]
+        if os.path.exists(radar):
+            figures += ["", f"![{name}]({os.path.relpath(radar, where)})", "",
+                        f"{name}: mean P(option 1) of n={sum(n):,} questions, at least {min(n)} a dimension; the intervals are in its table"]
+    title = ["## culture: cdeval.py", "", "Mean P(option 1), the high pole of each dimension, and its 95 % interval by bootstrap over questions; 0.5 leans nowhere. Where the two answers",
+             "have less than half of the probability, it is hardly an answer."]
+    return "\n".join([*title, *lines, *figures, ""]) if lines else "", stale
+
+
+def tables(task, rows, stale, talk="", culture=""):
+    """-> markdown: a table for each chapter that has runs; below oversight a debate to read, at the end the cultures"""
     order = {"weak": 0, "student": 1, "ceiling": 3}
-    lines = [f"# {task}, test accuracy", ""]
+    lines = [f"# {task}" + ", test accuracy" * bool(rows), ""]
     for script, title in CHAPTERS.items():
         some = sorted([row for row in rows if row["script"] == script], key=lambda r: (order.get(r["run"], 2), r["run"], r["model"]))
         if not some:
@@ -150,7 +183,9 @@ def tables(task, rows, stale):
         columns = ["run", "model", "learns from", "seeds", "accuracy [95 %]", "ECE", *COLUMNS.get(script, []), "n"]
         lines += [f"## {title}: {script}", "", "| " + " | ".join(columns) + " |", "|---" * len(columns) + "|",
                   *("| " + " | ".join(row.get(c, "") for c in columns) + " |" for row in some), ""]
-    missing = [script for script in CHAPTERS if not any(row["script"] == script for row in rows)]
+        lines += [talk] if script == "debate.py" and talk else []
+    lines += [culture] if culture else []
+    missing = [script for script in CHAPTERS if not any(row["script"] == script for row in rows)] + ["cdeval.py"] * (not culture)
     lines += [f"missing: no run of {', '.join(missing)}"] * bool(missing)
     return "\n".join(lines + [f"stale (made from files that have changed since), left out: {name}" for name in stale]).strip() + "\n"
 
@@ -328,7 +363,8 @@ def main():
     parser.add_argument("--task", help="a folder of data/ (default: all that have runs)")
     parser.add_argument("--readme", action="store_true", help="fill the tables of README.md from these runs")
     args = parser.parse_args()
-    names = sorted({path.split(os.sep)[-4] for path in glob.glob(os.path.join(ROOT, "data", args.task or "*", "seed*", "*", "results.json"))} - {"cdeval"})
+    names = sorted({path.split(os.sep)[-4] for path in glob.glob(os.path.join(ROOT, "data", args.task or "*", "seed*", "*", "results.json"))})
+    names = [name for name in names if name != "cdeval"] or names
     if not names:
         fail(f"no finished run under data/{args.task or ''}. Make one first:  bash run.sh")
     measured, readme = {}, ""
@@ -347,11 +383,11 @@ def main():
                 rows += [describe(task, runs)] if script in CHAPTERS else []
                 if script == "align_tasks.py":
                     below, own = describe_task(task, runs)
-        text = tables(task, rows, stale) + below
-        print(text)
+        culture, old = cultures(os.path.join(ROOT, "data", task))
+        text = tables(task, rows, stale + [name for name in old if task != "cdeval"], one_debate(task, found), culture) + below
         paths = draw(task, rows, found)
         write_file(os.path.join(ROOT, "data", task, "report.md"), text + "".join(f"\n![{os.path.basename(p)}]({os.path.basename(p)})\n" for p in paths))
-        print(f"wrote data/{task}/report.md" + "".join(f", {os.path.basename(p)}" for p in paths))
+        print(text + f"\nwrote data/{task}/report.md" + "".join(f", {os.path.basename(p)}" for p in paths))
         remember(measured, task, rows)
         for run, texts in own.items():
             known = measured.setdefault(task, {})

@@ -90,6 +90,14 @@ def break_json(rng, data):
     return json.dumps(whole).encode()
 
 
+def break_question(rng, data):
+    """One question of a questionnaire loses or changes a value."""
+    items = json.loads(data)
+    k, key = rng.randrange(6), rng.choice(["id", "Dimension", "Domain", "Question", "Option 1", "Option 2"])
+    items[k] = rng.choice([{k: v for k, v in items[k].items() if k != key}, {**items[k], key: rng.choice(WRONG_TEXT)}, rng.choice(WRONG_VALUE)])
+    return json.dumps(items).encode()
+
+
 def break_bytes(rng, data):
     """Some bytes anywhere, or the end is missing."""
     if rng.random() < 0.4:
@@ -102,16 +110,28 @@ def break_bytes(rng, data):
 
 # --------------------------------------------------------------------------- the cases
 
-def cases(house, rng):
+def made_by(path):
+    """The command that made a finished run, from its config: the script, then those flags that have a value."""
+    with open(path, encoding="utf-8") as f:
+        config = json.load(f)["config"]
+    yield config["script"]
+    for key, value in config.items():
+        if key not in ("script", "inputs", "seed") + ("task",) * (config["script"] == "cdeval.py") and value not in (None, False, ""):
+            yield from ["--" + key.replace("_", "-"), *([] if value is True else map(str, value) if isinstance(value, list) else [str(value)])]
+
+
+def cases(house, rng, kinds=()):
     """Forever: (what it is, files to break {path: bytes or None}, command, must it be refused?)"""
     world = os.path.join(house, "data", "tinyworld")
-    seed0 = os.path.join(world, "seed0")
+    seed0, toxicity, cdeval = os.path.join(world, "seed0"), os.path.join(house, "data", "toxicity"), os.path.join(house, "data", "cdeval")
+    table, culture, writer = (list(made_by(os.path.join(folder, "results.json"))) for folder in (
+        os.path.join(toxicity, "seed0", "table"), os.path.join(cdeval, "seed0", "culture"), os.path.join(toxicity, "seed0", "student")))
     readers = {"train_weak.py": [], "train_strong.py": ["--labels", "weak", "--ceiling", "ceiling", "--out", "new"], "ensemble.py": ["--single", "weak"],
                "icl.py": ["--labels", "weak", "--out", "new"], "auto_align.py": ["--ladder", "tiny-1b"], "debate.py": ["--mode", "none", "--plain", "weak"]}
-    others = {"align_tasks.py": ["--task", "tinyworld"], "report.py": []}
+    others = {"align_tasks.py": table[1:], "cdeval.py": culture[1:], "writers.py": writer[1:], "report.py": []}
     flags = {script: flags_of(script) for script in [*readers, *others]}
     while True:
-        kind = rng.choice(["rows", "rows", "labels", "labels", "results", "task", "checkpoint", "flag", "flag", "flag", "own", "state"])
+        kind = rng.choice(kinds or ["rows", "rows", "labels", "labels", "results", "task", "checkpoint", "flag", "flag", "flag", "own", "state", "writer", "table", "culture"])
         script = rng.choice(list(readers))
         command, must = [script, *readers[script]], True
         if kind == "rows":
@@ -134,6 +154,7 @@ def cases(house, rng):
                                         (os.path.join(seed0, "weak", "results.json"), ["train_weak.py", "--epochs", "1"]),
                                         (os.path.join(seed0, "weak", "results.json"), ["auto_align.py", "--ladder", "tiny-1b"]),
                                         (os.path.join(seed0, "weak", "results.json"), ["report.py"]),
+                                        (os.path.join(seed0, "interaction", "results.json"), ["report.py"]),
                                         (os.path.join(seed0, "interaction", "results.json"), ["debate.py", "--mode", "interaction", "--show", first_id(world)])])
             ways, must = [break_json], False
         elif kind == "task":
@@ -147,6 +168,28 @@ def cases(house, rng):
             name = rng.choice(["results.json", "evaluator.json", "audits.jsonl"])
             path, ways, must = os.path.join(seed0, "align", "round-1", name), [break_json] if name.endswith("json") else [junk_line, cut_line, lose("id"), lose("use")], False
             command = ["auto_align.py", "--ladder", "tiny-1b", "--audit", "4", "--doubt", "0.05", "--epochs", "1"]
+        elif kind == "writer":                             # somebody's continuations
+            texts = [*ANY_FILE, double_line, replace("id", WRONG_TEXT), lose("id"), replace("text", WRONG_TEXT), lose("text"), replace("nats", WRONG_VALUE), lose("nats")]
+            path, ways, learns = rng.choice([
+                (os.path.join(toxicity, "train1.jsonl"), ROWS + [replace("continuation", WRONG_TEXT), lose("continuation")] * 3, ["--labels", "train1"]),
+                (os.path.join(toxicity, "truth", "continuations.jsonl"), texts, ["--labels", "truth"]),
+                (os.path.join(toxicity, "truth", "continuations.jsonl"), texts, ["--labels", "weak", "--truth-budget", "3"]),
+                (os.path.join(toxicity, "seed0", "weak", "labels.jsonl"), texts, ["--labels", "weak", "--keep", "0.5"]),
+                (os.path.join(toxicity, "seed0", "weak", "labels.jsonl"), texts, ["--labels", "weak,weak-tiny-1c"])])
+            command, must = [*writer, *learns, "--out", "new"], False
+        elif kind == "table":                              # what align_tasks.py and report.py make tables of
+            path, ways = rng.choice([(os.path.join(toxicity, seed, "table", "results.json"), [break_json]) for seed in ("seed0", "seed1")]
+                                    + [(os.path.join(toxicity, "seed0", run, name), [*ANY_FILE, lose("id"), lose("texts"), replace("texts", [*WRONG_TEXT, [], [3], ["a"] * 9]), replace("text", WRONG_TEXT)])
+                                       for run in ("weak", "student", "ceiling") for name in ("labels.jsonl", "samples.jsonl")])
+            command, must = rng.choice([table, table, ["report.py", "--task", "toxicity"]]), False
+        elif kind == "culture":                            # questions, and answers of a run that was not finished or is reported
+            path, ways, command = rng.choice([
+                (os.path.join(cdeval, "own.json"), [break_question, break_question, break_bytes, ANY_FILE[0], ANY_FILE[1], ANY_FILE[2]], culture),
+                (os.path.join(cdeval, "seed0", "culture", "answers-tiny-1a.jsonl"),
+                 [*ANY_FILE, double_line, lose("id"), lose("p"), *(replace(key, WRONG_VALUE) for key in ("p", "log_p", "tokens", "id", "turn"))], [*culture, "--weighting", "consistency"]),
+                (os.path.join(cdeval, "seed0", "culture", "results.json"), [break_json], culture),
+                (os.path.join(cdeval, "seed0", "culture", "results.json"), [break_json], ["report.py", "--task", "toxicity"])])
+            must = False
         elif kind == "own":
             path, ways, must = os.path.join(house, "own.csv"), [break_bytes, ANY_FILE[0], ANY_FILE[1], ANY_FILE[2]], False
             command = ["data/own/prepare.py", "--rows", path, "--text", rng.choice(["text", "{text}", "{no}", "{", "nothing"]), "--label", rng.choice(["label", "label", "none"]),
@@ -170,6 +213,16 @@ def cases(house, rng):
 def first_id(world):
     with open(os.path.join(world, "train2.jsonl"), encoding="utf-8") as f:
         return json.loads(f.readline())["id"]
+
+
+def second_seed(task):
+    """The table of seed 0 again, as if seed 1 had come to the same."""
+    with open(os.path.join(task, "seed0", "table", "results.json"), encoding="utf-8") as f:
+        results = json.load(f)
+    results["config"]["seed"] = 1
+    os.makedirs(os.path.join(task, "seed1", "table"), exist_ok=True)
+    with open(os.path.join(task, "seed1", "table", "results.json"), "w", encoding="utf-8") as f:
+        json.dump(results, f)
 
 
 def difference(a, b):
@@ -236,7 +289,8 @@ def try_one(house, files, command, must):
 def inputs_of(house):
     """What no script may change: the rows, the truth, and other runs."""
     world, digest = os.path.join(house, "data", "tinyworld"), hashlib.sha256()
-    names = [f"{s}.jsonl" for s in ("train1", "train2", "valid", "test")] + ["task.json", "truth/labels.jsonl", "seed0/weak/labels.jsonl", "seed0/ceiling/labels.jsonl"]
+    names = [f"{s}.jsonl" for s in ("train1", "train2", "valid", "test")] + ["task.json", "truth/labels.jsonl", "seed0/weak/labels.jsonl", "seed0/ceiling/labels.jsonl",
+             "../toxicity/train1.jsonl", "../toxicity/truth/continuations.jsonl", "../toxicity/seed0/weak/labels.jsonl", "../cdeval/own.json"]
     for path in [*(os.path.join(world, name) for name in names), os.path.join(house, "own.csv")]:
         if os.path.exists(path):
             with open(path, "rb") as f:
@@ -249,6 +303,7 @@ def main():
     parser.add_argument("--house", required=True)
     parser.add_argument("--cases", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kinds", nargs="*", default=[], help="of these kinds only (see cases)")
     args = parser.parse_args()
     sys.path[:0] = [args.house, os.path.join(args.house, "data")]
     os.chdir(args.house)
@@ -263,17 +318,21 @@ def main():
         return fingerprints.setdefault(path, None) or fingerprints.__setitem__(path, real(path)) or fingerprints[path]
     contract.fingerprint = fingerprint
     for name, where in {"train_weak": ["begin"], "train_strong": ["begin"], "icl": ["begin"], "ensemble": ["begin", "train_member"], "debate": ["begin", "open_language_model"],
-                        "auto_align": ["finish", "play_round", "score_texts", "choose_evaluator"], "align_tasks": ["begin", "run_all"], "report": ["write_file", "draw", "draw_all"]}.items():
+                        "auto_align": ["finish", "play_round", "score_texts", "choose_evaluator"], "align_tasks": ["finish", "write_file"], "writers": ["begin"], "cdeval": ["finish", "draw"], "report": ["write_file", "draw", "draw_all"]}.items():
         module = importlib.import_module(name)
         for function in where:
             if hasattr(module, function):
                 setattr(module, function, accept)
+    for name, function in (("align_tasks", "begin"), ("align_tasks", "run_all"), ("cdeval", "begin")):
+        setattr(sys.modules[name], function, lambda *_: None)                  # what comes after is looked at, too
+    sys.modules["cdeval"].by_likelihood = sys.modules["cdeval"].by_generation = lambda *asked: iter(()) if len(asked[-1]) == len(asked[2]) else accept()
     sys.modules["auto_align"].shutil = argparse.Namespace(rmtree=accept)       # old rounds go away where a new one begins
     with open(os.path.join(args.house, "own.csv"), "w", encoding="utf-8") as f:
         f.write("text,label\n" + "".join(f"Is {k} odd?,{k % 2}\n" for k in range(80)))
     rng, counts = random.Random(args.seed), {"accepted": 0, "refused": 0}
     shutil.copytree(os.path.join(args.house, "data", "tinyworld", "models", "tiny-1a"), os.path.join(args.house, "broken"), dirs_exist_ok=True)
-    stream, findings = cases(args.house, rng), 0
+    second_seed(os.path.join(args.house, "data", "toxicity"))
+    stream, findings = cases(args.house, rng, args.kinds), 0
     for _ in range(args.cases):
         what, files, command, must = next(stream)
         finding, outcome = try_one(args.house, files, command, must)

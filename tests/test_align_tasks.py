@@ -429,6 +429,12 @@ def test_writers_supervise_students_and_the_table_says_what_does_not_apply(house
     os.rename(os.path.join(world, "ceiling", "samples.jsonl"), os.path.join(world, "hidden"))
     done = call(house, *TOXICITY)
     assert done.returncode == 2 and "samples.jsonl" in done.stderr and done.stderr.count("\n") == 1
+    lines = read_bytes(world, "hidden").splitlines(keepends=True)
+    for damaged in (lines[:-1], [*lines[:-1], lines[-1].replace(b'"id"', b'"if"')], [*lines[:-1], re.sub(rb'"texts": .*]', b'"texts": ["one"]', lines[-1])]):
+        with open(os.path.join(world, "ceiling", "samples.jsonl"), "wb") as f:
+            f.writelines(damaged)
+        done = call(house, *TOXICITY)
+        assert done.returncode == 2 and "samples.jsonl is not as its run left it" in done.stderr and done.stderr.count("\n") == 1
     os.rename(os.path.join(world, "hidden"), os.path.join(world, "ceiling", "samples.jsonl"))
     # a student learns its supervisor's texts, whatever the truth is
     before = read_bytes(world, "student", "labels.jsonl")

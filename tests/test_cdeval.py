@@ -433,6 +433,25 @@ def test_killed_at_any_answer_it_goes_on_and_ends_with_the_same_numbers(flags, t
     assert "are there already" not in run(monkeypatch, capsys, *command, "--out", killed).split("answers-tiny-1a")[0]
 
 
+@pytest.mark.parametrize("line,good", [
+    ({"p": 0.5, "log_p": [-1.0, -2.5]}, True), ({"p": 0, "wrote": "A"}, True), ({"p": None, "wrote": ""}, True), ({"wrote": "A"}, False), ({"p": 1.5, "wrote": "A"}, False),
+    ({"p": "x", "wrote": "A"}, False), ({"p": True, "wrote": "A"}, False), ({"p": float("nan"), "wrote": "A"}, False), ({"p": None, "wrote": 3}, False), ({"p": 0.5}, False),
+    ({"p": 0.5, "log_p": [-1.0]}, False), ({"p": 0.5, "log_p": [-1.0, 10 ** 400]}, False), ([], False), (3, False)])
+def test_a_damaged_answer_is_no_answer(line, good):
+    assert cdeval.is_answer(line) == good
+
+
+def test_a_damaged_answer_is_asked_again(tmp_path, monkeypatch, capsys):
+    command = ["--models", "tiny-1a", "--questions", write_questions(tmp_path / "q.json", n=1), "--out", tmp_path / "run"]
+    run(monkeypatch, capsys, *command)
+    before, path = results_of(tmp_path / "run")["models"], tmp_path / "run" / "answers-tiny-1a.jsonl"
+    header, *lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text(header + json.dumps({**json.loads(lines[0]), "p": "x"}) + "\n" + json.dumps({**json.loads(lines[1]), "id": {}}) + "\n" + "".join(lines[2:]), encoding="utf-8")
+    (tmp_path / "run" / "results.json").unlink()
+    assert f"{len(lines) - 2} of {len(lines)} answers are there already" in run(monkeypatch, capsys, *command)
+    assert results_of(tmp_path / "run")["models"] == before
+
+
 def test_generation_is_read_and_the_unreadable_is_counted_apart(questions, tmp_path, monkeypatch, capsys):
     says = {"ab": ["A", "B.", "both A and B"], "repeat": ["", "no idea", "none"], "compare": ["No."]}
 

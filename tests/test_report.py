@@ -34,7 +34,7 @@ def judged(wrong, sure=0.9):
 @pytest.fixture
 def world(tmp_path, monkeypatch):
     import contract
-    for module in (report, contract):
+    for module in (report, contract, report.debate):
         monkeypatch.setattr(module, "ROOT", str(tmp_path))
     (tmp_path / "data" / "t").mkdir(parents=True)
     (tmp_path / "data" / "t" / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in TEST))
@@ -67,6 +67,78 @@ def test_tables_name_what_is_missing_and_what_is_stale(world):
     text = report.tables("t", [report.describe("t", runs) for runs in found], stale)
     assert "missing: no run of ensemble.py, debate.py" in text and "left out: " in text and "seed0/old" in text and "| old |" not in text
     assert "| student | tiny-4 | weak | 2 |" in text
+
+
+def talked(world, name, mode, said, before="data/t/seed0/weak"):
+    """A finished run of debate.py; said: what the two sides say of the first row of test"""
+    path = world / "data" / "t" / "seed0" / "transcripts" / name / "transcripts.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_text("".join(json.dumps({"id": row["id"], "rounds": [said if row["id"] == "t0" else {}]}) + "\n" for row in reversed(TEST)))
+    run(world, name, 0, judged(10, sure=0.7), script="debate.py", model="tiny-1a", mode=mode)
+    results = world / "data" / "t" / "seed0" / name / "results.json"
+    results.write_text(json.dumps(json.loads(results.read_text()) | {"plain": before, "transcripts": [os.path.relpath(path, world)]}))
+
+
+def page(world, monkeypatch, *flags):
+    """report.py as a command -> the report.md of the made-up task"""
+    monkeypatch.setattr(sys, "argv", ["report.py", *flags])
+    report.main()
+    return (world / "data" / "t" / "report.md").read_text(encoding="utf-8")
+
+
+def test_one_debate_can_be_read_and_nobody_chose_it(world, monkeypatch, capsys):
+    """The first row of test, in the first debate by name; a note only where there is no debate. As debate.py --show prints it."""
+    assert "One row of" not in page(world, monkeypatch)
+    talked(world, "a-note", "interaction", {"note": "Gold is a metal."}, before=None)
+    text = page(world, monkeypatch)
+    assert "One row of data/t/seed0/a-note" in text and "note       Gold is a metal." in text and "before     (nobody was asked)" in text
+    talked(world, "debate-z", "debate", {"for": "Never read.", "against": "Nor this."})
+    talked(world, "debate-b", "debate", {"for": "It floats.", "against": ""})
+    text = page(world, monkeypatch)
+    talk = text.split("```text\n")[1].split("```")[0]
+    assert text.index("## oversight") < text.index("One row of data/t/seed0/debate-b") < text.index("missing:") and text.count("```text") == 1
+    assert talk.splitlines()[0] == "t0" and "for        It floats." in talk and "against    (says nothing)" in talk and "Never read" not in text
+    assert "before     the judge says yes with 0.90" in talk and "after      the judge says yes with 0.70" in talk and "the answer is wrong" in talk
+    capsys.readouterr()
+    (world / "data" / "t" / "task.json").write_text("{}")
+    for split in ("train1", "train2", "valid"):
+        (world / "data" / "t" / f"{split}.jsonl").write_text(json.dumps({"id": split, "group": split, "text": "Q", "label": 1}) + "\n")
+    monkeypatch.setattr(sys, "argv", ["debate.py", "--task", "t", "--out", "debate-b", "--show", "t0"])
+    report.debate.main()
+    assert capsys.readouterr().out.strip() == talk.strip()
+
+
+def asked(world, name, inputs={}):
+    """A finished run of cdeval.py: two models, two dimensions"""
+    def mean(m, n):
+        return {"mean": m, "low": m - 0.1, "high": m + 0.1, "n": n}
+    models = {label: {"dimensions": {"PDI": mean(m, 20), "IDV": mean(0.5, 22)}, "consistency": {"order": {"ab": 0.25, "repeat": 1.0}}, "mass": {"ab": 0.75, "compare": 0.002},
+                      "unread": 1, "asked": 252} for label, m in (("tiny-1a", 0.4), ("t/seed0/student", 0.6))}
+    folder = world / "data" / "cdeval" / "seed0" / name
+    folder.mkdir(parents=True)
+    (folder / "results.json").write_text(json.dumps({"config": {"script": "cdeval.py", "seed": 0, "task": "cdeval", "inputs": inputs}, "line": "x", "models": models,
+                                                     "differences": {"t/seed0/student": {"PDI": mean(0.2, 20), "IDV": mean(0.0, 22)}}}))
+    (folder / "radar.png").write_bytes(b"")
+
+
+def test_cultures_stand_in_the_report_with_their_radar_or_are_named_as_missing(world, monkeypatch):
+    assert re.search("missing: no run of .*, cdeval.py$", page(world, monkeypatch), re.M)
+    asked(world, "culture")
+    asked(world, "old", {"data/t/test.jsonl": "0000"})
+    text = page(world, monkeypatch)
+    assert "| seed0/culture | tiny-1a | 0.40 [0.30, 0.50] | 0.50 [0.40, 0.60] | ab 0.25, repeat 1.00 | 0.750, 0.002 | 1 of 252 | 42 |" in text
+    assert "| seed0/culture | t/seed0/student - tiny-1a | +0.200 [+0.100, +0.300] | +0.000 [-0.100, +0.100] |" in text
+    assert len({line.count("|") for line in text.split("## culture")[1].splitlines() if line.startswith("|")}) == 1        # rows are as wide as their header
+    link = re.search(r"!\[seed0/culture\]\((.*)\)\n\n(.*)", text)
+    assert (world / "data" / "t" / link[1]).exists() and "n=42 questions, at least 20 a dimension" in link[2]
+    assert "left out: data/cdeval/seed0/old" in text and "seed0/old |" not in text and not re.search("missing: .*cdeval.py", text)
+    # with nothing but these, they have a report of their own
+    for folder in (world / "data" / "t").glob("seed*"):
+        folder.rename(world / folder.name)
+    monkeypatch.setattr(sys, "argv", ["report.py"])
+    report.main()
+    text = (world / "data" / "cdeval" / "report.md").read_text(encoding="utf-8")
+    assert text.startswith("# cdeval\n") and "| seed0/culture | tiny-1a |" in text and "(seed0/culture/radar.png)" in text and text.count("left out: ") == 1
 
 
 def test_readme_rows_are_filled_by_their_run_and_nothing_else_is_touched():

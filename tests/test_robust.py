@@ -27,13 +27,18 @@ from conftest import ROOT
 from test_commands import build_house, contents, must
 from warm import run as call
 
-KILLS, FUZZ = int(os.environ.get("W2SG_KILLS", 1)), int(os.environ.get("W2SG_FUZZ", 120))
+KILLS, FUZZ = int(os.environ.get("W2SG_KILLS", 1)), int(os.environ.get("W2SG_FUZZ", 160))
 STAGES = {"weak": ["train_weak.py", "--epochs", "1"],
           "student": ["train_strong.py", "--labels", "weak", "--ceiling", "ceiling", "--model", "tiny-1b", "--epochs", "1"],
           "ensemble": ["ensemble.py", "--members", "2", "--epochs", "1"],
           "interaction": ["debate.py", "--mode", "interaction", "--assistant", "tiny-1b", "--epochs", "1"],
           "icl": ["icl.py", "--labels", "weak", "--model", "tiny-1b", "--shots", "1"],
-          "align": ["auto_align.py", "--ladder", "tiny-1b", "--audit", "4", "--doubt", "0.05", "--epochs", "1"]}
+          "align": ["auto_align.py", "--ladder", "tiny-1b", "--audit", "4", "--doubt", "0.05", "--epochs", "1"],
+          "table": ["align_tasks.py", "--task", "toxicity", "--max-rows", "6", "--epochs", "1", "--prompts", "4", "--samples", "2", "--model", "tiny-1b",
+                    "--ladder", "tiny-1c", "--members", "tiny-1a,tiny-1c", "--reader", "tiny-1a"],
+          "culture": ["cdeval.py", "--models", "tiny-1a", "tiny-1b", "--max-rows", "6", "--batch-size", "4", "--challenge"]}
+MAKES = {"table": ["data/toxicity/seed0"], "culture": ["data/cdeval/seed0"], "ensemble": ["data/tinyworld/seed0/members-*", "data/tinyworld/seed0/ensemble"],
+         "interaction": ["data/tinyworld/seed0/transcripts", "data/tinyworld/seed0/interaction"]}         # where it is more than data/tinyworld/seed0/NAME
 CEILING = ["train_strong.py", "--labels", "truth", "--out", "ceiling", "--model", "tiny-1b", "--epochs", "1"]
 
 
@@ -49,8 +54,11 @@ def small_house(folder, rows=24, stages=True):
         with open(os.path.join(world, name), "w", encoding="utf-8") as f:
             f.writelines(lines)
         kept |= {json.loads(line)["id"] for line in lines}
-    os.makedirs(os.path.join(house, "data", "own"))
-    shutil.copy(os.path.join(ROOT, "data", "own", "prepare.py"), os.path.join(house, "data", "own"))
+    for name in ("own/prepare.py", "hub.py", "safety/prepare.py", "toxicity/prepare.py", "cdeval/own.json"):
+        os.makedirs(os.path.dirname(os.path.join(house, "data", name)), exist_ok=True)
+        shutil.copy(os.path.join(ROOT, "data", name), os.path.join(house, "data", name))
+    os.symlink(os.path.join(ROOT, "data", "tinyworld", "life"), os.path.join(world, "life"))
+    must(house, "data/toxicity/prepare.py")
     call(house, "contract.py")                             # does nothing; the start of the tests' server is no part of a stage's time
     for name, command in {"weak": STAGES["weak"], "ceiling": CEILING, **STAGES}.items() if stages else ():
         started = time.time()
@@ -197,8 +205,7 @@ def test_pitfall_12_killed_and_with_a_full_disk_the_same_command_ends_with_the_s
     command = STAGES.get(name, ["data/tinyworld/prepare.py", "--out", str(tmp_path)])
     if name == "prepare":
         must(house, *command)
-    made = {"prepare": [str(tmp_path)], "ensemble": glob.glob(seed0(house, "members-*")), "interaction": [seed0(house, "transcripts")]}.get(name, [])
-    made += [seed0(house, name)] if name != "prepare" else []
+    made = [str(tmp_path)] if name == "prepare" else [folder for where in MAKES.get(name, [seed0(house, name)]) for folder in glob.glob(os.path.join(house, where))]
     before = [contents(folder) for folder in made]
 
     def whole():                                           # what is there under its own name
@@ -206,14 +213,37 @@ def test_pitfall_12_killed_and_with_a_full_disk_the_same_command_ends_with_the_s
     for _ in range(KILLS):
         for folder in made:
             shutil.rmtree(folder)
-        moment, n = rng.uniform(0.02, SECONDS[name]), rng.randrange(3)
+        moment, n = rng.uniform(0.02, SECONDS[name]), rng.randrange(40 if name == "table" else 3)
         killed += call(house, *command, before=f"import signal; signal.setitimer(signal.ITIMER_REAL, {moment})").returncode == -signal.SIGALRM
         done = call(house, *command, before=FULL.format(n=n))
         assert done.returncode == 0 or "No space left on device" in one_line(done), f"killed after {moment} s, disk full after {n} files"
-        assert name in ("interaction", "ensemble", "align") or all(files[k] == was[k] for files, was in zip(whole(), before) for k in files), (moment, n)
+        assert name in ("interaction", "ensemble", "align", "culture") or all(files[k] == was[k] for files, was in zip(whole(), before) for k in files), (moment, n)
         must(house, *command)
         assert whole() == before, f"killed after {moment} s, disk full after {n} files"
     print(f"{name}: killed {killed} times of {KILLS}")
+
+
+# --------------------------------------------------------------------------- a reader who leaves
+
+@pytest.mark.parametrize("buffered", [True, False])
+@pytest.mark.parametrize("command", [["report.py"], STAGES["weak"], ["cdeval.py", "--help"]], ids=lambda command: command[0])
+def test_whoever_stops_reading_gets_no_traceback(house, command, buffered):
+    """python report.py | head -1. What fits into the buffer fails last of all, all else at once; the report is there all the same."""
+    path = os.path.join(house, "data", "tinyworld", "report.md")
+    if os.path.exists(path):
+        os.remove(path)
+    run = subprocess.Popen([sys.executable, *command], cwd=house, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                           env=os.environ | {"PYTHONUNBUFFERED": "" if buffered else "1"})
+    run.stdout.close()                                     # before the first line
+    assert run.stderr.read() == "" and run.wait() in ((0, 1) if buffered else (0,) if "--help" in command else (1,))
+    assert os.path.exists(path) == (command == ["report.py"])
+    run.stderr.close()
+
+
+def test_a_pipe_of_somebody_else_that_breaks_is_still_a_traceback(tmp_path):
+    (tmp_path / "other.py").write_text(f"import sys; sys.path.insert(0, {ROOT!r})\nimport contract\nraise BrokenPipeError('a socket')\n")
+    done = subprocess.run([sys.executable, tmp_path / "other.py"], capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" in done.stderr and "a socket" in done.stderr
 
 
 # --------------------------------------------------------------------------- broken inputs
@@ -234,7 +264,7 @@ def test_the_fuzzer_finds_what_is_planted(house, tmp_path):
     assert text.count("            labels[name] = pair\n") <= 1 and "sum to 1, not" in text
     path.write_text(re.sub(r"        if not \(isinstance\(pair, list\).*?fail\(.*?\)\n(?=        labels\[name\])", "", text, flags=re.S), encoding="utf-8")
     assert path.read_text(encoding="utf-8") != text
-    done = call(other, os.path.join(ROOT, "tests", "fuzz.py"), "--house", other, "--cases", "60")
+    done = call(other, os.path.join(ROOT, "tests", "fuzz.py"), "--house", other, "--cases", "40", "--kinds", "labels")
     assert done.returncode == 1 and "FINDING" in done.stdout, done.stdout[-2000:] + done.stderr[-2000:]
 
 
