@@ -3,6 +3,8 @@ More than one GPU, or more than one machine: the same scripts, the same results.
 
 $ torchrun --nproc-per-node 4 train_weak.py                       # four processes, a GPU each
 $ torchrun --nproc-per-node 4 train_strong.py --labels weak --ceiling ceiling
+$ torchrun --nproc-per-node 4 icl.py                              # prompts are judged, and
+$ torchrun --nproc-per-node 4 debate.py                           # debates written, by four at a time
 
 A model of P parameters needs 16 P bytes to be trained (weights, gradients and Adam's two moments, 4 bytes each), and one GPU holds perhaps
 80 GB. Two ideas help, and both are here:
@@ -10,13 +12,15 @@ A model of P parameters needs 16 P bytes to be trained (weights, gradients and A
 1) Split the rows. Every process takes its part of each batch and of whatever is labelled. The batch stays what --batch-size says, its rows
    and their order too; the gradient is the sum over the processes of (their rows' losses / rows of the whole batch), which is the mean over
    the batch however unequal the parts are. A loss that looks at the whole batch (the confidence loss ranks its rows) is given the scores of
-   all rows, put together.
+   all rows, put together. Where a model writes, every process writes a block of rows of its own, which has its own seed: what is sampled does
+   not depend on how many processes there are, and process 0 saves it block by block.
 2) Split the weights (Zhao et al. 2023, https://arxiv.org/abs/2304.11277; torch's fully_shard). Every process keeps 1/N of each weight, of its
    gradient and of Adam's moments. A layer's weights are gathered just before the layer computes and dropped after it, and its gradient is
    summed where it is kept.
 
 So a run of N processes does the arithmetic of one, in another order: fp32 loss curves agree to about 1e-6 (tests/test_distributed.py), and
-the folder it leaves is the same. Process 0 alone prints, writes and says whether a run is done already.
+the folder it leaves is the same; where nothing is trained it is the same byte for byte. Process 0 alone prints, writes and says whether a run is
+done already. Scripts that were not made for several processes say so at once.
 
 What one process does differently here is nothing: SIZE is 1 and every function below returns what it is given.
 """
@@ -24,7 +28,12 @@ import os, signal, sys
 
 LAUNCHED = "TORCHELASTIC_RUN_ID" in os.environ             # torchrun says who we are
 RANK, SIZE = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE")) if LAUNCHED else (0, 1)
-SCRIPTS = ("train_weak.py", "train_strong.py")             # the stages that were made for it
+SCRIPTS = ("train_weak.py", "train_strong.py", "icl.py", "debate.py")          # the stages that were made for it
+HERE, SCRIPT = os.path.split(os.path.realpath(sys.argv[0]))
+
+if SIZE > 1 and HERE == os.path.dirname(os.path.realpath(__file__)) and SCRIPT not in SCRIPTS:
+    print(f"error: {SCRIPT} runs in one process: start it with python, not torchrun. Only {', '.join(SCRIPTS)} share their work", file=sys.stderr)
+    raise SystemExit(2)
 
 
 # --------------------------------------------------------------------------- who does what
@@ -50,6 +59,24 @@ def turns(work, rank=RANK, size=SIZE):
     """
     mine, real = part(len(work), rank, size)
     return [(work[i], k < real) for k, i in enumerate(mine)]
+
+
+def share_out(work, do):
+    """
+    Yields do(piece) for every piece of work, in their order, in every process; but each piece is done by one process alone, SIZE pieces at a time.
+    A caller can save what has come before the next are done. The results travel between processes: texts, not tensors.
+
+    >>> list(share_out([3, 1, 2], lambda n: n * "a"))
+    ['aaa', 'a', 'aa']
+    """
+    for k in range(0, len(work), SIZE):
+        those = work[k:k + SIZE]
+        done = [do(those[RANK]) if RANK < len(those) else None]
+        if SIZE > 1:
+            import torch
+            mine, done = done[0], [None] * SIZE
+            torch.distributed.all_gather_object(done, mine)
+        yield from done[:len(those)]
 
 
 # --------------------------------------------------------------------------- what processes tell each other

@@ -1,15 +1,17 @@
 """
 Several processes do what one does: every loss, uneven parts, split weights; and what happens when one of them is killed.
 
-python -m pytest tests/test_distributed.py          # 20 s: torchrun with two gloo processes on CPU, three times
+python -m pytest tests/test_distributed.py          # a minute: torchrun with two gloo processes on CPU, four times
 """
 import doctest
 import glob
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from argparse import Namespace
 
 import numpy as np
@@ -19,7 +21,9 @@ import torch
 from conftest import ROOT                                  # first: it says where the scripts are
 if __name__ == "__main__":                                 # one of torchrun's processes: those of the house
     sys.path.insert(0, sys.argv[2])
+import debate
 import distributed
+import icl
 import train_strong
 import train_weak
 from test_commands import build_house, must
@@ -74,6 +78,8 @@ def train(name, model_name="tiny-1a"):
 
 
 COMMAND = ["train_strong.py", "--labels", "truth", "--model", "tiny-1a", "--out", "ceiling", "--loss", "logconf", "--max-rows", "96", "--batch-size", "7"]
+ICL = ["icl.py", "--labels", "truth", "--out", "icl-ceiling", "--max-rows", "96", "--orders", "2", "--shots", "0,4"]
+DEBATE = ["debate.py", "--mode", "interaction", "--judge", "prompted", "--out", "talk", "--max-rows", "80", "--temperature", "0.7"]      # 320 rows: 3 blocks
 
 
 def swap(found, kind, other):
@@ -87,6 +93,9 @@ def as_worker(path):
     """What each of torchrun's processes does: the command, as a shell would, then all cases. Each writes what it found."""
     sys.argv = [*COMMAND, "--epochs", "1"]
     train_strong.main()
+    for command, script in ((ICL, icl), (DEBATE, debate)):
+        sys.argv = command
+        script.main()
     found = {name: train(name) for name in CASES}
     model, _ = prepare_for_training(load_model("tiny-1a", "lm", WORDS, "cpu")[0], Namespace(gradient_checkpointing=False, lora=None))
     head = model.score.weight
@@ -145,11 +154,24 @@ def killed(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def two(killed, tmp_path_factory):
+def silenced(killed):
+    """A debate of two processes of which one is killed when the first two blocks have been saved. -> (stderr, lines of transcripts.jsonl)"""
+    process, pattern = torchrun(*DEBATE, cwd=killed[0]), os.path.join(killed[0], "data", "tinyworld", "seed0", "transcripts", "*", "transcripts.jsonl")
+    while not (kept := glob.glob(pattern)) or not os.path.getsize(kept[0]):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    os.kill(int(subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()[1]), signal.SIGKILL)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode
+    return said, open(kept[0]).read().splitlines()
+
+
+@pytest.fixture(scope="module")
+def two(killed, silenced, tmp_path_factory):
     """What two processes print and find, each of them, when they run the same command to its end, and then the cases."""
     path = tmp_path_factory.mktemp("two") / "found"
     process = torchrun(os.path.abspath(__file__), path, killed[0])
-    said = process.communicate(timeout=300)
+    said = process.communicate(timeout=600)
     assert process.returncode == 0, said
     return said, [swap(torch.load(f"{path}.{rank}", weights_only=True), torch.Tensor, torch.Tensor.numpy) for rank in (0, 1)]
 
@@ -188,7 +210,7 @@ def test_a_killed_worker_ends_the_run_in_words_and_leaves_nothing_half_written(k
 def test_two_processes_leave_the_folder_that_one_leaves(killed, two):
     house, folder, *_ = killed
     (printed, complaints), _ = two
-    assert printed.count("ceiling 0.") == 1 and printed.count("wrote ") == 1 and "Warning" not in complaints
+    assert printed.count("ceiling 0.") == 2 and printed.count("wrote ") == 3 and "Warning" not in complaints
     before = results_of(folder)
     assert "already done" in must(house, *COMMAND, "--epochs", "1")            # one process knows the run of two
     must(house, *COMMAND, "--epochs", "1", "--force")
@@ -206,10 +228,35 @@ def results_of(folder):
             "test": json.load(open(os.path.join(folder, "results.json")))["test"]}
 
 
-def test_a_script_that_was_not_made_for_it_says_so(killed):
+def test_prompts_are_judged_as_by_one_process_byte_for_byte(killed, two):
+    folder = os.path.join(killed[0], "data", "tinyworld", "seed0", "icl-ceiling")
+    before = bytes_of(folder)
+    must(killed[0], *ICL, "--force")
+    assert before == bytes_of(folder) and len(before) == 2
+
+
+def test_debates_are_written_as_by_one_process_and_a_kill_leaves_whole_blocks(killed, silenced, two):
+    said, lines = silenced
+    assert "another process of this run has died" in said and len(lines) == 2 * debate.BLOCK and all(json.loads(line)["rounds"] for line in lines)
+    seed0 = os.path.join(killed[0], "data", "tinyworld", "seed0")
+    kept, = glob.glob(os.path.join(seed0, "transcripts", "*"))
+    before = bytes_of(kept) | bytes_of(os.path.join(seed0, "talk"))                # two processes have gone on from the two blocks
+    assert before["transcripts.jsonl"].decode().splitlines()[:len(lines)] == lines and "already done" in must(killed[0], *DEBATE)
+    shutil.rmtree(kept)
+    must(killed[0], *DEBATE, "--force")
+    assert before == bytes_of(kept) | bytes_of(os.path.join(seed0, "talk"))
+
+
+def bytes_of(folder):
+    """The files of a run but for results.json, which has seconds in it."""
+    return {name: open(os.path.join(folder, name), "rb").read() for name in os.listdir(folder) if name != "results.json"}
+
+
+@pytest.mark.parametrize("script", ["writers.py", "align_tasks.py", "report.py"])
+def test_a_script_that_was_not_made_for_it_says_so(killed, script):
     env = {**os.environ, "TORCHELASTIC_RUN_ID": "x", "RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
-    done = subprocess.run([sys.executable, os.path.join(killed[0], "icl.py"), "--labels", "truth"], env=env, capture_output=True, text=True)
-    assert done.returncode == 2 and "icl.py runs in one process" in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    done = subprocess.run([sys.executable, os.path.join(killed[0], script)], env=env, capture_output=True, text=True)
+    assert done.returncode == 2 and f"{script} runs in one process" in done.stderr and len(done.stderr.strip().splitlines()) == 1
 
 
 if __name__ == "__main__":
