@@ -15,8 +15,8 @@ A model of P parameters needs 16 P bytes to be trained (weights, gradients and A
    all rows, put together. Where a model writes, every process writes a block of rows of its own, which has its own seed: what is sampled does
    not depend on how many processes there are, and process 0 saves it block by block.
 2) Split the weights (Zhao et al. 2023, https://arxiv.org/abs/2304.11277; torch's fully_shard). Every process keeps 1/N of each weight, of its
-   gradient and of Adam's moments. A layer's weights are gathered just before the layer computes and dropped after it, and its gradient is
-   summed where it is kept.
+   gradient and of Adam's moments; process 0 alone reads the model, and hands it out layer by layer. A layer's weights are gathered just
+   before the layer computes and dropped after it, and its gradient is summed where it is kept.
 
 So a run of N processes does the arithmetic of one, in another order: fp32 loss curves agree to about 1e-6 (tests/test_distributed.py), and
 the folder it leaves is the same; where nothing is trained it is the same byte for byte. Process 0 alone prints, writes and says whether a run is
@@ -148,19 +148,41 @@ def total_gradients(parameters):
 
 # --------------------------------------------------------------------------- split weights
 
-def shard(model):
+def hand_out(unit, device):
+    """
+    Weights and buffers that process 0 alone has read, in every process. What is split already is left as it is; what has two names (tied weights)
+    stays one tensor.
+    """
+    import torch
+    same = {}                                              # id of the old tensor -> (it, the new one); while it is kept no other has that id
+    for module in unit.modules():
+        for tensors in (module._parameters, module._buffers):
+            for name, old in tensors.items():
+                if old is not None and not hasattr(old, "to_local"):
+                    if id(old) not in same:
+                        new = old.detach().to(device).contiguous() if RANK == 0 else torch.empty(old.shape, dtype=old.dtype, device=device)
+                        torch.distributed.broadcast(new, src=0)
+                        same[id(old)] = old, torch.nn.Parameter(new, old.requires_grad) if tensors is module._parameters else new
+                    tensors[name] = same[id(old)][1]
+
+
+def shard(model, device):
     """
     Split all weights over the processes, in place. The unit that is gathered at a time is a layer; transformers names its class in
     _no_split_modules. A decoder is called as body and head apart (train_weak.classify), so each of the two is a unit of its own.
+
+    Process 0 has the weights in the computer's memory, the others have none of them (device "meta"): unit by unit they are handed out and split,
+    so no GPU, and no process but the first, ever holds more than its part and one unit.
     """
     if SIZE == 1:
         return model
     import torch, warnings
     from torch.distributed.fsdp import fully_shard
     warnings.filterwarnings("ignore", message=".*returned a view tensor")      # nobody changes it in place
-    mesh = torch.distributed.init_device_mesh(next(model.parameters()).device.type, (SIZE,))
+    mesh = torch.distributed.init_device_mesh(torch.device(device).type, (SIZE,))
     layers = [m for m in model.modules() if type(m).__name__ in (model._no_split_modules or ())]
     for unit in [*layers, *([model.base_model, model.score] if hasattr(model, "score") else [model])]:
+        hand_out(unit, device)
         fully_shard(unit, mesh=mesh, reshard_after_forward=True)
         unit.set_gradient_divide_factor(1.0)               # gradients are to be added; fit has divided by the rows of the batch
         unit.set_force_sum_reduction_for_comms(True)       # gloo knows no other way
