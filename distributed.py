@@ -100,7 +100,7 @@ def join():
     torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=datetime.timedelta(hours=1))
 
     def bereaved(*_):
-        print(f"error: process {RANK} stops because another process of this run has died (killed, or out of memory). "
+        print(f"error: process {RANK} stops because another process of this run has died (its own line says why; if it has none it was killed, or out of memory). "
               "The run is not done, and no file is half-written: start the same command again", file=sys.stderr, flush=True)
         os._exit(1)
 
