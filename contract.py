@@ -21,7 +21,7 @@ written to, and a second run that would write where one is still writing.
 """
 import argparse, atexit, contextlib, hashlib, json, os, shutil, sys, time
 
-from distributed import RANK, SCRIPTS, SIZE, agree, join, whole_weights
+from distributed import RANK, agree, join, whole_weights
 
 ROOT = os.path.dirname(os.path.abspath(__file__))
 HELD = {}                                                  # folders that this process writes to, each with the open file that holds its lock
@@ -259,8 +259,6 @@ def start(args, inputs, sources=()):
     if not is_text(args.out) or args.out in (".", "..") or os.path.realpath(folder) in map(os.path.realpath, sources):
         fail(f"--out {args.out!r} would overwrite what this run reads, or is no name; choose another")
     config = {"script": os.path.basename(sys.argv[0])} | {k: v for k, v in sorted(vars(args).items()) if k not in ("out", "device", "force")}
-    if SIZE > 1 and config["script"] not in SCRIPTS:
-        fail(f"{config['script']} runs in one process; of all scripts only {' and '.join(SCRIPTS)} know what to do with torchrun's several")
     join()
     config["inputs"] = {os.path.relpath(path, ROOT) if os.path.exists(path) else path: fingerprint(path) for path in inputs}
     print("config: " + json.dumps(config))

@@ -24,7 +24,7 @@ $ python debate.py --show tinyworld-test-animals-lyrebird-legs-a      # the deba
 $ python debate.py --mode debate --judge human --max-rows 5   # be the judge
 
 Reads   data/<task>/{train1, train2, valid, test}.jsonl: "text", and "question", "answer", "support" where a mode needs them
-Writes  data/<task>/seed<seed>/transcripts/<mode>-<assistant>-<key>/transcripts.jsonl, batch by batch: a kill costs one batch. They do not depend
+Writes  data/<task>/seed<seed>/transcripts/<mode>-<assistant>-<key>/transcripts.jsonl, block by block: a kill costs one block. They do not depend
         on the judge: another judge, or a human, finds them there
         data/<task>/seed<seed>/<mode>/{config.json, checkpoint/, labels.jsonl, results.json}
 
@@ -34,6 +34,7 @@ the silence is counted. And a debater here has its own earlier arguments before 
 """
 import argparse, hashlib, json, os, re, time
 
+import distributed
 from contract import (ROOT, add_common_flags, as_left, begin, fail, fingerprint, finish, hold, model_folder, number, read_labels, read_lines, read_rows,
                       read_task, run_folder, save_checkpoint, start, write_file, write_labels, writing)
 from prompting import as_chat, cut_at, judge, open_language_model, write
@@ -209,11 +210,12 @@ def transcripts(rows, pool, args, member, n_rounds):
     folder = os.path.join(ROOT, "data", args.task, f"seed{args.seed}", "transcripts", name)
     path = os.path.join(folder, "transcripts.jsonl")
     order = sorted(range(len(rows)), key=lambda i: (len(rows[i]["text"]), i))          # like lengths together: little padding
-    n_kept, damaged = whole_blocks(path, [rows[i]["id"] for i in order])
+    distributed.join()                                     # if torchrun started several processes: each writes its blocks, the first one saves them
+    n_kept, damaged = distributed.agree(whole_blocks(path, [rows[i]["id"] for i in order]))
     if n_kept < len(rows) or damaged:
         hold(folder)                                       # judges that differ share it; nobody else is writing now: look again
-        n_kept, damaged = whole_blocks(path, [rows[i]["id"] for i in order])
-        if damaged:
+        n_kept, damaged = distributed.agree(whole_blocks(path, [rows[i]["id"] for i in order]))
+        if damaged and not distributed.RANK:
             with writing(path):
                 os.truncate(path, os.path.getsize(path) - damaged)
     if n_kept < len(rows):
@@ -222,24 +224,32 @@ def transcripts(rows, pool, args, member, n_rounds):
         model, tokenizer, longest = open_language_model(args.assistant, device, args.trust_remote_code)
         if shots and not pool:
             print("note: no row of train1 has a 'support' sentence to show as an example; the assistant gets none")
-        with tqdm(total=len(rows), initial=n_kept, desc=f"{args.mode} by {args.assistant}", unit="row", disable=None, leave=False) as bar:
-            for k in range(n_kept, len(rows), BLOCK):
-                block = [rows[i] for i in order[k:k + BLOCK]]
+        blocks = [[rows[i] for i in order[k:k + BLOCK]] for k in range(0, len(rows), BLOCK)]
 
-                def speak(asked, attempt):
-                    prompts = [prompt(tokenizer, block[i], said, side, demonstrations(block[i], side, pool, shots, args.seed)) for i, said, side in asked]
-                    seed, out = int(digest([args.seed, member, k, n_rounds - 1, attempt])[:8], 16), [""] * len(asked)
-                    stops = [] if tokenizer.chat_template else STOPS                     # a chat model ends its turn itself
-                    for where, texts in write(model, tokenizer, prompts, device, longest, MAX_TOKENS, stops, dtype=args.dtype, seed=seed,
-                                              temperature=max(args.temperature, 0.7) if attempt else args.temperature, batch_size=2 * BLOCK):
-                        for j, text in zip(where, texts):
-                            out[j] = tidy(text, asked[j][2])
-                    return out
-                rounds = add_round([before[row["id"]] for row in block], [sides_of(row, args.mode, args.seed) for row in block], speak)
-                with writing(path), open(path, "a", encoding="utf-8") as f:
-                    f.write("".join(json.dumps({"id": row["id"], "mode": args.mode, "first": first_of(row), "rounds": said}) + "\n"
-                                    for row, said in zip(block, rounds)))
+        def talk(k):
+            """One more round of the rows of block k. Its seed depends on nothing but the block: who writes it, and after which others, does not matter."""
+            block = blocks[k]
+
+            def speak(asked, attempt):
+                prompts = [prompt(tokenizer, block[i], said, side, demonstrations(block[i], side, pool, shots, args.seed)) for i, said, side in asked]
+                seed, out = int(digest([args.seed, member, k * BLOCK, n_rounds - 1, attempt])[:8], 16), [""] * len(asked)
+                stops = [] if tokenizer.chat_template else STOPS                         # a chat model ends its turn itself
+                for where, texts in write(model, tokenizer, prompts, device, longest, MAX_TOKENS, stops, dtype=args.dtype, seed=seed,
+                                          temperature=max(args.temperature, 0.7) if attempt else args.temperature, batch_size=2 * BLOCK):
+                    for j, text in zip(where, texts):
+                        out[j] = tidy(text, asked[j][2])
+                return out
+            return add_round([before[row["id"]] for row in block], [sides_of(row, args.mode, args.seed) for row in block], speak)
+
+        with tqdm(total=len(rows), initial=n_kept, desc=f"{args.mode} by {args.assistant}", unit="row", disable=None, leave=False) as bar:
+            todo = range(n_kept // BLOCK, len(blocks))
+            for block, rounds in zip(blocks[n_kept // BLOCK:], distributed.share_out(todo, talk)):
+                if not distributed.RANK:
+                    with writing(path), open(path, "a", encoding="utf-8") as f:
+                        f.write("".join(json.dumps({"id": row["id"], "mode": args.mode, "first": first_of(row), "rounds": said}) + "\n"
+                                        for row, said in zip(block, rounds)))
                 bar.update(len(block))
+    distributed.agree(None)                                # nobody reads the file before the first process has written all of it
     return {record["id"]: record["rounds"] for record in read_lines(path)}, path
 
 
@@ -419,6 +429,9 @@ def main():
         fail(f"--rounds {args.rounds} is for --mode debate: in {args.mode} nobody replies")
     if args.ensemble > 1 and (args.temperature == 0 or args.judge == "human" or args.mode in ("none", "support")):
         fail("--ensemble needs help that differs from sample to sample: --temperature above 0, no human, not --mode none or support")
+
+    if args.judge == "human" and distributed.SIZE > 1:
+        fail("--judge human: there is one of you. Start it with python, not torchrun")
 
     # rows without labels: what is said to the judge may depend on train1's truth, in demonstrations, and on no other
     train1 = read_rows(args.task, "train1", args.max_rows)

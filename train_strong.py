@@ -200,9 +200,10 @@ def read_the_texts_first(model, name, rows, words, args, device):
     fit(writer, tokenizer, chosen, real, once, device, outputs=surprise, loss=mean_surprise)
     after = sweep(writer, tokenizer, ids[:200], device, args.dtype, outputs=mean_nats).mean()
     print(f"read {need:,} texts of train2: {before:.2f} -> {after:.2f} nats a token")
-    model.base_model.load_state_dict(writer.base_model.state_dict())
+    for own, read in zip(model.base_model.parameters(), writer.base_model.parameters()):
+        distributed.set_weight(own, read.detach())
     if args.head == "lm":
-        model.score.weight.data = writer.get_output_embeddings().weight[label_word_ids(tokenizer, words)].detach().clone()
+        distributed.set_weight(model.score.weight, writer.get_output_embeddings().weight[label_word_ids(tokenizer, words)].detach())
 
 
 def mean_nats(model, batch):

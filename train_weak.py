@@ -142,12 +142,13 @@ def label_word_ids(tokenizer, words, before="A"):
     return [i[0] for i in ids]
 
 
-def open_checkpoint(name, kind, device, remote_code=False, **config_changes):
+def open_checkpoint(name, kind, device, remote_code=False, empty=False, **config_changes):
     """
     What every chapter opens: model (fp32, no dropout), tokenizer, and the length it can read.
 
     kind           a class of transformers by name, "AutoModelForSequenceClassification" for example
     remote_code    run code that a hub repository brings along (--trust-remote-code); weights are always safetensors
+    empty          the model without its weights, on device "meta": distributed.shard brings them
     """
     import torch, transformers
     transformers.logging.set_verbosity_error()
@@ -165,6 +166,9 @@ def open_checkpoint(name, kind, device, remote_code=False, **config_changes):
         longest = min(getattr(config, "max_position_embeddings", None) or 1 << 20, tokenizer.model_max_length, 1024)
         if longest < 2 or not all(isinstance(name, str) for name in config.architectures or []):
             raise ValueError(f"a length of {longest} tokens, architectures {config.architectures}?")
+        if empty:
+            with torch.device("meta"):
+                return getattr(transformers, kind).from_config(config, dtype=torch.float32, **trust).eval(), tokenizer, longest
         model, info = getattr(transformers, kind).from_pretrained(
             path, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **trust)
         body = [key for key in info["missing_keys"] if key.startswith(model.base_model_prefix + ".") and "pooler" not in key]
@@ -185,12 +189,19 @@ def load_model(name, head, words, device, remote_code=False):
     The head of a decoder starts from the language model's own rows for the two label words (Burns et al., appendix A): before any
     training its two logits are those of " no" and " yes" as the next token (but for a bias, which few models have there). An encoder, or
     --head random, starts from small noise. A checkpoint that is a classifier already keeps its head.
+
+    Of torchrun's processes the first one reads the weights, and the model that each of them gets is split (distributed.shard).
     """
-    model, tokenizer, longest = open_checkpoint(name, "AutoModelForSequenceClassification", device, remote_code, num_labels=2)
+    several, first = distributed.SIZE > 1, distributed.RANK == 0
+    where = "cpu" if several else device
+    model, tokenizer, longest = open_checkpoint(name, "AutoModelForSequenceClassification", where, remote_code, empty=not first, num_labels=2)
+    model = distributed.shard(model, device)
     fresh = not (model.config.architectures or [""])[0].endswith("ForSequenceClassification")
     if fresh and hasattr(model, "score") and head != "random":
-        rows = open_checkpoint(name, "AutoModelForCausalLM", device, remote_code)[0].get_output_embeddings().weight
-        model.score.weight.data = rows[label_word_ids(tokenizer, words)].detach().clone()
+        ids, rows = label_word_ids(tokenizer, words), None
+        if first:
+            rows = open_checkpoint(name, "AutoModelForCausalLM", where, remote_code)[0].get_output_embeddings().weight[ids].detach()
+        distributed.set_weight(model.score.weight, distributed.agree(rows).to(device))
     return model, tokenizer, longest
 
 
@@ -207,7 +218,7 @@ def prepare_for_training(model, args):
     if args.lora and distributed.SIZE > 1:
         fail("--lora works in one process; without it torchrun splits the weights, their gradients and Adam's moments")
     if not args.lora:
-        return distributed.shard(model), lambda: model
+        return model, lambda: model
     try:
         import peft
     except ImportError:

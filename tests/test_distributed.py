@@ -1,15 +1,17 @@
 """
 Several processes do what one does: every loss, uneven parts, split weights; and what happens when one of them is killed.
 
-python -m pytest tests/test_distributed.py          # 20 s: torchrun with two gloo processes on CPU, three times
+python -m pytest tests/test_distributed.py          # a minute: torchrun with two gloo processes on CPU, four times
 """
 import doctest
 import glob
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from argparse import Namespace
 
 import numpy as np
@@ -19,11 +21,14 @@ import torch
 from conftest import ROOT                                  # first: it says where the scripts are
 if __name__ == "__main__":                                 # one of torchrun's processes: those of the house
     sys.path.insert(0, sys.argv[2])
+import debate
 import distributed
+import icl
 import train_strong
 import train_weak
+from contract import model_folder
 from test_commands import build_house, must
-from train_weak import classify, fit, load_model, prepare_for_training, sweep
+from train_weak import fit, load_model, open_checkpoint, prepare_for_training, sweep
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 WORDS = [" no", " yes"]
@@ -32,7 +37,25 @@ WORDS = [" no", " yes"]
 CASES = {"logconf, micro-batches": ("logconf", {"micro_batch_size": 3}, True),
          "product, checkpoints, last batch of one row": ("product", {"gradient_checkpointing": True, "batch_size": 8}, True),
          "xent, whole weights": ("xent", {}, False),
+         "xent, split weights": ("xent", {}, True),
          "entropy, random head": ("entropy", {"head": "random"}, True)}
+
+
+FAMILIES = ("qwen2-tied", "llama-untied", "bert")          # random weights; rotary angles are buffers that stand in no file
+
+
+def build_models(folder):
+    """A small model of each family, with the tokenizer of tiny-1a."""
+    import transformers
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model_folder("tiny-1a"))
+    sizes = {"vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4,
+             "max_position_embeddings": 64, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+    for name, made in {"qwen2-tied": lambda: transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**sizes, num_key_value_heads=2, tie_word_embeddings=True)),
+                       "llama-untied": lambda: transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes, num_key_value_heads=2, tie_word_embeddings=False)),
+                       "bert": lambda: transformers.BertForMaskedLM(transformers.BertConfig(**sizes))}.items():
+        torch.manual_seed(5)
+        made().save_pretrained(os.path.join(folder, name))
+        tokenizer.save_pretrained(os.path.join(folder, name))
 
 
 def rows(n=33):
@@ -48,10 +71,10 @@ def train(name, model_name="tiny-1a"):
     args = Namespace(**{"epochs": 1, "batch_size": 7, "micro_batch_size": None, "lr": 3e-4, "seed": 3, "dtype": "fp32", "head": "lm", "lora": None,
                         "gradient_checkpointing": False, **flags})
     torch.manual_seed(args.seed)
-    model, tokenizer, _ = load_model(model_name, args.head, WORDS, "cpu")
+    model, tokenizer, _ = load_model(model_name, args.head, WORDS, "cpu") if split else open_checkpoint(
+        model_name, "AutoModelForSequenceClassification", "cpu", num_labels=2)
     (ids, labels), curve = rows(), []
-    if split:
-        model, _ = prepare_for_training(model, args)
+    model, _ = prepare_for_training(model, args)
     first = sweep(model, tokenizer, ids, "cpu", tokens=60)                     # before training too, as train_strong.py does
 
     def target(logits, believed, progress):
@@ -74,6 +97,9 @@ def train(name, model_name="tiny-1a"):
 
 
 COMMAND = ["train_strong.py", "--labels", "truth", "--model", "tiny-1a", "--out", "ceiling", "--loss", "logconf", "--max-rows", "96", "--batch-size", "7"]
+ALL_IN_ONE = ["--epochs", "1", "--generative-steps", "3", "--clean", "knn", "--probe", "first"]             # all that uses a model before it is trained
+ICL = ["icl.py", "--labels", "truth", "--out", "icl-ceiling", "--max-rows", "96", "--orders", "2", "--shots", "0,4"]
+DEBATE = ["debate.py", "--mode", "interaction", "--judge", "prompted", "--out", "talk", "--max-rows", "80", "--temperature", "0.7"]      # 320 rows: 3 blocks
 
 
 def swap(found, kind, other):
@@ -83,13 +109,18 @@ def swap(found, kind, other):
     return other(found) if isinstance(found, kind) else found
 
 
-def as_worker(path):
+def as_worker(path, house):
     """What each of torchrun's processes does: the command, as a shell would, then all cases. Each writes what it found."""
-    sys.argv = [*COMMAND, "--epochs", "1"]
+    sys.argv = [*COMMAND, *ALL_IN_ONE]
     train_strong.main()
-    found = {name: train(name) for name in CASES}
-    model, _ = prepare_for_training(load_model("tiny-1a", "lm", WORDS, "cpu")[0], Namespace(gradient_checkpointing=False, lora=None))
-    head = model.score.weight
+    for command, script in ((ICL, icl), (DEBATE, debate)):
+        sys.argv = command
+        script.main()
+    found = {name: train(name) for name in CASES} | {family: train("xent, split weights", os.path.join(house, family)) for family in FAMILIES}
+    opened, really = [], train_weak.open_checkpoint
+    train_weak.open_checkpoint = lambda *args, empty=False, **how: opened.append(empty) or really(*args, empty=empty, **how)
+    model = load_model("tiny-1a", "lm", WORDS, "cpu")[0]
+    found["empty"], head = opened, model.score.weight
     found["held"] = sum(distributed.local(p).numel() for p in model.parameters()) / sum(p.numel() for p in model.parameters())
     with torch.no_grad():
         distributed.set_weight(head, torch.arange(head.numel()).float().view(head.shape))
@@ -119,7 +150,7 @@ def test_every_row_counts_once_and_all_processes_work_equally_often(n, size):
 def test_one_process_does_what_it_did_before():
     assert distributed.SIZE == 1 and distributed.part(3) == ([0, 1, 2], 3) and distributed.turns("ab") == [("a", True), ("b", True)]
     model, x = torch.nn.Linear(2, 2), torch.ones(2)
-    assert distributed.shard(model) is model and distributed.agree("x") == "x" and distributed.total(x) is x and distributed.whole_weights(model) is None
+    assert distributed.shard(model, "cpu") is model and distributed.agree("x") == "x" and distributed.total(x) is x and distributed.whole_weights(model) is None
 
 
 # --------------------------------------------------------------------------- two processes
@@ -133,6 +164,7 @@ def torchrun(*command, cwd=None):
 def killed(tmp_path_factory):
     """A run of two processes of which one is killed while it trains. -> (house, folder of the run, exit code, stderr)"""
     house = build_house(tmp_path_factory.mktemp("house"))
+    build_models(house)
     process = torchrun(*COMMAND, "--epochs", "500", cwd=house)
     while "one example" not in (line := process.stdout.readline()):            # from then on it trains
         assert line, process.stderr.read()
@@ -145,18 +177,31 @@ def killed(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def two(killed, tmp_path_factory):
+def silenced(killed):
+    """A debate of two processes of which one is killed when the first two blocks have been saved. -> (stderr, lines of transcripts.jsonl)"""
+    process, pattern = torchrun(*DEBATE, cwd=killed[0]), os.path.join(killed[0], "data", "tinyworld", "seed0", "transcripts", "*", "transcripts.jsonl")
+    while not (kept := glob.glob(pattern)) or not os.path.getsize(kept[0]):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    os.kill(int(subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()[1]), signal.SIGKILL)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode
+    return said, open(kept[0]).read().splitlines()
+
+
+@pytest.fixture(scope="module")
+def two(killed, silenced, tmp_path_factory):
     """What two processes print and find, each of them, when they run the same command to its end, and then the cases."""
     path = tmp_path_factory.mktemp("two") / "found"
     process = torchrun(os.path.abspath(__file__), path, killed[0])
-    said = process.communicate(timeout=300)
+    said = process.communicate(timeout=600)
     assert process.returncode == 0, said
     return said, [swap(torch.load(f"{path}.{rank}", weights_only=True), torch.Tensor, torch.Tensor.numpy) for rank in (0, 1)]
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_two_processes_find_what_one_finds(two, name):
-    one = train(name)
+@pytest.mark.parametrize("name", [*CASES, *FAMILIES])
+def test_two_processes_find_what_one_finds(killed, two, name):
+    one = train(name) if name in CASES else train("xent, split weights", os.path.join(killed[0], name))
     two = two[1]
     for found in (found[name] for found in two):
         assert np.array_equal(one["first"], found["first"])                    # the same batches, each by one of them: the same bits
@@ -171,7 +216,8 @@ def test_two_processes_find_what_one_finds(two, name):
     assert (apart < 1e-5).mean() > 0.99 and apart.max() < 3e-4                 # AdamW turns gradients of 1e-12 into steps; such a weight moves nothing
 
 
-def test_each_process_holds_half_of_the_weights_and_head_and_copies_are_right(two):
+def test_the_first_process_alone_reads_weights_each_holds_half_of_them_and_head_and_copies_are_right(two):
+    assert [found["empty"] for found in two[1]] == [[False, False], [True]]        # the first one opens the language model too, for the head
     for found in two[1]:
         assert 0.45 < found["held"] < 0.55 and found["agreed"] == "process 0"
         assert np.array_equal(found["head"].flatten(), np.arange(found["head"].size))
@@ -188,10 +234,10 @@ def test_a_killed_worker_ends_the_run_in_words_and_leaves_nothing_half_written(k
 def test_two_processes_leave_the_folder_that_one_leaves(killed, two):
     house, folder, *_ = killed
     (printed, complaints), _ = two
-    assert printed.count("ceiling 0.") == 1 and printed.count("wrote ") == 1 and "Warning" not in complaints
+    assert printed.count("ceiling 0.") == 2 and printed.count("wrote ") == 3 and "Warning" not in complaints
     before = results_of(folder)
-    assert "already done" in must(house, *COMMAND, "--epochs", "1")            # one process knows the run of two
-    must(house, *COMMAND, "--epochs", "1", "--force")
+    assert "already done" in must(house, *COMMAND, *ALL_IN_ONE)            # one process knows the run of two
+    must(house, *COMMAND, *ALL_IN_ONE, "--force")
     after = results_of(folder)
     assert before["ids"] == after["ids"] and np.abs(before["labels"] - after["labels"]).max() < 1e-5
     assert before["files"] == after["files"] and before["config"] == after["config"]               # an ordinary folder of safetensors
@@ -206,11 +252,36 @@ def results_of(folder):
             "test": json.load(open(os.path.join(folder, "results.json")))["test"]}
 
 
-def test_a_script_that_was_not_made_for_it_says_so(killed):
+def test_prompts_are_judged_as_by_one_process_byte_for_byte(killed, two):
+    folder = os.path.join(killed[0], "data", "tinyworld", "seed0", "icl-ceiling")
+    before = bytes_of(folder)
+    must(killed[0], *ICL, "--force")
+    assert before == bytes_of(folder) and len(before) == 2
+
+
+def test_debates_are_written_as_by_one_process_and_a_kill_leaves_whole_blocks(killed, silenced, two):
+    said, lines = silenced
+    assert "another process of this run has died" in said and len(lines) == 2 * debate.BLOCK and all(json.loads(line)["rounds"] for line in lines)
+    seed0 = os.path.join(killed[0], "data", "tinyworld", "seed0")
+    kept, = glob.glob(os.path.join(seed0, "transcripts", "*"))
+    before = bytes_of(kept) | bytes_of(os.path.join(seed0, "talk"))                # two processes have gone on from the two blocks
+    assert before["transcripts.jsonl"].decode().splitlines()[:len(lines)] == lines and "already done" in must(killed[0], *DEBATE)
+    shutil.rmtree(kept)
+    must(killed[0], *DEBATE, "--force")
+    assert before == bytes_of(kept) | bytes_of(os.path.join(seed0, "talk"))
+
+
+def bytes_of(folder):
+    """The files of a run but for results.json, which has seconds in it."""
+    return {name: open(os.path.join(folder, name), "rb").read() for name in os.listdir(folder) if name != "results.json"}
+
+
+@pytest.mark.parametrize("script", ["writers.py", "align_tasks.py", "report.py"])
+def test_a_script_that_was_not_made_for_it_says_so(killed, script):
     env = {**os.environ, "TORCHELASTIC_RUN_ID": "x", "RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
-    done = subprocess.run([sys.executable, os.path.join(killed[0], "icl.py"), "--labels", "truth"], env=env, capture_output=True, text=True)
-    assert done.returncode == 2 and "icl.py runs in one process" in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    done = subprocess.run([sys.executable, os.path.join(killed[0], script)], env=env, capture_output=True, text=True)
+    assert done.returncode == 2 and f"{script} runs in one process" in done.stderr and len(done.stderr.strip().splitlines()) == 1
 
 
 if __name__ == "__main__":
-    as_worker(sys.argv[1])
+    as_worker(*sys.argv[1:])
