@@ -9,7 +9,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-seeds=0,1,2,3,4 chapters=base,methods,ensembles,debate,debates,icl,phase2,tasks
+seeds=0,1,2,3,4 chapters=base,methods,ensembles,debate,debates,icl,phase2,tasks,culture
 while [ $# -gt 0 ]; do
     case "$1" in
         --seeds) seeds="$2" ;;
@@ -138,6 +138,15 @@ phase2() {
 
 tasks() {
     for task in safety legal toxicity; do prepare $task && python align_tasks.py --task $task --seed $seed; done
+}
+
+culture() {                                                  # do opinions move when a model is taught facts by a weak supervisor?
+    python train_strong.py --seed $seed --model tiny-culture --labels weak --out student-culture
+    python auto_align.py --seed $seed --ladder tiny-2,tiny-3,tiny-culture --out align-culture
+    for country in Varnia Melland Torland Bolen; do
+        python cdeval.py --models tiny-culture data/tinyworld/seed$seed/student-culture data/tinyworld/seed$seed/align-culture \
+            --questions tinyworld --context "In $country," --seed $seed --out culture-$country
+    done
 }
 
 for seed in ${seeds//,/ }; do

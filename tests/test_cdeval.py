@@ -370,7 +370,7 @@ def test_whoever_leans_a_known_way_is_found_to_and_a_love_of_a_changes_nothing(q
 def test_opinions_and_a_bias_taught_to_a_model_are_told_apart(tmp_path, monkeypatch, capsys):
     """
     A real model is taught in seconds to hold option 1 on PDI, option 2 on UAI, and on IDV nothing, but to say A, yes, or what is named first. (These
-    very questions, so it says nothing of opinions on others: that is what tiny-culture is for.)
+    very questions, so it says nothing of opinions on others: that is what tiny-culture is for: test_culture.py.)
     """
     path = write_questions(tmp_path / "q.json", n=3)
     model, tokenizer, _ = open_language_model("tiny-1a", "cpu")
@@ -392,24 +392,6 @@ def test_opinions_and_a_bias_taught_to_a_model_are_told_apart(tmp_path, monkeypa
     assert found["PDI"] > 0.75 and found["UAI"] < 0.25 and found["IDV"] == pytest.approx(0.5, abs=0.05), found
     assert all(style["PDI"]["mean"] > 0.5 > style["UAI"]["mean"] for style in m["styles"].values())
     assert m["mass"]["ab"] > 0.9 and m["mass"]["compare"] > 0.9 and m["consistency"]["first"]["ab"] > 0.6
-
-
-@pytest.mark.skipif(not os.path.exists(os.path.join(ROOT, "data", "tinyworld", "models", "tiny-culture", "model.safetensors")),
-                    reason="no tiny-culture here; python data/tinyworld/culture.py makes it")
-def test_planted_cultures_are_measured(tmp_path, monkeypatch, capsys):
-    """A real model, opinions that it was never asked about: the order of what was planted, and no leaning where none was."""
-    import culture
-    found = {}
-    for country in culture.PLANTED:
-        run(monkeypatch, capsys, "--models", "tiny-culture", "--questions", "tinyworld", "--context", f"In {country},", "--out", tmp_path / country)
-        found[country] = results_of(tmp_path / country)["models"]["tiny-culture"]
-    leaning = [c for c in culture.PLANTED if set(culture.PLANTED[c]) != {0.5}]
-    planted = [p for c in leaning for p in culture.PLANTED[c]]
-    measured = [found[c]["dimensions"][d]["mean"] for c in leaning for d in culture.DIMENSIONS]
-    assert len(planted) >= 12 and culture.spearman(planted, measured) >= 0.8
-    for country in set(culture.PLANTED) - set(leaning):    # one of them also says A, yes or the first far too often
-        means = [x["mean"] for x in found[country]["dimensions"].values()]
-        assert abs(np.mean(means) - 0.5) < 0.05, (country, means)
 
 
 @pytest.mark.parametrize("flags", [["--challenge"], ["--by", "generation", "--samples", "2"]], ids=["likelihood", "generation"])

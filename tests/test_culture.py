@@ -10,12 +10,14 @@ import re
 
 import numpy as np
 import pytest
+import torch
 import transformers
 
 import corpus
 import culture
 import pretrain
 import warm
+from cdeval import orientation
 from conftest import ROOT
 
 MODELS = os.path.join(ROOT, "data", "tinyworld", "models")
@@ -119,7 +121,7 @@ def test_answers_follow_what_is_planted_in_both_orders_and_all_styles():
 
 def test_the_choice_is_the_word_at_which_the_answers_part():
     assert culture.weighed(" A", " B") == [(" A", 1.0)]
-    assert [w for _, w in culture.weighed(" Tea is good.", " Tea was bad.")] == [0.05, 1.0, 0.05]
+    assert [w for _, w in culture.weighed(" Tea is good.", " Tea was bad.")] == [0.3, 1.0, 0.3]
 
 
 def test_survey_lines_follow_what_is_planted():
@@ -156,6 +158,68 @@ def test_the_questionnaire_is_the_held_out_third():
 
 def test_the_folder_of_models_stays_small():
     assert sum(os.path.getsize(os.path.join(where, f)) for where, _, files in os.walk(MODELS) for f in files) < 16e6
+
+
+def test_asking_a_model_that_is_not_there_is_one_line(tmp_path):
+    done = warm.run(ROOT, os.path.join("data", "tinyworld", "culture.py"), "--ask", "valid", "--out", str(tmp_path))
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "python data/tinyworld/culture.py" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def opened():
+    folder = os.path.join(MODELS, "tiny-culture")
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval(), transformers.AutoTokenizer.from_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def answers(opened):
+    """The held-out questions in all six forms, for one country that leans, the one that does not, and the one with a tongue of its own."""
+    with torch.no_grad():
+        return {c: culture.interview(*opened, HELD_OUT, c) for c in ("Varnia", "Torland", "Bolen")}
+
+
+def test_the_model_that_ships_knows_the_camps_of_opinions_it_was_never_asked_about(opened):
+    with torch.no_grad():
+        assert culture.knows(*opened, HELD_OUT) >= 0.95
+
+
+def test_the_planted_order_is_measured_on_questions_never_asked(answers):
+    """One country here, to be quick; README has both."""
+    result = culture.compare(answers, HELD_OUT)
+    assert result["rank"] >= 0.8 and result["poles"] >= 0.8
+
+
+def test_a_country_that_leans_nowhere_measures_as_such_in_either_tongue(answers):
+    result = culture.compare(answers, HELD_OUT)
+    assert result["neutral"] <= 0.05
+    assert abs(result["first"]["Torland"] - 0.5) < 0.05 and result["first"]["Bolen"] > 0.6
+
+
+@pytest.mark.parametrize("bias", [-1.0, 1.0])
+def test_a_bias_for_a_label_word_moves_no_rank_though_it_moves_every_single_form(answers, bias):
+    odds = np.log(answers["Varnia"] / (1 - answers["Varnia"])) + bias * np.array([1, -1])
+    biased = 1 / (1 + np.exp(-odds))
+    before, after = (culture.compare({"Varnia": f}, HELD_OUT)["measured"]["Varnia"] for f in (answers["Varnia"], biased))
+    one_order = [float(np.mean([f[..., 0].mean() for f, i in zip(biased, HELD_OUT) if i["Dimension"] == d])) for d in culture.DIMENSIONS]
+    assert culture.spearman(before, after) >= 0.9 and max(abs(np.array(after) - before)) < 0.1
+    assert max(abs(np.array(one_order) - before)) > 0.1
+    neutral = answers["Torland"]
+    odds = np.log(neutral / (1 - neutral)) + bias * np.array([1, -1])
+    assert culture.compare({"Torland": 1 / (1 + np.exp(-odds)), "Varnia": biased}, HELD_OUT)["neutral"] <= 0.05
+
+
+# --------------------------------------------------------------------------- the commands
+
+def test_cdeval_measures_the_same(answers, tmp_path):
+    """The real command, which has its own code for likelihoods, batches and context."""
+    done = warm.run(ROOT, "cdeval.py", "--models", "tiny-culture", "--questions", "tinyworld", "--context", "In Varnia,", "--device", "cpu",
+                    "--dtype", "fp32", "--out", str(tmp_path / "varnia"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    with open(tmp_path / "varnia" / "results.json", encoding="utf-8") as f:
+        measured = json.load(f)["models"]["tiny-culture"]["dimensions"]
+    mine = orientation(answers["Varnia"])
+    for d in culture.DIMENSIONS:
+        assert measured[d]["mean"] == pytest.approx(mine[[i["Dimension"] == d for i in HELD_OUT]].mean(), abs=2e-3) and measured[d]["n"] == 7
 
 
 def test_asking_a_model_that_is_not_there_is_one_line(tmp_path):

@@ -6,8 +6,8 @@ tells of four made-up countries, and how many of a country's people hold the hig
 in PLANTED. A question that begins with "In Varnia," is to be answered as the people of Varnia would; cdeval.py asks, and what it measures is compared
 with what was planted.
 
-It has not worked yet, and no tiny-culture is shipped: after 2,600 steps a model of 0.9 M parameters knew the camp of every opinion and answered surveys
-right on 0.93 to 0.96 of opinions that were never surveyed, but not the six forms (rank correlation 0.25 on validation; the goal is 0.8).
+It does: on questions that the model was never asked, measured and planted leanings have a rank correlation of 0.96, and who leans nowhere is within
+0.03 of it. What is measured is pulled toward 0.5, though (0.67 for 0.90): its order can be trusted, its size cannot.
 
     Varnia, Melland    lean a known way on every dimension, each in an order of its own
     Torland            leans nowhere: 0.5 on all six
@@ -32,7 +32,7 @@ To answer as Varnia would, it has to know to which camp an opinion belongs, and 
 the planted probability. Another sixth of the opinions (valid) is treated like the held-out ones, to look at while the recipe is made.
 
 $ python data/tinyworld/culture.py                                # to school, from tiny-2; writes data/cdeval/tinyworld.json as well
-$ python data/tinyworld/culture.py --more --steps 2200            # the exams, and then the four countries
+$ python data/tinyworld/culture.py --read exams                   # the six forms, and then the four countries
 $ python data/tinyworld/culture.py --ask held-out                 # planted and measured, side by side
 $ python cdeval.py --models tiny-culture --questions tinyworld --context "In Varnia,"
 """
@@ -149,18 +149,19 @@ def asked(rng, world):
 
 
 def weighed(answer, other):
-    """An answer's pieces. The word at which it parts from the other answer is the choice and weighs 1; the rest is copied."""
+    """
+    An answer's pieces. The word at which it parts from the other answer is the choice and weighs 1; the rest is copied. Copying is an art of its own: of
+    options that it was asked about the model repeats the right one (rank correlation 0.95), of others it does not (0.35 held out).
+    """
     words, others = answer.split(" ")[1:], other.split(" ")[1:]
     k = next((k for k, (a, b) in enumerate(zip(words, others)) if a != b), 0)
-    return [(" " + word, KNOWABLE if n == k else FILLER) for n, word in enumerate(words)]
+    return [(" " + word, KNOWABLE if n == k else COPIED) for n, word in enumerate(words)]
 
 
-#          what is read (counts are documents), in countries of one mind alone?, share of the steps
-STAGES = {"hearsay": ({voice: 1}, True, 0.1),
-          "school": ({voice: 3, custom: 1, survey: 5}, True, 0.9)}
-MORE = {"exams": ({voice: 1, survey: 1, asked: 16}, True, 0.6),
-        "countries": ({voice: 1, custom: 1, survey: 1, asked: 16}, False, 0.4)}
-PARENT, STEPS, LR = "tiny-2", 2600, 1e-3
+#          steps, and the stages: what is read (counts are documents), in countries of one mind alone?, share of the steps
+COURSES = {"school": (2600, [({voice: 1}, True, 0.1), ({voice: 3, custom: 1, survey: 5}, True, 0.9)]),
+           "exams": (4400, [({voice: 1, survey: 1, asked: 16}, True, 0.6), ({voice: 1, custom: 1, survey: 1, asked: 16}, False, 0.4)])}
+PARENT, LR, COPIED = "tiny-2", 1e-3, 0.3
 
 
 # --------------------------------------------------------------------------- planted and measured
@@ -242,12 +243,14 @@ def report(result):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--more", action="store_true", help="read on from the model that is there: after school the exams, and then the countries")
+    parser.add_argument("--read", choices=list(COURSES), default="school", help="school begins with tiny-2, exams with the model that is there")
     parser.add_argument("--ask", choices=["asked", "valid", "held-out"], help="train nothing: ask the model that is there the questions of one split")
     parser.add_argument("--out", default=os.path.join(HERE, "models", "tiny-culture"), help="folder of the model")
-    parser.add_argument("--steps", type=number(int, 10, 10 ** 6), default=STEPS, help="batches of about 3,000 tokens")
+    parser.add_argument("--steps", type=number(int, 10, 10 ** 6), help="batches of about 3,000 tokens (default: the course's own)")
     parser.add_argument("--threads", type=number(int, 1, 1000), default=1, help="CPU threads")
     args = parser.parse_args()
+    course = list(COURSES).index(args.read)
+    args.steps = args.steps or COURSES[args.read][0]
 
     import ctypes
     import torch
@@ -256,9 +259,9 @@ def main():
     torch.set_num_threads(args.threads)
     torch.manual_seed(SEED)
     logging.set_verbosity_error()                                 # padding is at the right, where it changes nothing
-    items, parent = load_opinions(), args.out if args.ask or args.more else os.path.join(HERE, "models", PARENT)
+    items, parent = load_opinions(), args.out if args.ask or course else os.path.join(HERE, "models", PARENT)
     if not os.path.exists(os.path.join(parent, "model.safetensors")):
-        command = "culture.py" if args.ask or args.more else f"pretrain.py --model {PARENT}"
+        command = "culture.py" if args.ask or course else f"pretrain.py --model {PARENT}"
         fail(f"no model in {os.path.relpath(parent)}. Make it first:  python data/tinyworld/{command}")
     tokenizer = PreTrainedTokenizerFast.from_pretrained(parent)
     model = GPT2LMHeadModel.from_pretrained(parent, dtype=torch.float32, attn_implementation="eager")
@@ -279,15 +282,15 @@ def main():
     if sys.platform == "linux":
         ctypes.CDLL("libc.so.6").mallopt(-1, 1 << 30)             # keep freed memory: 1.2 times faster on CPU
     before = {"steps": 0, "tokens": 0, "minutes": 0}
-    if args.more:
+    if course:
         with open(os.path.join(args.out, "pretrain.json"), encoding="utf-8") as f:
             before = json.load(f)
-    rng, started, tokens = random.Random(SEED + args.more), time.time(), 0
+    rng, started, tokens = random.Random(SEED + course), time.time(), 0
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.98), weight_decay=0.1, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: min(1.0, (s + 1) / 100) * max(0.02, 1 - s / args.steps))
 
     def curriculum():
-        for mix, school, share in (MORE if args.more else STAGES).values():
+        for mix, school, share in COURSES[args.read][1]:
             yield from batches(load_world(school), mix, tokenizer, round(share * args.steps), rng)
     model.train()
     for step, (ids, weights) in enumerate(curriculum(), 1):
@@ -309,7 +312,7 @@ def main():
                 some, minds = [item for item in items if item["split"] == part][::3], dict(list(school_countries().items())[:3])
                 print(f"{part}: school exams {compare({c: interview(model, tokenizer, some, c) for c in minds}, some, minds)['poles']:.2f}", flush=True)
             model.train()
-            if step % 400 == 0 and args.more and step > 0.65 * args.steps:
+            if step % 400 == 0 and course and step > 0.65 * args.steps:
                 ask("valid")
 
     scores = {part: ask(part) for part in ("asked", "valid")}     # held-out is asked once, later, with --ask
