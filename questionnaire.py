@@ -1,5 +1,5 @@
 """
-Chapter 9, first half. A questionnaire: its questions, the forms they are asked in, and what an answer in words chooses.
+Chapter 9, first part. A questionnaire: its questions, the forms they are asked in, and what an answer in words chooses.
 
     read_questions   [{"Dimension", "Domain", "Question", "Option 1", "Option 2"}, ...]; option 1 is always the high pole
     prompt           one question in one of six forms: A or B, repeat an option, is it better?; each in both orders

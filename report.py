@@ -172,6 +172,23 @@ def cultures(where):
     return "\n".join([*title, *lines, *figures, ""]) if lines else "", stale
 
 
+def culture_texts(found):
+    """
+    cdeval.py's runs over their seeds, for README -> {run: {dimension: text}}: of the first model the mean with its interval over questions; and
+    under "RUN, MODEL" how far another one is from it, mean over seeds [lowest, highest].
+    """
+    texts = {}
+    for runs in found:
+        name, seeds = os.path.basename(runs[0][0]), [results for _, results in runs]
+        first, *others = seeds[0]["models"].items()
+        texts[name] = {d: cdeval.spell(x, "{:.2f}") for d, x in first[1]["dimensions"].items()} | {"seeds": str(len(seeds))}
+        for label, model in others:
+            moved = [r["differences"][re.sub(r"seed\d+", f"seed{r['config']['seed']}", label)] for r in seeds]
+            texts[f"{name}, {os.path.basename(label)}"] = {"seeds": str(len(seeds))} | {
+                d: "{:+.3f} [{:+.3f}, {:+.3f}]".format(sum(m) / len(m), min(m), max(m)) for d in model["dimensions"] for m in [[x[d]["mean"] for x in moved]]}
+    return texts
+
+
 def tables(task, rows, stale, talk="", culture=""):
     """-> markdown: a table for each chapter that has runs; below oversight a debate to read, at the end the cultures"""
     order = {"weak": 0, "student": 1, "ceiling": 3}
@@ -399,6 +416,7 @@ def main():
                     os.makedirs(os.path.join(ROOT, "figures"), exist_ok=True)
                     shutil.copy(path, os.path.join(ROOT, shown))
     if args.readme:
+        measured["cdeval"] = measured.get("cdeval", {}) | culture_texts(find_runs("cdeval")[0])
         write_file(MEASURED, json.dumps(measured, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
         write_file(README, fill(readme, measured))
         print("filled the tables of README.md; data/measured.json has their numbers")

@@ -18,6 +18,7 @@ import transformers
 import cdeval
 import contract
 import questionnaire
+import respondents
 from conftest import ROOT
 from prompting import open_language_model
 from questionnaire import FORMS, STYLES, prompt, read_answer, read_questions
@@ -147,9 +148,9 @@ def test_the_matcher_in_other_languages(lang, style, text, option):
 # --------------------------------------------------------------------------- the maths
 
 def test_choice_by_hand_and_whatever_the_length():
-    assert cdeval.choice([[np.log(0.6), np.log(0.2)]], [[1, 1]]) == pytest.approx([0.75])
-    assert cdeval.choice([[-9.0, -3.0]], [[3, 1]]) == pytest.approx([0.5])
-    assert cdeval.choice([[-1.0, -9000.0], [-9000.0, -1.0]], [[1, 1], [1, 1]]) == pytest.approx([1.0, 0.0])
+    assert respondents.choice([[np.log(0.6), np.log(0.2)]], [[1, 1]]) == pytest.approx([0.75])
+    assert respondents.choice([[-9.0, -3.0]], [[3, 1]]) == pytest.approx([0.5])
+    assert respondents.choice([[-1.0, -9000.0], [-9000.0, -1.0]], [[1, 1], [1, 1]]) == pytest.approx([1.0, 0.0])
 
 
 def test_orientation_takes_a_style_only_with_both_of_its_orders():
@@ -238,13 +239,13 @@ def test_log_probs_are_those_of_one_answer_at_a_time_without_padding(opened, kin
     asked = []
     for style in STYLES:
         text, answers = prompt(ITEM, style, True, "You are old." if style == "ab" else "")
-        text, answers = cdeval.conversation(tokenizer, [text]), [cdeval.as_answer(tokenizer, a, style) for a in answers]
+        text, answers = respondents.conversation(tokenizer, [text]), [respondents.as_answer(tokenizer, a, style) for a in answers]
         asked.append((text, answers))
     assert asked[0][1] == ([" B", " A"] if kind == "tiny" else ["B", "A"]) and asked[2][1] == ([" no", " yes"] if kind == "tiny" else ["No", "Yes"])
     assert asked[1][1][0] == (" " if kind == "tiny" else "") + ONE             # an option stands as it is, capitals and all
     ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text, _ in asked]
-    pairs = [[cdeval.tail_ids(tokenizer, text, a) for a in answers] for text, answers in asked]
-    together = cdeval.log_probs(model, tokenizer, ids, pairs, "cpu")
+    pairs = [[respondents.tail_ids(tokenizer, text, a) for a in answers] for text, answers in asked]
+    together = respondents.log_probs(model, tokenizer, ids, pairs, "cpu")
     for n, (text, answers) in enumerate(asked):
         for k, answer in enumerate(answers):
             whole = tokenizer(text + answer, add_special_tokens=False)["input_ids"]
@@ -256,8 +257,8 @@ def test_log_probs_are_those_of_one_answer_at_a_time_without_padding(opened, kin
 
 def test_two_turns_of_a_chat_and_of_a_base_model(opened):
     turns = ["Tea?\nAnswer:", " A", "\nAre you sure?\nAnswer:"]
-    assert cdeval.conversation(opened["tiny"][1], turns) == "Tea?\nAnswer: A\nAre you sure?\nAnswer:"
-    text = cdeval.conversation(opened["qwen"][1], turns)
+    assert respondents.conversation(opened["tiny"][1], turns) == "Tea?\nAnswer: A\nAre you sure?\nAnswer:"
+    text = respondents.conversation(opened["qwen"][1], turns)
     assert text.count("<|im_start|>user") == 2 and "<|im_start|>assistant\nA<|im_end|>" in text and text.endswith("<|im_start|>assistant\n")
 
 
@@ -333,13 +334,13 @@ def test_exchanged_options_mirror_the_measurement(people, questions, tmp_path, m
 def test_a_bias_added_to_one_label_word_hardly_moves_what_is_measured(people, questions, tmp_path, monkeypatch, capsys):
     """A bias of half a nat towards " A" and " yes", in the model itself: the share of A moves a lot, the orientation does not."""
     run(monkeypatch, capsys, "--models", people["tiny"], "--questions", questions, "--out", tmp_path / "plain")
-    original = cdeval.log_probs
+    original = respondents.log_probs
 
     def biased(model, tokenizer, prompts, answers, device, dtype):
         liked = {tokenizer(" " + word)["input_ids"][0] for word in ("A", "yes")}
         extra = [[0.5 * (len(a) == 1 and a[0] in liked) for a in pair] for pair in answers]
         return original(model, tokenizer, prompts, answers, device, dtype) + np.array(extra)
-    monkeypatch.setattr(cdeval, "log_probs", biased)
+    monkeypatch.setattr(respondents, "log_probs", biased)
     run(monkeypatch, capsys, "--models", people["tiny"], "--questions", questions, "--out", tmp_path / "biased")
     a, b = (results_of(tmp_path / name)["models"]["tiny-1a"] for name in ("plain", "biased"))
     assert b["consistency"]["first"]["compare"] - a["consistency"]["first"]["compare"] > 0.03
@@ -440,7 +441,7 @@ def test_generation_is_read_and_the_unreadable_is_counted_apart(questions, tmp_p
     def writes(model, tokenizer, prompts, *rest, batch_size, done, **how):
         style = [next(s for s, mark in (("ab", "Select A"), ("repeat", "Repeat"), ("compare", "better than")) if mark in p) for p in prompts]
         yield list(range(len(prompts))), [says[s][n % 3 % len(says[s])] for n, s in enumerate(style)]
-    monkeypatch.setattr(cdeval, "write", writes)
+    monkeypatch.setattr(respondents, "write", writes)
     run(monkeypatch, capsys, "--models", "tiny-1a", "--questions", questions, "--by", "generation", "--samples", "3", "--out", tmp_path / "run")
     m = results_of(tmp_path / "run")["models"]["tiny-1a"]
     assert m["asked"] == 8 * 6 * 3 and m["unread"] == 8 * 2 * 1 + 8 * 2 * 3 and m["mass"] is None
@@ -453,7 +454,7 @@ def test_generation_is_read_and_the_unreadable_is_counted_apart(questions, tmp_p
 def test_a_challenge_is_counted_by_the_answers_that_flip(questions, tmp_path, monkeypatch, capsys):
     def writes(model, tokenizer, prompts, *rest, batch_size, done, **how):
         yield list(range(len(prompts))), [("B" if "Are you sure" in p else "A") if "Select" in p else "yes" if "better" in p else "" for p in prompts]
-    monkeypatch.setattr(cdeval, "write", writes)
+    monkeypatch.setattr(respondents, "write", writes)
     printed = run(monkeypatch, capsys, "--models", "tiny-1a", "--questions", questions, "--by", "generation", "--challenge",
                   "--out", tmp_path / "run")
     m = results_of(tmp_path / "run")["models"]["tiny-1a"]
@@ -472,9 +473,9 @@ def test_a_classifier_gets_its_base_models_head_back(tmp_path, questions, monkey
     os.makedirs(run_of)
     contract.save_checkpoint(str(run_of), student, tokenizer)
     (run_of / "config.json").write_text(json.dumps({"model": "tiny-1a"}), encoding="utf-8")
-    who = cdeval.whose(str(run_of), "")
+    who = respondents.whose(str(run_of), "")
     assert who == {"label": "student", "folder": str(run_of / "checkpoint"), "base": contract.model_folder("tiny-1a")}
-    model, _, _ = cdeval.open_respondent(who["folder"], who["base"], "cpu")
+    model, _, _ = respondents.open_respondent(who["folder"], who["base"], "cpu")
     ids = torch.tensor([[5, 6, 7, 8]])
     with torch.no_grad():
         by_hand = student.base_model(ids).last_hidden_state @ base.get_output_embeddings().weight.T
@@ -482,11 +483,11 @@ def test_a_classifier_gets_its_base_models_head_back(tmp_path, questions, monkey
     run(monkeypatch, capsys, "--models", "tiny-1a", run_of, "--questions", questions, "--out", tmp_path / "drift")
     assert list(results_of(tmp_path / "drift")["differences"]) == ["student"]
     with pytest.raises(SystemExit):
-        cdeval.open_respondent(who["folder"], contract.model_folder("tiny-4"), "cpu")
+        respondents.open_respondent(who["folder"], contract.model_folder("tiny-4"), "cpu")
     assert "was not made from" in capsys.readouterr().err
     os.remove(run_of / "config.json")
     with pytest.raises(SystemExit):
-        cdeval.whose(str(run_of), "")
+        respondents.whose(str(run_of), "")
     assert "--base" in capsys.readouterr().err
 
 
@@ -524,7 +525,7 @@ def test_two_answers_that_are_the_same_tokens_are_no_choice(capsys):
     def all_unknown(text, add_special_tokens):
         return {"input_ids": [7] * len(text)}
     with pytest.raises(SystemExit) as stopped:
-        next(cdeval.by_likelihood(None, all_unknown, [{"text": "更好吗？", "answers": ["是", "否"]}], "cpu", 100, None, set()))
+        next(respondents.by_likelihood(None, all_unknown, [{"text": "更好吗？", "answers": ["是", "否"]}], "cpu", 100, None, set()))
     assert stopped.value.code == 2 and "cannot tell '是' from '否'" in capsys.readouterr().err
 
 

@@ -17,10 +17,12 @@ import pytest
 import contract
 import corpus
 import debate
+import debaters
 import measure
 import train_weak
 from conftest import ROOT
-from debate import add_round, coin, demonstrations, first_of, judge_text, prompt, render, right_answers, sides_of, states, tidy, turn, what_the_help_did, whole_blocks
+from debate import right_answers, states, what_the_help_did
+from debaters import add_round, coin, demonstrations, first_of, judge_text, prompt, render, sides_of, tidy, turn, whole_blocks
 from test_prompting import make_chat_model
 
 ROW = {"id": "gold-b", "group": "gold", "text": "Q: Which block does gold belong to? A: s-block", "question": "Which block does gold belong to?",
@@ -75,7 +77,7 @@ def test_a_chat_model_is_told_what_it_is_and_a_base_model_is_not():
 
         def apply_chat_template(self, messages, **_):
             return f"<user>{messages[0]['content']}<bot>"
-    assert prompt(Chat(), ROW, [], "against") == f"<user>{debate.TOLD['against']}\n\nQ: Which block does gold belong to? A: s-block Against:<bot>"
+    assert prompt(Chat(), ROW, [], "against") == f"<user>{debaters.TOLD['against']}\n\nQ: Which block does gold belong to? A: s-block Against:<bot>"
     Chat.chat_template = None
     assert prompt(Chat(), ROW, [], "note", ["Q: x? Note: y."]) == "Q: x? Note: y.\nQ: Which block does gold belong to? Note:"
 
@@ -110,7 +112,7 @@ def test_pitfall_30_who_never_says_anything_is_asked_three_times_and_no_more():
         asked.append((len(turns), attempt))
         return [""] * len(turns)
     assert add_round([[]] * 5, [["for", "against"]] * 5, mute) == [[{"for": "", "against": ""}]] * 5
-    assert asked == [(10, attempt) for attempt in range(debate.TRIES)]
+    assert asked == [(10, attempt) for attempt in range(debaters.TRIES)]
 
 
 def test_only_the_silent_are_asked_again_and_each_round_has_read_the_one_before():
@@ -172,13 +174,13 @@ def house(tmp_path_factory):
 def run(house, monkeypatch, capsys):
     """The command in this process: its output; a mistake raises SystemExit."""
     def run(*flags, stdin="", main=debate.main):
-        for module in (contract, debate, measure, train_weak):
+        for module in (contract, debate, debaters, measure, train_weak):
             monkeypatch.setattr(module, "ROOT", str(house), raising=False)
         monkeypatch.chdir(house)
         monkeypatch.setattr(sys, "argv", ["debate.py", "--epochs", "1", *(["--assistant", "tiny-1a"] if main is debate.main else []), *flags])
         monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
-        monkeypatch.setattr(debate, "BLOCK", 32)
-        monkeypatch.setattr(debate, "MAX_TOKENS", 20)
+        monkeypatch.setattr(debaters, "BLOCK", 32)
+        monkeypatch.setattr(debaters, "MAX_TOKENS", 20)
         capsys.readouterr()
         try:
             main()
@@ -245,8 +247,8 @@ def test_a_kill_costs_one_block_and_the_bytes_are_the_same(house, run, monkeypat
     path = os.path.join(house, results(house, "debate")["transcripts"][0])
     flags = ["--mode", "debate", "--rounds", "2", "--batch-size", "16", "--force"]
     whole, labels = read(path), read(os.path.join(run_dir(house, "debate"), "labels.jsonl"))
-    lines, written, write = whole.splitlines(keepends=True), [], debate.write
-    monkeypatch.setattr(debate, "write", lambda *a, **k: written.append(len(a[2])) or write(*a, **k))
+    lines, written, write = whole.splitlines(keepends=True), [], debaters.write
+    monkeypatch.setattr(debaters, "write", lambda *a, **k: written.append(len(a[2])) or write(*a, **k))
     for left, blocks in ((b"".join(lines[:99]) + lines[99][:20], 2), (b"".join(lines[:40]) + b"spoilt\n" + b"".join(lines[41:]), 4), (b"".join(lines[:128]), 1)):
         with open(path, "wb") as f:
             f.write(left)
@@ -267,7 +269,7 @@ def test_a_longer_debate_begins_with_the_shorter_one(house, run):
 
 
 def test_another_judge_finds_the_transcripts_and_its_yes_and_no_sum_to_one(house, run, monkeypatch):
-    monkeypatch.setattr(debate, "write", lambda *a, **k: pytest.fail("written again"))
+    monkeypatch.setattr(debaters, "write", lambda *a, **k: pytest.fail("written again"))
     printed = run("--mode", "debate", "--rounds", "2", "--judge", "prompted", "--batch-size", "16")
     labels = [json.loads(line)["soft_label"] for line in open(os.path.join(run_dir(house, "debate-prompted"), "labels.jsonl"), encoding="utf-8")]
     assert np.abs(np.sum(labels, 1) - 1).max() < 1e-6 and len({p for _, p in labels}) > 100 and "supervisor (debate)" in printed
@@ -373,7 +375,7 @@ def test_rows_without_a_question_can_be_debated_but_not_annotated(house, run, ca
 
 
 def test_whole_blocks(tmp_path, monkeypatch):
-    monkeypatch.setattr(debate, "BLOCK", 2)
+    monkeypatch.setattr(debaters, "BLOCK", 2)
     path, line = tmp_path / "t.jsonl", lambda name: json.dumps({"id": name, "rounds": []}) + "\n"
     for text, left in [("", 0), (line("a"), 0), (line("a") + line("b") + line("c"), 2), (line("a") + line("x") + line("c"), 0),
                        (line("a") + line("b") + line("c")[:-1], 2), (line("a") + line("b") + line("c") + line("d") + line("e") + line("f"), 5)]:

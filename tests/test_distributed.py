@@ -21,6 +21,7 @@ import torch
 from conftest import ROOT                                  # first: it says where the scripts are
 if __name__ == "__main__":                                 # one of torchrun's processes: those of the house
     sys.path.insert(0, sys.argv[2])
+import debaters
 import debate
 import distributed
 import icl
@@ -261,7 +262,7 @@ def test_prompts_are_judged_as_by_one_process_byte_for_byte(killed, two):
 
 def test_debates_are_written_as_by_one_process_and_a_kill_leaves_whole_blocks(killed, silenced, two):
     said, lines = silenced
-    assert "another process of this run has died" in said and len(lines) == 2 * debate.BLOCK and all(json.loads(line)["rounds"] for line in lines)
+    assert "another process of this run has died" in said and len(lines) == 2 * debaters.BLOCK and all(json.loads(line)["rounds"] for line in lines)
     seed0 = os.path.join(killed[0], "data", "tinyworld", "seed0")
     kept, = glob.glob(os.path.join(seed0, "transcripts", "*"))
     before = bytes_of(kept) | bytes_of(os.path.join(seed0, "talk"))                # two processes have gone on from the two blocks

@@ -42,10 +42,11 @@ from prepare import HERE
 
 ROOT = os.path.dirname(os.path.dirname(HERE))
 sys.path.insert(0, ROOT)
-from cdeval import choice, orientation
+from cdeval import orientation
 from contract import fail, number, write_file, writing
 from corpus import FILLER, KNOWABLE
 from questionnaire import COLUMNS, STYLES, prompt
+from respondents import choice
 
 DIMENSIONS = ["PDI", "IDV", "UAI", "MAS", "LTO", "IVR"]
 CAMPS = {"PDI": ("rank", "equals"), "IDV": ("self", "family"), "UAI": ("order", "surprise"), "MAS": ("winners", "care"),
