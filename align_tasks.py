@@ -129,7 +129,6 @@ def recovered(hits, labels, groups):
     PGR with its interval, or the reason why there is none. hits (S, 3, N): of supervisor, student, ceiling in each run, the more the better
     -> {"pgr": ..., "interval": [low, high] or None} or {"reason": ...}
     """
-    import numpy as np
     weak, student, ceiling = class_means(hits, labels).mean(0)
     if ceiling <= weak:
         return {"reason": f"no gap: ceiling {ceiling:.3f}, supervisor {weak:.3f}"}

@@ -1,5 +1,5 @@
 """
-Chapter 6, phase 2. The evaluator becomes the supervisor, and grows with the students it supervises.
+Chapter 7, phase 2. The evaluator becomes the supervisor, and grows with the students it supervises.
 
 Phase 1 made the best of human supervision. Beyond it stands one sentence (Sang et al. 2024, https://arxiv.org/abs/2402.00667): an automatic
 alignment evaluator supervises, and by updating it recursively the supervisors' capability grows in step with ever stronger students. Huang et
@@ -160,7 +160,6 @@ def propose_attacks(rows, share, believed):
     believed   list of rows -> (M,) how much the student believes each
     returns    rows in the form of `rows`, ids ending in -attack, the boldest first
     """
-    import numpy as np
     asked, first = {}, {}
     for row in rows:
         asked.setdefault(row["group"], set()).add(row["answer"].strip().lower())
@@ -384,7 +383,6 @@ def main():
               *(os.path.join(f, "labels.jsonl") for f in (sources[0], *ceilings.values()))]
     folder, config = start(args, inputs, {*sources, truth_folder, *ceilings.values()})
 
-    import numpy as np
     device, why = pick_device(args.device)
     print(f"device: {device} ({why})")
     stamp = {**config, "code": fingerprint(os.path.abspath(__file__))}         # rounds of another configuration are made again

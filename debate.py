@@ -1,5 +1,5 @@
 """
-Chapter 4, second half. Scalable oversight: a supervisor that cannot know enough asks a stronger model that it cannot trust.
+Chapter 5, second half. Scalable oversight: a supervisor that cannot know enough asks a stronger model that it cannot trust.
 
 Chapter 1's supervisor judges from memory, and where it has not read the fact it guesses. Here a strong assistant talks to it first, and it judges
 with the assistant's words in front of the question (Sang et al. 2024, https://arxiv.org/abs/2402.00667, section 4; Lang et al. 2025,

@@ -1,5 +1,5 @@
 """
-Chapter 4, first half. A strong assistant talks: what it is told, what it reads, what is kept of what it says.
+Chapter 5, first half. A strong assistant talks: what it is told, what it reads, what is kept of what it says.
 
     render       rounds of {side: text} -> one line: "For: gold lies in the s-block. Against: gold lies in the d-block."
     judge_text   that line and the row: what the judge of debate.py reads, in training and at judging
