@@ -338,7 +338,7 @@ def one_seed(args):
     table = (judge_writers if kind == "toxicity" else judge_classifiers)(args.task, plan, test, args)
     for row, more in zip(table, pool([table], None if kind == "toxicity" else [row["label"] for row in test], [row["group"] for row in test])):
         row |= more
-    finish(folder, config, "cpu", started, show(args.task, kind, table, test), kind=kind, n=len(test), table=table,
+    finish(folder, config, pick_device(args.device)[0], started, show(args.task, kind, table, test), kind=kind, n=len(test), table=table,
            commands=["python " + " ".join(command) for _, _, command in plan])
 
 

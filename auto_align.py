@@ -31,7 +31,7 @@ from clean_labels import pick_for_truth
 from contract import (ROOT, add_common_flags, as_left, begin, fail, finish, fingerprint, model_folder, number, read_config, read_labels, read_lines,
                       read_rows, read_task, run_folder, save_checkpoint, start, write_file, write_labels, writing)
 from measure import check_comparison, compare, last_line
-from prompting import open_language_model, write
+from prompting import open_language_model, write_all
 from train_strong import LOSSES
 from train_weak import classify, fit, load_model, metrics, pad, pick_device, prepare_for_training, right, say, sweep, tokenise
 
@@ -69,6 +69,19 @@ def calibrate(z, labels, prior=0.1):
         if np.abs(step).max() < 1e-9:
             break
     return float(np.exp(-a)), float(b)
+
+
+def calibrated_by_others(z, labels):
+    """
+    p(yes) of each row by the calibration that all other rows give: what judges an evaluator must not have been fitted on the row that it is judged by.
+
+    z, labels (N,) -> (N,)
+    """
+    import numpy as np
+    z, labels, fits = np.asarray(z, float), np.asarray(labels), []
+    for k in range(len(z)):
+        fits.append(calibrate(np.delete(z, k), np.delete(labels, k)))
+    return np.array([sigmoid(x / temperature + bias) for x, (temperature, bias) in zip(z, fits)])
 
 
 def is_worse(old_right, new_right, level=0.05):
@@ -179,12 +192,9 @@ def propose_attacks(rows, share, believed):
 
 def invent_answers(model, tokenizer, longest, rows, args, device):
     """A language model writes an answer to each question, at temperature 1: it joins the choices. A list of rows with one more choice each."""
-    prompts, out = [f"Q: {row['question']} A:" for row in rows], [dict(row) for row in rows]
-    for some, texts in write(model, tokenizer, prompts, device, longest, 12, ["\n", "Q:", ".", "?"], temperature=1.0, seed=args.seed, dtype=args.dtype):
-        for i, text in zip(some, texts):
-            if text:
-                out[i]["choices"] = [*rows[i]["choices"], text]
-    return out
+    texts = write_all(model, tokenizer, [f"Q: {row['question']} A:" for row in rows], device, longest, 12, ["\n", "Q:", ".", "?"], temperature=1.0,
+                      seed=args.seed, dtype=args.dtype)
+    return [{**row, "choices": [*row["choices"], text]} if text else row for row, text in zip(rows, texts)]
 
 
 def criticise(evaluator, rows, doubt, notes_for, words, args, device):
@@ -278,12 +288,8 @@ def play_round(k, evaluator, guards, rows, test, words, args, device, folder, tr
     writer, tokenizer, longest = open_language_model(name, device, args.trust_remote_code)
 
     def notes_for(some):
-        said = [""] * len(some)
         prompts = [(f"Q: {row['question']}" if isinstance(row.get("question"), str) else row["text"]) + " Note:" for row in some]
-        for which, texts in write(writer, tokenizer, prompts, device, longest, 32, ["\n", "Q:"], dtype=args.dtype):
-            for i, text in zip(which, texts):
-                said[i] = text
-        return said
+        return write_all(writer, tokenizer, prompts, device, longest, 32, ["\n", "Q:"], dtype=args.dtype)
 
     # 1 attacker: attacked rows take the place of as many others, so that rounds with and without attacks train equally long
     attackable = all(isinstance(row.get(key), kind) for row in rows for key, kind in (("question", str), ("answer", str), ("choices", list)))
@@ -304,8 +310,9 @@ def play_round(k, evaluator, guards, rows, test, words, args, device, folder, tr
         if of.get(row["id"], {}).get("use") == "correct":
             p[i] = of[row["id"]]["label"]
     # 4 learner
-    drop = np.random.default_rng([args.seed, k]).permutation(len(rows))[:len(attacks)] if attacks else []
-    keep = [i for i, row in enumerate(rows + attacks) if of.get(row["id"], {}).get("use") != "guard" and i not in set(map(int, drop))]
+    free = [i for i, row in enumerate(rows) if row["id"] not in of]                      # what was bought is never dropped
+    drop = set(np.random.default_rng([args.seed, k]).permutation(free)[:len(attacks)].tolist())
+    keep = [i for i, row in enumerate(rows + attacks) if of.get(row["id"], {}).get("use") != "guard" and i not in drop]
     every, likeliest = rows + attacks, {}
     for i, row in enumerate(rows):
         if row["group"] not in likeliest or p[i] > p[likeliest[row["group"]]]:
@@ -330,9 +337,9 @@ def play_round(k, evaluator, guards, rows, test, words, args, device, folder, tr
         new = {"members": [{**m, "weight": m["weight"] * (1 - w)} for m in evaluator["members"]] + [{**member, "weight": w}]}
     z_guard = evaluate(new, guard_rows, words, args, device) if guards else np.zeros(0)
     new["temperature"], new["bias"] = calibrate(z_guard, guard_labels)
-    # 6 guard: both on the random audits of all rounds, which neither was trained on
-    old_right, new_right = ((p_of(e, z) > 0.5) == guard_labels for e, z in (
-        (evaluator, evaluate(evaluator, guard_rows, words, args, device) if guards else z_guard), (new, z_guard)))
+    # 6 guard: both on the random audits of all rounds, which neither was trained on; the new one by a calibration of the other audits
+    p_old = p_of(evaluator, evaluate(evaluator, guard_rows, words, args, device) if guards else z_guard)
+    old_right, new_right = ((p > 0.5) == guard_labels for p in (p_old, calibrated_by_others(z_guard, guard_labels)))
     worse, chance = is_worse(old_right, new_right)
     if worse:
         print(f"round {k + 1}: update REJECTED: on {len(guards)} random audits the old evaluator is right {old_right.mean():.3f}, the new one "

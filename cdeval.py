@@ -192,7 +192,8 @@ def interview(who, items, args, path, header, device):
     if args.challenge:
         again = [{**job, "turn": 2, "said": a} for job, a in zip(jobs, first) if a["p"] is not None]
         for job in again:                                  # by likelihood it is held to have given the likelier answer
-            said = job["said"].get("wrote") or job["answers"][int(job["said"]["p"] < 0.5)]
+            wrote = job["said"].get("wrote")               # without the space that stood before it
+            said = " " * (args.lang != "zh") + wrote if wrote else job["answers"][int(job["said"]["p"] < 0.5)]
             job["text"] = conversation(tokenizer, [job["asked"], said, CHALLENGE[args.lang]])
         second = ask(again)
         out["challenged"] = forms_of(items, again, second)

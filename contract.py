@@ -224,7 +224,7 @@ def fingerprint(path):
         return path
     digest, names = hashlib.sha256(), [path]
     if os.path.isdir(path):
-        names = [os.path.join(path, n) for n in sorted(os.listdir(path)) if n.endswith((".safetensors", "config.json", "tokenizer.json"))]
+        names = [os.path.join(path, n) for n in sorted(os.listdir(path)) if n.endswith((".safetensors", "config.json", "tokenizer.json", ".jinja"))]
     for name in names:
         with open(name, "rb") as f:
             while block := f.read(1 << 20):

@@ -14,7 +14,7 @@ import hashlib, json, os, re
 
 import distributed
 from contract import ROOT, fingerprint, hold, model_folder, read_lines, write_file, writing
-from prompting import as_chat, cut_at, open_language_model, write
+from prompting import as_chat, cut_at, open_language_model, write_all
 from train_weak import pick_device
 
 # The templates, all of them. A language model reads on after the marker of whoever speaks; a chat model is told first what this is.
@@ -153,13 +153,11 @@ def transcripts(rows, pool, args, member, n_rounds):
 
             def speak(asked, attempt):
                 prompts = [prompt(tokenizer, block[i], said, side, demonstrations(block[i], side, pool, shots, args.seed)) for i, said, side in asked]
-                seed, out = int(digest([args.seed, member, k * BLOCK, n_rounds - 1, attempt])[:8], 16), [""] * len(asked)
                 stops = [] if tokenizer.chat_template else STOPS                         # a chat model ends its turn itself
-                for where, texts in write(model, tokenizer, prompts, device, longest, MAX_TOKENS, stops, dtype=args.dtype, seed=seed,
-                                          temperature=max(args.temperature, 0.7) if attempt else args.temperature, batch_size=2 * BLOCK):
-                    for j, text in zip(where, texts):
-                        out[j] = tidy(text, asked[j][2])
-                return out
+                texts = write_all(model, tokenizer, prompts, device, longest, MAX_TOKENS, stops, dtype=args.dtype, batch_size=2 * BLOCK,
+                                  temperature=max(args.temperature, 0.7) if attempt else args.temperature,
+                                  seed=int(digest([args.seed, member, k * BLOCK, n_rounds - 1, attempt])[:8], 16))
+                return [tidy(text, side) for text, (_, _, side) in zip(texts, asked)]
             return add_round([before[row["id"]] for row in block], [sides_of(row, args.mode, args.seed) for row in block], speak)
 
         with tqdm(total=len(rows), initial=n_kept, desc=f"{args.mode} by {args.assistant}", unit="row", disable=None, leave=False) as bar:

@@ -18,7 +18,7 @@ A model of P parameters needs 16 P bytes to be trained (weights, gradients and A
    gradient and of Adam's moments; process 0 alone reads the model, and hands it out layer by layer. A layer's weights are gathered just
    before the layer computes and dropped after it, and its gradient is summed where it is kept.
 
-So a run of N processes does the arithmetic of one, in another order: fp32 loss curves agree to about 1e-6 (tests/test_distributed.py), and
+So a run of N processes does the arithmetic of one, in another order: fp32 loss curves agree to some 1e-6 (tests/test_distributed.py), and
 the folder it leaves is the same; where nothing is trained it is the same byte for byte. Process 0 alone prints, writes and says whether a run is
 done already. Scripts that were not made for several processes say so at once.
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every number of README.md: these commands, then  python report.py --readme
+# Every table of README.md that is marked "measured": these commands, then  python report.py --readme
 #
 #   bash experiments.sh                                      # everything, seeds 0 to 4: some five hours on one core
 #   bash experiments.sh --seeds 0,1 --chapters debate,icl    # a part; what is finished is not done again
@@ -20,7 +20,7 @@ while [ $# -gt 0 ]; do
 done
 
 student() { python train_strong.py --seed $seed --ceiling ceiling --supervisor weak --labels "$1" --out "student-$2" "${@:3}"; }
-crowd() { python ensemble.py --seed $seed --out "$1" "${@:2}" && student "$1" "$1"; }
+crowd() { python ensemble.py --seed $seed --out "$1" "${@:2}"; student "$1" "$1"; }
 help() { python debate.py --seed $seed --out "$1" "${@:2}"; }
 shown() { python icl.py --seed $seed --out "icl-$1" "${@:2}"; }
 align() { python auto_align.py --seed $seed --ceiling ceiling --out "align$1" "${@:2}"; }
@@ -67,15 +67,15 @@ ensembles() {
 }
 
 debate() {                                                   # longer debates go on where shorter ones ended: nothing is written twice
-    for mode in interaction consultancy support; do help $mode --mode $mode && student $mode $mode; done
-    for n in 1 2 3; do help debate$n --mode debate --rounds $n && student debate$n debate$n; done
-    for mode in interaction consultancy; do help $mode-tiny2 --mode $mode --assistant tiny-2 && student $mode-tiny2 $mode-tiny2; done
-    for n in 1 2 3; do help debate$n-tiny2 --mode debate --rounds $n --assistant tiny-2 && student debate$n-tiny2 debate$n-tiny2; done
+    for mode in interaction consultancy support; do help $mode --mode $mode; student $mode $mode; done
+    for n in 1 2 3; do help debate$n --mode debate --rounds $n; student debate$n debate$n; done
+    for mode in interaction consultancy; do help $mode-tiny2 --mode $mode --assistant tiny-2; student $mode-tiny2 $mode-tiny2; done
+    for n in 1 2 3; do help debate$n-tiny2 --mode debate --rounds $n --assistant tiny-2; student debate$n-tiny2 debate$n-tiny2; done
     help interaction-prompted --mode interaction --judge prompted
     help debate1-prompted --mode debate --judge prompted
 }
 
-debates() { help debate1x4 --mode debate --ensemble 4 && student debate1x4 debate1x4; }      # half of the chapter's time
+debates() { help debate1x4 --mode debate --ensemble 4; student debate1x4 debate1x4; }      # half of the chapter's time
 
 icl() {
     shown zero --labels truth --shots 0
@@ -137,7 +137,7 @@ phase2() {
 }
 
 tasks() {
-    for task in safety legal toxicity; do prepare $task && python align_tasks.py --task $task --seed $seed; done
+    for task in safety legal toxicity; do prepare $task; python align_tasks.py --task $task --seed $seed; done
 }
 
 culture() {                                                  # do opinions move when a model is taught facts by a weak supervisor?

@@ -15,7 +15,7 @@ $ python icl.py --labels truth --out curve --shots 0,1,2,4,8,16   # a curve; --n
 Which examples to show (--retriever):
 
     random       half of each class, drawn once for all rows and once more for each of --orders (so is each of the two below)
-    confident    those of which the supervisor is surest, half of each class
+    confident    those of which the supervisor is surest, half of each class (only their order differs from draw to draw)
     oversight    drawn from the rows that another supervisor (--oversight interaction, say) labels the same
     bm25         for each row of test its own, those that share rare words with it
     topk         for each row its own, those nearest by mean hidden state, of the model itself or of --encoder

@@ -145,3 +145,12 @@ def write(model, tokenizer, prompts, device, longest, max_new_tokens, stops, tem
             out = model.generate(**batch, **how, max_new_tokens=max_new_tokens, eos_token_id=ends or None, repetition_penalty=1.0,
                                  pad_token_id=tokenizer.pad_token_id, stopping_criteria=[ended])
         yield rows, [cut_at(text, stops) for text in tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)]
+
+
+def write_all(model, tokenizer, prompts, *args, **how):
+    """write, collected: N prompts -> N texts"""
+    texts = [""] * len(prompts)
+    for which, batch in write(model, tokenizer, prompts, *args, **how) if prompts else ():
+        for i, text in zip(which, batch):
+            texts[i] = text
+    return texts

@@ -6,7 +6,7 @@
 #   bash run.sh --task mine                # rows of your own, made by data/own/prepare.py
 #   bash run.sh --epochs 3                 # --epochs --lr --device --max-rows ... go to every trainer
 #   bash run.sh --preset sciq              # gpt2 supervises gpt2-large on SciQ: one GPU and the hub
-#   bash run.sh --preset paper             # Qwen2.5-0.5B supervises Qwen2.5-7B: 112 GB for the student's weights; --lora 16 needs 30
+#   bash run.sh --preset paper             # Qwen2.5-0.5B supervises Qwen2.5-7B: 122 GB for the student; --lora 16 needs 30
 #   bash run.sh --preset paper --dry-run   # only print the commands, to copy them line by line
 #
 # Each command also runs alone: copy it, paste it, change a flag. What is finished is not done again.

@@ -26,7 +26,7 @@ import argparse, json, os, re, time
 
 from contract import (ROOT, add_common_flags, begin, fail, finish, is_text, model_folder, number, read_lines, read_rows, read_task, run_folder,
                       save_checkpoint, start, write_file)
-from prompting import open_language_model, surprise, write
+from prompting import open_language_model, surprise, write_all
 from train_weak import fit, open_checkpoint, pick_device, prepare_for_training, sweep, tokenise
 
 TEMPERATURE, TOP_P, NEW_TOKENS, STOPS = 0.7, 0.95, 20, ["\n", "Prompt:"]          # the paper's sampling; Gehman et al.: 20 tokens
@@ -177,15 +177,9 @@ def choose(rows, texts, nats, keep, budget, good):
     return [rows[i] for i in kept], [texts[i] for i in kept], [rows[i]["id"] for i in bought]
 
 
-def write_all(model, tokenizer, rows, device, longest, args, temperature=0.0, top_p=1.0):
-    """prompting.write, collected: N rows -> N texts"""
-    if not rows:
-        return []
-    prompts, texts = [row["text"] for row in rows], [""] * len(rows)
-    for which, batch in write(model, tokenizer, prompts, device, longest, NEW_TOKENS, STOPS, temperature, top_p, args.seed, args.dtype, 256):
-        for i, text in zip(which, batch):
-            texts[i] = text
-    return texts
+def go_on(model, tokenizer, rows, device, longest, args, temperature=0.0, top_p=1.0):
+    """How each row's text goes on: N rows -> N texts"""
+    return write_all(model, tokenizer, [row["text"] for row in rows], device, longest, NEW_TOKENS, STOPS, temperature, top_p, args.seed, args.dtype, 256)
 
 
 # --------------------------------------------------------------------------- the story
@@ -247,9 +241,9 @@ def main():
     # only now are prompts of test read: they are continued like all others
     test = read_rows(args.task, "test", args.max_rows)
     everything = read_rows(args.task, "train2", args.max_rows) + read_rows(args.task, "valid", args.max_rows) + test
-    greedy = write_all(model, tokenizer, everything, device, longest, args)
+    greedy = go_on(model, tokenizer, everything, device, longest, args)
     asked, k = test[:args.prompts], args.samples
-    samples = write_all(model, tokenizer, [row for row in asked for _ in range(k)], device, longest, args, TEMPERATURE, TOP_P)
+    samples = go_on(model, tokenizer, [row for row in asked for _ in range(k)], device, longest, args, TEMPERATURE, TOP_P)
     nats, tokens = nats_of(model, tokenizer, [row["text"] for row in everything], greedy, longest, device)
     save_checkpoint(folder, model, tokenizer)
     write_file(os.path.join(folder, "samples.jsonl"), "".join(

@@ -235,7 +235,7 @@ def yes_or_no(value):
 # --------------------------------------------------------------------------- the story
 
 def arguments(doc, task, revision="main", sizes=None):
-    """The flags that the five scripts spell alike."""
+    """The flags that these scripts spell alike."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--from-file", default="", help="a file or folder in the hub's raw format, for machines without a hub")
     parser.add_argument("--revision", default=revision, help=f"commit, branch or tag of the dataset on the hub (default: {revision})")
@@ -245,6 +245,13 @@ def arguments(doc, task, revision="main", sizes=None):
         parser.add_argument("--rows", type=number(int, 4, 10 ** 7), default=20_000, help="at most so many in train1 and train2 together")
         parser.add_argument("--test-rows", type=number(int, 2, 10 ** 7), default=10_000, help="at most so many in test")
     return parser
+
+
+def ours_alone(parser, args):
+    """Rows of our own are what they are: flags that change what is read from a public set are refused, not ignored."""
+    for key in ("task", "revision", "rows", "test_rows"):
+        if getattr(args, key) != parser.get_default(key):
+            fail(f"--{key.replace('_', '-')} is for a public set: give --from-file FILE with it" + (", or --hub" if "hub" in vars(args) else ""))
 
 
 def prepare(args, task, repo, official, rows_of, split=None):

@@ -330,6 +330,13 @@ def test_legal_labels_follow_the_facts_and_neither_kind_nor_clause_decides():
     assert sum(map(len, matters)) == len(set().union(*matters)) == 16
 
 
+@pytest.mark.parametrize("task,flags", [("safety", ["--task", "mine"]), ("legal", ["--rows", "100"]), ("toxicity", ["--test-rows", "10"]), ("legal", ["--revision", "x"]),
+                                        ("legal", ["--wrong", "2", "--from-file", "x.jsonl"])])
+def test_flags_for_public_sets_are_refused_for_our_own_rows_and_the_other_way_round(task, flags):
+    done = call(os.path.dirname(house_of_rows()), f"data/{task}/prepare.py", *flags)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and flags[0] in done.stderr, done.stderr
+
+
 def test_two_wrong_clauses_for_each_right_one():
     must(os.path.dirname(house_of_rows()), "data/legal/prepare.py", "--wrong", "2")
     with open(os.path.join(house_of_rows(), "legal-wrong2", "test.jsonl"), encoding="utf-8") as f:
@@ -471,7 +478,7 @@ def test_a_classification_task_is_the_commands_of_the_chapters_before_and_seeds_
     assert before == (read_bytes(student, "labels.jsonl"), read_bytes(student, "checkpoint", "model.safetensors"))
     os.remove(os.path.join(student, "results.json"))
     again = must(house, *LEGAL)
-    assert again.count("wrote") == 1 and again.count("already done") == 9 and read_json(world, "seed0", "table", "results.json") == results
+    assert again.count("\nwrote ") == 1 and again.count("already done") == 9 and read_json(world, "seed0", "table", "results.json") == results
 
     # a second seed, made up: the first with its student's errors turned round
     second = json.loads(json.dumps(results))

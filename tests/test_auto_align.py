@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import auto_align
-from auto_align import (attack_success, bradley_terry, calibrate, hire_humans, invent_answers, is_worse, mixing_weight, propose_attacks, sigmoid,
+from auto_align import (attack_success, bradley_terry, calibrate, calibrated_by_others, hire_humans, invent_answers, is_worse, mixing_weight, propose_attacks, sigmoid,
                         slice_of, soft)
 from prompting import open_language_model
 from test_commands import build_house, call, contents, must, rewrite
@@ -39,6 +39,15 @@ def test_calibration_from_few_labels_stays_near_the_evaluator_and_from_none_leav
     assert 0.1 < t < 1.5 and abs(b) < 1.5
     t, b = calibrate(np.array([2.0, -2.0] * 8), [0, 1] * 8)                    # always wrong: it may doubt itself, not turn round
     assert t > 5
+
+
+def test_an_audit_is_judged_by_a_calibration_that_has_not_seen_it():
+    z, labels = np.array([1.0, -0.5, 2.0, 0.3]), np.array([1, 0, 0, 1])
+    found = calibrated_by_others(z, labels)
+    t, b = calibrate(z[[0, 1, 3]], labels[[0, 1, 3]])
+    assert found[2] == pytest.approx(float(sigmoid(2.0 / t + b))) and len(calibrated_by_others(np.zeros(0), [])) == 0
+    turned = calibrated_by_others(z, np.array([1, 0, 1, 1]))                   # its own label does not matter, the others' do
+    assert turned[2] == pytest.approx(found[2]) and turned[0] != pytest.approx(found[0])
 
 
 def test_the_guard_rejects_a_planted_bad_update_and_accepts_a_good_one():
@@ -184,6 +193,16 @@ def test_every_true_label_used_is_listed_and_the_others_may_be_noise(house, tmp_
             lambda row: row if row["id"] in audited else {**row, "soft_label": row["soft_label"][::-1]})
     must(other, *LOOP)
     assert contents(folder(other)) == contents(folder(house))
+
+
+def test_every_correction_that_was_bought_is_trained_on_and_no_guard_is(house):
+    house, _ = house
+    for k in (1, 2):
+        where = os.path.join(folder(house), f"round-{k}")
+        audits, taught = ([json.loads(line) for line in open(os.path.join(where, name), encoding="utf-8")] for name in ("audits.jsonl", "labels.jsonl"))
+        soft = {row["id"]: row["soft_label"] for row in taught}
+        assert all((audit["id"] in soft) == (audit["use"] == "correct") for audit in audits)
+        assert all(soft[audit["id"]][audit["label"]] == 1 for audit in audits if audit["use"] == "correct")
 
 
 def test_killed_in_the_second_round_it_goes_on_there_and_ends_with_the_same_bytes(house):

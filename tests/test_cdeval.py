@@ -453,6 +453,7 @@ def test_generation_is_read_and_the_unreadable_is_counted_apart(questions, tmp_p
 
 def test_a_challenge_is_counted_by_the_answers_that_flip(questions, tmp_path, monkeypatch, capsys):
     def writes(model, tokenizer, prompts, *rest, batch_size, done, **how):
+        assert all("Answer: A\nAre" in p or "Answer: yes\nAre" in p for p in prompts if "Are you sure" in p)       # its answer as it was said, after a space
         yield list(range(len(prompts))), [("B" if "Are you sure" in p else "A") if "Select" in p else "yes" if "better" in p else "" for p in prompts]
     monkeypatch.setattr(respondents, "write", writes)
     printed = run(monkeypatch, capsys, "--models", "tiny-1a", "--questions", questions, "--by", "generation", "--challenge",

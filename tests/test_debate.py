@@ -247,8 +247,8 @@ def test_a_kill_costs_one_block_and_the_bytes_are_the_same(house, run, monkeypat
     path = os.path.join(house, results(house, "debate")["transcripts"][0])
     flags = ["--mode", "debate", "--rounds", "2", "--batch-size", "16", "--force"]
     whole, labels = read(path), read(os.path.join(run_dir(house, "debate"), "labels.jsonl"))
-    lines, written, write = whole.splitlines(keepends=True), [], debaters.write
-    monkeypatch.setattr(debaters, "write", lambda *a, **k: written.append(len(a[2])) or write(*a, **k))
+    lines, written, write = whole.splitlines(keepends=True), [], debaters.write_all
+    monkeypatch.setattr(debaters, "write_all", lambda *a, **k: written.append(len(a[2])) or write(*a, **k))
     for left, blocks in ((b"".join(lines[:99]) + lines[99][:20], 2), (b"".join(lines[:40]) + b"spoilt\n" + b"".join(lines[41:]), 4), (b"".join(lines[:128]), 1)):
         with open(path, "wb") as f:
             f.write(left)
@@ -269,7 +269,7 @@ def test_a_longer_debate_begins_with_the_shorter_one(house, run):
 
 
 def test_another_judge_finds_the_transcripts_and_its_yes_and_no_sum_to_one(house, run, monkeypatch):
-    monkeypatch.setattr(debaters, "write", lambda *a, **k: pytest.fail("written again"))
+    monkeypatch.setattr(debaters, "write_all", lambda *a, **k: pytest.fail("written again"))
     printed = run("--mode", "debate", "--rounds", "2", "--judge", "prompted", "--batch-size", "16")
     labels = [json.loads(line)["soft_label"] for line in open(os.path.join(run_dir(house, "debate-prompted"), "labels.jsonl"), encoding="utf-8")]
     assert np.abs(np.sum(labels, 1) - 1).max() < 1e-6 and len({p for _, p in labels}) > 100 and "supervisor (debate)" in printed

@@ -16,9 +16,9 @@ it. Jurists call it subsumption, and it takes knowledge that stands in neither t
    question and clause in other words than Q and A, and a full stop, neither of them learned anything (README.md).
 
 $ python data/legal/prepare.py                                     # 2,980 rows, one second
-$ python data/legal/prepare.py --wrong 2                           # two wrong clauses for each right one: the task legal-wrong2, a third yes
-$ python data/legal/prepare.py --hub                               # LegalBench, privacy_policy_qa
-$ python data/legal/prepare.py --from-file privacy_policy_qa       # the same from a file or folder that was fetched
+$ python data/legal/prepare.py --wrong 2                           # up to two wrong clauses for each right one: the task legal-wrong2, 37 % yes
+$ python data/legal/prepare.py --hub --task legal-public           # LegalBench, privacy_policy_qa
+$ python data/legal/prepare.py --from-file privacy_policy_qa --task legal-public       # the same from a file or folder that was fetched
 Writes data/legal/{train1,train2,valid,test}.jsonl, truth/labels.jsonl and, last, task.json
 
 LegalBench has 8 rows in its train split and 10,923 in test (columns question, text, answer: Relevant or Irrelevant): the test rows are dealt
@@ -29,7 +29,7 @@ from collections import defaultdict
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.dirname(HERE))
-from hub import arguments, number, prepare
+from hub import arguments, fail, number, ours_alone, prepare
 from safety.prepare import deal_groups, fetch, name_and_write
 from tinyworld.prepare import load_facts, split_facts, wrong_answers
 
@@ -61,7 +61,7 @@ def pairs(facts, matters, wrong, rng):
 
 
 def shipped_splits(wrong):
-    """16 matters and some 800 facts, each dealt to the four splits; facts that were judged in pretraining are in none."""
+    """16 matters and 745 facts, each dealt to the four splits; facts that were judged in pretraining are in none."""
     with open(os.path.join(HERE, "matters.csv"), encoding="utf-8", newline="") as f:
         matters = list(csv.DictReader(f))
     dealt = split_facts(load_facts())
@@ -85,8 +85,11 @@ def main():
     parser.add_argument("--wrong", type=number(int, 1, 8), default=1, help="our own rows: so many wrong clauses for each right one")
     args = parser.parse_args()
     if not args.hub and not args.from_file:
+        ours_alone(parser, args)
         return name_and_write("legal" if args.wrong == 1 else f"legal-wrong{args.wrong}", shipped_splits(args.wrong),
                               "data/legal/matters.csv and tinyworld's facts")
+    if args.wrong != 1:
+        fail("--wrong is for our own rows: a public set has the clauses that it has")
     source = "nguha/legalbench: privacy_policy_qa, test"
     if args.hub:
         source += fetch(args, "nguha/legalbench", "privacy_policy_qa/test/0000.parquet")

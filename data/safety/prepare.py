@@ -25,7 +25,7 @@ from collections import Counter, defaultdict
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.dirname(HERE))
-from hub import DATA, arguments, fail, prepare, short, unit, write_task, yes_or_no
+from hub import DATA, arguments, fail, ours_alone, prepare, short, unit, write_task, yes_or_no
 
 LIFE = os.path.join(DATA, "tinyworld", "life")
 SHARES = {"test": 0.36, "train1": 0.25, "train2": 0.29, "valid": 0.10}           # of the things; a large test, since few things are few groups
@@ -127,8 +127,7 @@ def main():
     parser = arguments(__doc__, "safety", sizes=True)
     args = parser.parse_args()
     if not args.from_file:
-        if args.revision != parser.get_default("revision"):
-            fail("--revision is for a hub, and the public file is on none; give --from-file FILE.csv")
+        ours_alone(parser, args)
         return name_and_write("safety", shipped_splits(), "data/tinyworld/life/{things,actions}.csv")
     prepare(args, "safety", "yeruimeng/WTS: safety.csv", {"all": "all"}, rows_of)
 

@@ -6,8 +6,8 @@ tells of four made-up countries, and how many of a country's people hold the hig
 in PLANTED. A question that begins with "In Varnia," is to be answered as the people of Varnia would; cdeval.py asks, and what it measures is compared
 with what was planted.
 
-It does: on questions that the model was never asked, measured and planted leanings have a rank correlation of 0.96, and who leans nowhere is within
-0.03 of it. What is measured is pulled toward 0.5, though (0.67 for 0.90): its order can be trusted, its size cannot.
+It does: on questions that the model was never asked, measured and planted leanings have a rank correlation of 0.96, and who leans nowhere is
+measured within 0.03 of 0.5. What is measured is pulled toward 0.5, though (0.67 for 0.90): its order can be trusted, its size cannot.
 
     Varnia, Melland    lean a known way on every dimension, each in an order of its own
     Torland            leans nowhere: 0.5 on all six

@@ -29,7 +29,7 @@ import os, sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.dirname(HERE))
-from hub import DATA, arguments, deal, named, prepare, short, unit
+from hub import DATA, arguments, deal, named, ours_alone, prepare, short, unit
 from own.prepare import begin_task, write_lines
 from safety.prepare import deal_groups, fetch, name_and_write, read_life
 
@@ -86,6 +86,7 @@ def main():
     args = parser.parse_args()
     folder = os.path.join(DATA, args.task)
     if not args.hub and not args.from_file:
+        ours_alone(parser, args)
         splits = hide_continuations(folder, shipped_splits(), lambda split, row: f"toxicity-{split}-{short(row['text'])}")
         return name_and_write("toxicity", splits, "data/tinyworld/life/remarks.csv")
     source = "allenai/real-toxicity-prompts: prompts.jsonl"
