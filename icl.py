@@ -33,7 +33,7 @@ Writes  data/<task>/seed<seed>/icl/{config.json, labels.jsonl, results.json}: so
 """
 import argparse, copy, inspect, os, time
 
-from contract import ROOT, begin, fail, finish, model_folder, number, read_config, read_labels, read_rows, read_task, run_folder, start, write_labels
+from contract import ROOT, begin, fail, finish, model_folder, number, read_labels, read_rows, read_task, run_folder, start, write_labels
 from measure import check_comparison, compare, last_line
 from prompting import as_chat, encode, next_word_scores, open_language_model
 from retrieval import bm25, calibrate, cosine, flip, most_similar, per_class, vote_k
@@ -209,20 +209,6 @@ RETRIEVERS = ("random", "bm25", "topk", "votek", "confident", "oversight")
 VOTED = 100                                                # of which vote-k's demonstrations come: the larger of the paper's two budgets
 
 
-def check_ceiling(args, ceiling):
-    """A PGR needs a ceiling that was asked in the same way, and saw other labels."""
-    if not os.path.exists(os.path.join(ceiling, "labels.jsonl")):
-        fail(f"--ceiling: no labels at {os.path.relpath(ceiling)}/labels.jsonl. Run its command first")
-    read_labels(ceiling, [{"id": row["id"]} for row in read_rows(args.task, "test", args.max_rows)])
-    config = read_config(ceiling)
-    if config.get("script") != os.path.basename(__file__) or config.get("labels") != "truth":
-        fail(f"--ceiling {os.path.relpath(ceiling)} was not made by icl.py --labels truth: it is no ceiling")
-    for key in sorted(set(vars(args)) - {"labels", "supervisor", "ceiling", "out", "device", "force"}):
-        if config.get(key) != vars(args)[key]:
-            fail(f"--ceiling {os.path.relpath(ceiling)} was made with --{key.replace('_', '-')} {config.get(key)}, this run has {vars(args)[key]}: "
-                 "they must differ in their labels alone")
-
-
 def counts(text):
     """argparse type: "0,1,2,4" -> [0, 1, 2, 4]"""
     return [number(int, 0, 1000)(part) for part in text.split(",")]
@@ -280,9 +266,7 @@ def main():
     supervisor = None if is_ceiling else run_folder(args.supervisor, args.task, args.seed) if args.supervisor else labels_folder
     ceiling = run_folder(args.ceiling, args.task, args.seed) if args.ceiling else None
     oversight = run_folder(args.oversight, args.task, args.seed) if args.oversight else None
-    check_comparison(args, supervisor, None)
-    if ceiling:
-        check_ceiling(args, ceiling)
+    check_comparison(args, supervisor, ceiling, "icl.py", sorted(set(vars(args)) - {"labels", "supervisor", "ceiling", "out", "device", "force"}))
     test = [{key: value for key, value in row.items() if key != "label"} for row in read_rows(args.task, "test", args.max_rows)]
     texts = [row["text"] for row in test]
     pool, soft_labels = read_pool(args, labels_folder, oversight, test)

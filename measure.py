@@ -101,8 +101,12 @@ def last_line(c, m):
 
 # --------------------------------------------------------------------------- what is compared with what
 
-def check_comparison(args, supervisor, ceiling):
-    """Mistakes that would show only after training are found before it; a PGR needs a ceiling that differs from the student in its labels alone."""
+def check_comparison(args, supervisor, ceiling, script="train_strong.py",
+                     same=("task", "model", "head", "epochs", "lr", "lora", "batch_size", "max_rows", "seed")):
+    """
+    Mistakes that would show only after training are found before it. A PGR needs a ceiling that differs from the student in its labels alone: made by
+    the same script, with the same flags.
+    """
     test_ids = [{"id": row["id"]} for row in read_rows(args.task, "test", args.max_rows)]          # ids alone: nobody looks at test yet
     for name, folder in (("--supervisor", supervisor), ("--ceiling", ceiling)):
         if folder and not os.path.exists(os.path.join(folder, "labels.jsonl")):
@@ -111,9 +115,9 @@ def check_comparison(args, supervisor, ceiling):
             read_labels(folder, test_ids)
     if ceiling:
         config = read_config(ceiling)
-        if config.get("labels") != "truth":
-            fail(f"--ceiling {os.path.relpath(ceiling)} was not trained with --labels truth: it is no ceiling")
-        for key in ("task", "model", "head", "epochs", "lr", "lora", "batch_size", "max_rows", "seed"):
+        if config.get("script") != script or config.get("labels") != "truth":
+            fail(f"--ceiling {os.path.relpath(ceiling)} was not made by {script} --labels truth: it is no ceiling")
+        for key in same:
             if config.get(key) != vars(args)[key]:
                 fail(f"--ceiling {os.path.relpath(ceiling)} was made with --{key.replace('_', '-')} {config.get(key)}, this run has "
                      f"{vars(args)[key]}: they must differ in their labels alone")
