@@ -16,9 +16,10 @@ import pytest
 import torch
 
 import auto_align
-from auto_align import (attack_success, bradley_terry, calibrate, calibrated_by_others, hire_humans, invent_answers, is_worse, mixing_weight, propose_attacks, sigmoid,
-                        slice_of, soft)
+from auto_align import slice_of
 from prompting import open_language_model
+from roles import (attack_success, bradley_terry, calibrate, calibrated_by_others, hire_humans, invent_answers, is_worse, mixing_weight, propose_attacks, sigmoid,
+                   soft)
 from test_commands import build_house, call, contents, must, rewrite
 from train_weak import classify, fit, load_model, pad, soft_xent
 

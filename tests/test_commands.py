@@ -22,7 +22,7 @@ import warm
 from conftest import ROOT
 
 SCRIPTS = ["train_weak.py", "train_strong.py", "ensemble.py", "debate.py", "icl.py", "auto_align.py", "writers.py", "align_tasks.py", "cdeval.py", "report.py"]           # with a command line; contract.py has none
-PAGES = ["contract.py", "distributed.py", "measure.py", "clean_labels.py", "prompting.py", "fusion.py", "debaters.py", "retrieval.py", "questionnaire.py", "respondents.py", "plots.py"]                  # chapters without a command line
+PAGES = ["contract.py", "distributed.py", "measure.py", "clean_labels.py", "prompting.py", "fusion.py", "debaters.py", "retrieval.py", "roles.py", "questionnaire.py", "respondents.py", "plots.py"]                  # chapters without a command line
 QUICK = ["--max-rows", "96", "--epochs", "1"]
 
 
@@ -383,7 +383,7 @@ def test_house_rules(path):
             assert "b" in mode or any(k.arg == "encoding" for k in node.keywords), f"open() without encoding, line {node.lineno}"
 
 
-CHAPTERS = ["distributed", "contract", "train_weak", "measure", "clean_labels", "prompting", "train_strong", "fusion", "ensemble", "debaters", "debate", "retrieval", "icl", "auto_align",
+CHAPTERS = ["distributed", "contract", "train_weak", "measure", "clean_labels", "prompting", "train_strong", "fusion", "ensemble", "debaters", "debate", "retrieval", "icl", "roles", "auto_align",
             "writers", "align_tasks", "questionnaire", "respondents", "cdeval", "plots", "report"]
 
 
