@@ -257,9 +257,11 @@ def fill(text, measured):
 
 
 def remember(measured, task, rows):
-    """The numbers of these rows into `measured`, {task: {run: {column: text}}}; of runs with one name, those with the most seeds."""
+    """The numbers of these rows into `measured`, {task: {run: {column: text}}}; what was measured with fewer seeds replaces nothing."""
+    known = measured.setdefault(task, {})
     for row in sorted(rows, key=lambda row: int(row["seeds"])):
-        measured.setdefault(task, {})[row["run"]] = {key: value for key, value in row.items() if isinstance(value, str) and key not in ("run", "script")}
+        if int(row["seeds"]) >= int(known.get(row["run"], {}).get("seeds", 0)):
+            known[row["run"]] = {key: value for key, value in row.items() if isinstance(value, str) and key not in ("run", "script")}
 
 
 def main():
