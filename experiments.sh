@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Every table of README.md that is marked "measured": these commands, then  python report.py --readme
 #
-#   bash experiments.sh                                      # everything, seeds 0 to 4: some five hours on one core
+#   bash experiments.sh                                      # everything, seeds 0 to 4: some six hours on one core
 #   bash experiments.sh --seeds 0,1 --chapters debate,icl    # a part; what is finished is not done again
 #
 # Seeds do not touch each other's files: run several at once, one for each core. All need `base`; icl and phase2
