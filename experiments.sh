@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every table of README.md that is marked "measured": these commands, then  python report.py --readme
+# Every table of README.md that is marked "measured" (but safety-real, whose file you must bring): these commands, then  python report.py --readme
 #
 #   bash experiments.sh                                      # everything, seeds 0 to 4: some six hours on one core
 #   bash experiments.sh --seeds 0,1 --chapters debate,icl    # a part; what is finished is not done again

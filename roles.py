@@ -85,7 +85,8 @@ def is_worse(old_right, new_right, level=0.05):
 def mixing_weight(z_old, z_new, labels):
     """
     The share w of the new evaluator in the mixed score (1 - w) z_old + w z_new that fits audited labels best, of 0, 0.1, ... 1; one half from
-    no labels. Of equals the one nearest to one half.
+    no labels. Of equals the one nearest to one half. (These are the audits that then guard: unlike the calibration, one choice of eleven is not made
+    anew without each row.)
     """
     import numpy as np
     if not len(labels):
