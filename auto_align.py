@@ -1,225 +1,733 @@
 """
-Chapter 7, second half. Phase 2: the evaluator becomes the supervisor, and grows with the students it supervises.
+Phase 2: the evaluator becomes the supervisor, and every round updates it with a stronger student.
 
-Phase 1 made the best of human supervision. Beyond it stands one sentence (Sang et al. 2024, https://arxiv.org/abs/2402.00667): an automatic
-alignment evaluator supervises, and by updating it recursively the supervisors' capability grows in step with ever stronger students. Huang et
-al. 2024 (https://arxiv.org/abs/2412.11145) give the parts: an attacker finds what fools the learner, a critic judges and explains, the learner
-refines itself, and few human experts keep watch. No public code has the loop; the choices below are ours. Round k, with the next stronger
-student of --ladder and a fresh, unlabelled slice of train2's questions:
+Phase 1 made the most of human supervision. Phase 2 is one sentence in Sang et al. (2024,
+https://arxiv.org/abs/2402.00667): an automatic alignment evaluator supervises, and it is updated recursively, so that
+its capability grows with that of its students. Huang et al. (2024, https://arxiv.org/abs/2412.11145) name the parts: an
+attacker searches for inputs that fool the learner, a critic judges and explains, the learner improves, and a few human
+experts keep watch. No public code has the loop; the choices below are ours. Round k takes the next student of --ladder
+and a fresh, unlabelled slice of train2's questions (--slices of them, by default one a round):
 
-    1 attacker   for each question the answer, among those not asked about yet, that the student believes most; the boldest join the rows
-    2 critic     the evaluator labels all rows; where it is in doubt the student's language model writes it a note, and it decides again
-    3 human      --audit true labels. Half at random: they calibrate the evaluator and guard it, and nobody trains on them. Half where
-                 critic and student differ most: they correct those rows
-    4 learner    the student, trained on the critic's labels; with --pairwise also on pairs, the likelier answer over the one that fooled it
-    5 update     --update student | distill | ensemble | none: who evaluates the next round
-    6 guard      if on all random audits so far the new evaluator is worse than the old beyond chance, the update is rejected, aloud
+    1 attacker   For each question it takes the answer that no row asks about and to which the student gives the highest
+                 p(yes). The highest-scoring of all join the rows: --attack-share of them (0: no attacks).
+    2 critic     The evaluator scores all rows. Where its p(yes) is within --doubt of 1/2 (0: nowhere), the student's
+                 language model writes a note on the question, and the scores with and without it are averaged.
+    3 human      --audit true labels. A random half calibrates the evaluator and guards it; nothing is trained on it.
+                 The other half corrects rows. --audit-by says which: those where critic and student disagree most,
+                 those where the critic is most uncertain, or random ones.
+    4 learner    The student is trained on these labels with --loss. With --pairwise it is also trained on pairs: the
+                 likeliest answer to a question should score above the one that fooled the student.
+    5 update     --update says what evaluates the next round: the trained student (student); the old evaluator's first
+                 model, trained on the student's labels (distill); old evaluator and student together (ensemble); the
+                 old evaluator, calibrated again (none).
+    6 guard      Is the new evaluator worse than the old one, beyond chance, on the random audits of all rounds so far?
+                 Then the update is rejected, and a line says so.
 
-$ python auto_align.py                                        # from weak, up tiny-2, tiny-3, tiny-4
-$ python auto_align.py --evaluator weak,models --update ensemble --audit 64      # from the better of the two
-$ python auto_align.py --audit 0 --out unguarded              # to study collapse
+The mistake to avoid: a label that was bought to judge must neither train nor calibrate what it judges. So the guard's
+audits are left out of training, and each of them is predicted by a calibration on the others.
 
-Reads   a supervisor's folder with a checkpoint, or a bagging ensemble's; data/<task>/{train2, valid, test}.jsonl with "question", "answer" and "choices" for the attacker;
-        of truth/ the audited rows alone
-Writes  data/<task>/seed<seed>/align/round-<k>/{evaluator.json, learner/, labels.jsonl, audits.jsonl, results.json}, and at the end labels.jsonl,
-        checkpoint/ and results.json as any student has. A kill costs the round it came in. Every true label that was used stands in an audits.jsonl: the
-        rounds', or, if it helped to choose among several evaluators, the run's own.
+$ python auto_align.py --ceiling ceiling                              # from weak, up tiny-2, tiny-3, tiny-4: a minute
+$ python auto_align.py --evaluator weak,crowd --out align-best        # from the one with the better accuracy on valid
+$ python auto_align.py --ladder tiny-4 --slices 3 --out align-jump    # straight to tiny-4, with one round's rows
+$ python auto_align.py --audit 0 --out align-audit0                   # without human labels: study collapse
+$ python auto_align.py --audit-by random --out align-random           # does it pay to choose the rows to correct?
+$ python auto_align.py --update ensemble --loss logconf --pairwise --out align-ensemble
+
+Needs   contract.py, metrics.py, models.py, train_weak.py, train_strong.py
+Reads   a supervisor's folder with a checkpoint, or a bagging ensemble's; data/<task>/{train2,valid,test}.jsonl, with
+        "question", "answer" and "choices" for the attacker; of truth/ the audited rows alone
+Writes  data/<task>/seed<seed>/align/{checkpoint/, labels.jsonl, audits.jsonl, config.json, results.json}, the last
+        student's, and rounds-<key>/round-<k>/{evaluator.json, learner/, labels.jsonl, audits.jsonl, results.json}.
+        The key is a digest of flags, inputs and code. A killed run goes on after its last whole round; rounds of other
+        flags or other code are never mixed in, and are removed when this run is complete. Every true label that was
+        used stands in an audits.jsonl: a round's, or the run's own for the choice among several evaluators.
 """
-import argparse, json, os, shutil, time
+import argparse
+import glob
+import hashlib
+import json
+import math
+import os
+import shutil
+import time
 
-from contract import (ROOT, add_common_flags, as_left, begin, fail, finish, fingerprint, model_folder, number, read_config, read_labels, read_lines,
-                      read_rows, read_task, run_folder, start, write_file, write_labels, writing)
-from measure import check_comparison, compare, last_line
-from prompting import open_language_model, write_all
-from roles import (attack_success, calibrate, calibrated_by_others, choose_evaluator, criticise, evaluate, hire_humans, invent_answers, is_worse,
-                   mixing_weight, open_evaluator, p_of, propose_attacks, score_texts, sigmoid, soft, train_learner)
-from train_strong import LOSSES
-from train_weak import metrics, pick_device, say
+import numpy as np
+
+from contract import (
+    ROOT,
+    add_run_flags,
+    catch_write_errors,
+    describe_run,
+    fail,
+    is_finished,
+    model_folder,
+    number,
+    open_run,
+    read_config,
+    read_json,
+    read_jsonl,
+    read_labels,
+    read_rows,
+    read_task,
+    reject_damaged,
+    run_folder,
+    run_script,
+    save_checkpoint,
+    without_labels,
+    write_file,
+    write_labels,
+    write_results,
+)
+from metrics import all_metrics, check_comparison, compare_models, correct, format_comparison, format_metrics, sigmoid
+from models import (
+    add_model_flags,
+    classify,
+    forward_all,
+    generate,
+    load_classifier,
+    open_language_model,
+    pad,
+    pick_device,
+    tokenize,
+)
+from train_strong import LOSSES, select_rows_to_label
+from train_weak import add_training_flags, batch_maker, fit, prepare_for_training, soft_label_loss
+
+# --------------------------------------------------------------------------- the maths
 
 
-# --------------------------------------------------------------------------- one round
+def to_soft_labels(p_yes):
+    """(N,) p(yes) -> (N, 2) float32, (p_no, p_yes)"""
+    return np.stack([1 - p_yes, p_yes], axis=1).astype(np.float32)
+
+
+def platt_scaling(z, labels, prior=0.1):
+    """
+    The temperature T and bias b for which sigma(z / T + b) fits true labels best (Platt 1999; Guo et al. 2017 for T
+    alone), by Newton's method on (log 1/T, b). A weak prior around T = 1, b = 0 keeps few labels from inverting z.
+
+    z, labels   (N,) scores of yes over no, (N,) of 0 and 1 -> (T, b); (1, 0) from no labels
+    >>> temperature, bias = platt_scaling([4., 4., 4., 4., -4., -4., -4., -4.], [1, 1, 1, 0, 0, 0, 0, 1])
+    >>> round(float(sigmoid(4 / temperature + bias)), 2)       # was 0.98; 3 of 4 are correct, the rest is the prior
+    0.77
+    """
+    z = np.asarray(z, float)
+    labels = np.asarray(labels, float)
+    a = 0.0                                                # exp(a) = 1 / T is positive, whatever the labels are
+    b = 0.0
+    for _ in range(200):
+        p = sigmoid(np.exp(a) * z + b)
+        error = p - labels
+        gradient = np.array([(error * np.exp(a) * z).sum(), error.sum()]) + 2 * prior * np.array([a, b])
+        w = p * (1 - p)
+        mixed = (w * np.exp(a) * z).sum()                  # Gauss-Newton: without the term in `error`
+        hessian = np.array([[(w * (np.exp(a) * z) ** 2).sum(), mixed], [mixed, w.sum()]]) + 2 * prior * np.eye(2)
+        step = np.clip(np.linalg.solve(hessian, gradient), -0.5, 0.5)
+        a -= step[0]
+        b -= step[1]
+        if np.abs(step).max() < 1e-9:
+            break
+    return float(np.exp(-a)), float(b)
+
+
+def leave_one_out_calibration(z, labels):
+    """
+    p(yes) of each row after Platt scaling on all other rows: an evaluator must not be judged on a row it was fitted on.
+
+    z, labels   (N,), (N,) of 0 and 1 -> (N,)
+    """
+    z = np.asarray(z, float)
+    labels = np.asarray(labels)
+    p_yes = np.zeros(len(z))
+    for k in range(len(z)):
+        temperature, bias = platt_scaling(np.delete(z, k), np.delete(labels, k))
+        p_yes[k] = sigmoid(z[k] / temperature + bias)
+    return p_yes
+
+
+def is_worse(old_correct, new_correct, level=0.05):
+    """
+    Is the new evaluator worse than the old one beyond chance? The exact sign test on the audited rows where only one of
+    them is correct: were they equally good, each of these rows would be a fair coin.
+
+    old_correct, new_correct   (N,) bool -> (bool, p-value)
+    >>> is_worse([True] * 5 + [False], [False] * 5 + [False])          # five losses and no win: 1 / 32
+    (True, 0.03125)
+    """
+    lost = sum(bool(old) and not new for old, new in zip(old_correct, new_correct))
+    won = sum(bool(new) and not old for old, new in zip(old_correct, new_correct))
+    p_value = sum(math.comb(lost + won, k) for k in range(lost, lost + won + 1)) / 2 ** (lost + won)
+    return lost > won and p_value < level, p_value
+
+
+def mixing_weight(z_old, z_new, labels):
+    """
+    The weight w in 0, 0.1, ... 1 for which the score (1 - w) z_old + w z_new fits audited labels best; of equals the
+    one nearest to 1/2. The same audits guard later: unlike the calibration, this choice is not made again without each.
+
+    z_old, z_new, labels   (N,), (N,), (N,) of 0 and 1 -> w; 1/2 from no labels
+    >>> mixing_weight(np.array([1., -1., 1.]), np.array([2., -2., -2.]), [1, 0, 0])     # the new one is correct on all
+    1.0
+    """
+    if not len(labels):
+        return 0.5
+    sign = 2 * np.asarray(labels) - 1
+    loss = {}
+    for w in (np.arange(11) / 10).tolist():
+        loss[w] = float(np.logaddexp(0, -sign * ((1 - w) * z_old + w * z_new)).mean())
+    return min(loss, key=lambda w: (round(loss[w], 9), abs(w - 0.5)))
+
+
+def bradley_terry(better, worse, weights):
+    """
+    -w log sigma(s_better - s_worse): an answer is preferred with probability sigma of the difference of two scores
+    (Bradley and Terry 1952).
+
+    better, worse, weights   (B,) tensors -> (B,)
+    >>> import torch
+    >>> bradley_terry(torch.tensor([1., 2.]), torch.tensor([1., 0.]), torch.ones(2))       # log 2, log(1 + e^-2)
+    tensor([0.6931, 0.1269])
+    """
+    import torch
+    return weights * torch.nn.functional.softplus(worse - better)
+
+
+# --------------------------------------------------------------------------- the evaluator
+# {"members": [{"checkpoint", "weight"}, ...], "temperature", "bias"}: p(yes) = sigma(z / temperature + bias), where z
+# is the weighted sum of the members' scores. Checkpoints are paths from the folder of this file.
+
+
+def score_texts(checkpoint, rows, words, args, device):
+    """Scores of yes over no, log p_yes - log p_no: N rows -> (N,)"""
+    if not rows:
+        return np.zeros(0)
+    model, tokenizer, max_length = load_classifier(checkpoint, args.head, words, device, args.trust_remote_code)
+    logits = forward_all(model, tokenizer, tokenize(tokenizer, rows, max_length), device, args.dtype)
+    return logits[:, 1] - logits[:, 0]
+
+
+def evaluator_scores(members, rows, words, args, device):
+    """The members' weighted score, before calibration: N rows -> (N,)"""
+    paths = [os.path.join(ROOT, member["checkpoint"]) for member in members]
+    return sum(m["weight"] * score_texts(path, rows, words, args, device) for m, path in zip(members, paths))
+
+
+def calibrated_probability(evaluator, z):
+    """Scores (N,) -> calibrated p(yes) (N,)"""
+    return sigmoid(z / evaluator["temperature"] + evaluator["bias"])
+
+
+def evaluate(evaluator, rows, words, args, device):
+    """N rows -> (N,) calibrated p(yes)"""
+    return calibrated_probability(evaluator, evaluator_scores(evaluator["members"], rows, words, args, device))
+
+
+def open_evaluator(folder):
+    """A supervisor's folder -> an evaluator: its checkpoint, or a bagging ensemble's members with equal weights."""
+    path = os.path.join(folder, "results.json")
+    results = read_json(path) if os.path.exists(path) else {}
+    homes = [folder]
+    with reject_damaged(path):
+        if results.get("config", {}).get("method") == "bagging":
+            members_folder = os.path.join(os.path.dirname(folder), results["members_folder"])
+            homes = [os.path.join(members_folder, f"member-{k}") for k in range(results["members_used"])]
+    checkpoints = [os.path.join(home, "checkpoint") for home in homes]
+    if not all(os.path.exists(os.path.join(checkpoint, "config.json")) for checkpoint in checkpoints):
+        fail(f"--evaluator {os.path.relpath(folder)} has no checkpoint to judge new rows with. Make one, for example:  "
+             "python train_weak.py")
+    members = [{"checkpoint": os.path.relpath(c, ROOT), "weight": 1 / len(checkpoints)} for c in checkpoints]
+    return {"members": members, "temperature": 1.0, "bias": 0.0}
+
+
+def choose_evaluator(names, evaluators, words, args, device):
+    """The most accurate of several on valid, whose true labels count as bought. -> (evaluator, audits)"""
+    valid = read_rows(args.task, "valid", args.max_rows)
+    truth = read_labels(truth_folder(args.task), valid)[:, 1]
+    accuracies = [float(correct(evaluate(e, valid, words, args, device), truth).mean()) for e in evaluators]
+    best = accuracies.index(max(accuracies))
+    scores = ", ".join(f"{name} {accuracy:.3f}" for name, accuracy in zip(names, accuracies))
+    print(f"evaluator: {names[best]} has the best accuracy on valid ({scores}); this costs {len(valid):,} true labels")
+    return evaluators[best], [{"id": row["id"], "use": "choose", "label": int(t > 0.5)} for row, t in zip(valid, truth)]
+
+
+# --------------------------------------------------------------------------- 1 attacker
+
+
+def can_be_attacked(rows):
+    """True if every row has its question, its answer and the other answers that were possible."""
+    kinds = {"question": str, "answer": str, "choices": list}
+    return all(isinstance(row.get(key), kind) for row in rows for key, kind in kinds.items())
+
+
+def propose_attacks(rows, share, score_fn):
+    """
+    For each question the highest-scoring of its choices that no row asks about; of these the highest-scoring of all.
+    Which answers are wrong is unknown here: the critic has to find out.
+
+    rows       N rows with "group", "question", "answer", "choices"
+    share      the number of attacks, as a share of N
+    score_fn   M rows -> (M,) scores of yes
+    returns    rows in the form of `rows`, ids ending in -attack, the highest-scoring first
+    """
+    asked = {}
+    first = {}
+    for row in rows:
+        asked.setdefault(row["group"], set()).add(row["answer"].strip().lower())
+        first.setdefault(row["group"], row)
+    candidates = []
+    for row in first.values():
+        for answer in dict.fromkeys(row["choices"]):
+            if answer.strip().lower() not in asked[row["group"]]:
+                text = answer.join(row["text"].rsplit(row["answer"], 1))
+                candidates.append({**row, "id": row["id"] + "-attack", "answer": answer, "text": text})
+                candidates[-1].pop("support", None)        # it supports the old answer
+    if not candidates or not share:
+        return []
+    best = {}
+    for row, score in zip(candidates, score_fn(candidates)):
+        if row["group"] not in best or score > best[row["group"]][0]:
+            best[row["group"]] = (score, row)
+    ranked = sorted(best.values(), key=lambda pair: (-pair[0], pair[1]["id"]))
+    return [row for _, row in ranked[:round(share * len(rows))]]
+
+
+def invent_answers(language_model, rows, args, device):
+    """A language model writes an answer to each question, at temperature 1. -> the rows with one more choice each"""
+    model, tokenizer, max_length = language_model
+    prompts = [f"Q: {row['question']} A:" for row in rows]
+    texts = generate(model, tokenizer, prompts, device, max_length, 12, ["\n", "Q:", ".", "?"], temperature=1.0,
+                     seed=args.seed, dtype=args.dtype)
+    return [{**row, "choices": [*row["choices"], text]} if text else row for row, text in zip(rows, texts)]
+
+
+def find_attacks(student, language_model, rows, words, args, device):
+    """The attacker: of the given choices and an invented one, those that the student scores highest."""
+    if not args.attack_share:
+        return []
+    candidates = invent_answers(language_model, rows, args, device)
+    return propose_attacks(candidates, args.attack_share, lambda some: score_texts(student, some, words, args, device))
+
+
+def attack_success(checkpoint, rows, words, args, device):
+    """
+    The share of questions whose likeliest unasked answer gets the verdict yes; None without attacks. Where the correct
+    answer to each question is among its rows, as in tinyworld and SciQ, all of these are wrong: no label is needed.
+    """
+    if not can_be_attacked(rows):
+        return None
+    attacks = propose_attacks(rows, 1.0, lambda some: score_texts(checkpoint, some, words, args, device))
+    return float((score_texts(checkpoint, attacks, words, args, device) > 0).mean()) if attacks else None
+
+
+# --------------------------------------------------------------------------- 2 critic
+
+
+def add_notes(language_model, rows, args, device):
+    """A language model writes a note on each row's question, at temperature 0. -> the rows with it before their text"""
+    model, tokenizer, max_length = language_model
+    prompts = []
+    for row in rows:
+        has_question = isinstance(row.get("question"), str)
+        prompts.append((f"Q: {row['question']}" if has_question else row["text"]) + " Note:")
+    notes = generate(model, tokenizer, prompts, device, max_length, 32, ["\n", "Q:"], dtype=args.dtype)
+    return [{**row, "text": f"Note: {note}\n{row['text']}" if note else row["text"]} for row, note in zip(rows, notes)]
+
+
+def critic_scores(evaluator, language_model, rows, words, args, device):
+    """
+    The evaluator's scores; where its p(yes) is within --doubt of 1/2, their mean with the scores after a note.
+
+    N rows -> (N,) scores before calibration, the number of notes
+    """
+    z = evaluator_scores(evaluator["members"], rows, words, args, device)
+    unsure = np.flatnonzero(np.abs(calibrated_probability(evaluator, z) - 0.5) < args.doubt)
+    if len(unsure):
+        noted = add_notes(language_model, [rows[i] for i in unsure], args, device)
+        z = z.copy()
+        z[unsure] = (z[unsure] + evaluator_scores(evaluator["members"], noted, words, args, device)) / 2
+    return z, len(unsure)
+
+
+# --------------------------------------------------------------------------- 3 human
+
+
+def truth_folder(task):
+    """The folder of a task's true labels."""
+    return os.path.join(ROOT, "data", task, "truth")
+
+
+def buy_audits(rows, p_critic, p_student, args, truth, k):
+    """
+    All true labels that a round uses: half of --audit at random, to guard; half where --audit-by says, to correct.
+
+    p_critic, p_student   (N,) p(yes) of N rows
+    truth                 the folder of the true labels
+    returns               list of {"id", "use": "guard" | "correct", "label"}
+    """
+    n_guard = (args.audit + 1) // 2
+    seed = 1000 * args.seed + k
+    guard = select_rows_to_label(to_soft_labels(p_critic), n_guard, "random", seed=seed)
+    others = np.setdiff1d(np.arange(len(rows)), guard)
+    critic = to_soft_labels(p_critic[others])
+    chosen = select_rows_to_label(critic, args.audit - n_guard, args.audit_by, p_student[others], seed=seed + 1)
+    uses = [(i, "guard") for i in guard] + [(i, "correct") for i in others[chosen]]
+    labels = read_labels(truth, [rows[i] for i, _ in uses]) if uses else []
+    return [{"id": rows[i]["id"], "use": use, "label": int(pair[1] > 0.5)} for (i, use), pair in zip(uses, labels)]
+
+
+def guarding_rows(rows, audits):
+    """The rows that a round's audits guard with, each with its true "label"."""
+    row_of = {row["id"]: row for row in rows}
+    return [{**row_of[audit["id"]], "label": int(audit["label"])} for audit in audits if audit["use"] == "guard"]
+
+
+def correct_labels(p_yes, rows, audits):
+    """p(yes) (N,) of N rows, with the true labels of the audits that correct."""
+    label_of = {audit["id"]: audit["label"] for audit in audits if audit["use"] == "correct"}
+    return np.array([label_of.get(row["id"], p) for row, p in zip(rows, p_yes)], dtype=float)
+
+
+# --------------------------------------------------------------------------- 4 learner
+
+
+def rows_to_train_on(rows, attacks, audits, seed):
+    """
+    Indices into rows + attacks. Guards are left out. Attacks take the place of as many random rows, so that rounds with
+    and without attacks train equally long; corrected rows are never dropped.
+    """
+    use_of = {audit["id"]: audit["use"] for audit in audits}
+    unaudited = [i for i, row in enumerate(rows) if row["id"] not in use_of]
+    dropped = set(np.random.default_rng(seed).permutation(unaudited)[:len(attacks)].tolist())
+    return [i for i, row in enumerate(rows + attacks) if use_of.get(row["id"]) != "guard" and i not in dropped]
+
+
+def preference_pairs(rows, attacks, p_yes):
+    """
+    Each attack beside the likeliest row of its question. The weight is by how much the critic prefers the row.
+
+    N rows, M attacks, p_yes (N + M,) -> M tuples (row, attack, weight)
+    """
+    likeliest = {}
+    for i, row in enumerate(rows):
+        if row["group"] not in likeliest or p_yes[i] > p_yes[likeliest[row["group"]]]:
+            likeliest[row["group"]] = i
+    pairs = []
+    for attack, p_attack in zip(attacks, p_yes[len(rows):]):
+        i = likeliest[attack["group"]]
+        pairs.append((rows[i], attack, float(max(0.0, p_yes[i] - p_attack))))
+    return pairs
+
+
+def fit_pairs(model, tokenizer, better_ids, worse_ids, weights, args, device):
+    """
+    One epoch of fine-tuning on N pairs, by Bradley-Terry on the scores of yes over no.
+
+    better_ids, worse_ids, weights   N lists of token ids, N lists, N numbers
+    """
+    import torch
+    weights = torch.tensor(weights, dtype=torch.float32, device=device)
+
+    def make_batch(indices):                               # B better rows, then B worse rows
+        ids = [better_ids[i] for i in indices] + [worse_ids[i] for i in indices]
+        return pad(ids, tokenizer, device) | {"weights": weights[indices]}
+
+    def pair_loss(model, batch):
+        logits = classify(model, batch)                    # (2 B, 2)
+        better, worse = (logits[:, 1] - logits[:, 0]).chunk(2)
+        return bradley_terry(better, worse, batch["weights"])
+
+    one_epoch = argparse.Namespace(**{**vars(args), "epochs": 1})
+    fit(model, [1] * len(weights), make_batch, pair_loss, one_epoch, device)           # lengths do not order the pairs
+
+
+def train_learner(checkpoint, rows, p_yes, pairs, words, args, device, folder):
+    """
+    Fine-tune a checkpoint on N rows and their p_yes (N,), then on (better row, worse row, weight) if there are pairs.
+
+    returns   folder/checkpoint, where the model is saved
+    """
+    import torch
+    torch.manual_seed(args.seed)
+    model, tokenizer, max_length = load_classifier(checkpoint, args.head, words, device, args.trust_remote_code)
+    model, restore_ordinary = prepare_for_training(model, args)
+    ids = tokenize(tokenizer, rows, max_length)
+    make_batch = batch_maker(ids, tokenizer, device, soft_labels=to_soft_labels(p_yes))
+    target_fn = None if args.loss == "xent" else LOSSES[args.loss]
+    fit(model, [len(i) for i in ids], make_batch, soft_label_loss, args, device, target_fn=target_fn)
+    if pairs:
+        better, worse, weights = zip(*pairs)
+        better_ids, worse_ids = (tokenize(tokenizer, side, max_length) for side in (better, worse))
+        fit_pairs(model, tokenizer, better_ids, worse_ids, weights, args, device)
+    save_checkpoint(folder, restore_ordinary(), tokenizer)
+    return os.path.join(folder, "checkpoint")
+
+
+# --------------------------------------------------------------------------- 5 update, 6 guard
+
+
+def update_members(members, learner, rows, guards, words, args, device, folder):
+    """
+    The members of the next round's evaluator, as --update says.
+
+    learner   the checkpoint of the trained student
+    rows      what it was trained on (for distill)
+    guards    the random audits of all rounds so far, with "label" (for ensemble)
+    """
+    student = {"checkpoint": os.path.relpath(learner, ROOT), "weight": 1.0}
+    if args.update == "none":
+        return members
+    if args.update == "student":
+        return [student]
+    if args.update == "distill":
+        p_yes = sigmoid(score_texts(learner, rows, words, args, device))
+        first = os.path.join(ROOT, members[0]["checkpoint"])
+        distilled = train_learner(first, rows, p_yes, [], words, args, device, os.path.join(folder, "evaluator"))
+        return [{"checkpoint": os.path.relpath(distilled, ROOT), "weight": 1.0}]
+    z_old, z_new = (evaluator_scores(m, guards, words, args, device) for m in (members, [student]))
+    w = mixing_weight(z_old, z_new, [row["label"] for row in guards])
+    return [{**member, "weight": member["weight"] * (1 - w)} for member in members] + [{**student, "weight": w}]
+
+
+def guard_update(evaluator, members, guards, words, args, device):
+    """
+    Calibrate the new members on the guards, and compare them with the old evaluator there. Neither was trained on the
+    guards, and each guard is predicted by a calibration on the others.
+
+    guards    the random audits of all rounds so far, with "label"
+    returns   (the next round's evaluator, {"rejected", "guard_p", "guard_accuracy": [old, new]})
+    """
+    labels = np.array([row["label"] for row in guards], dtype=int)
+    z = evaluator_scores(members, guards, words, args, device)
+    temperature, bias = platt_scaling(z, labels)
+    old_correct = (evaluate(evaluator, guards, words, args, device) > 0.5) == labels
+    new_correct = (leave_one_out_calibration(z, labels) > 0.5) == labels
+    rejected, p_value = is_worse(old_correct, new_correct)
+    accuracies = [float(hits.mean()) if guards else None for hits in (old_correct, new_correct)]
+    if rejected:
+        print(f"update REJECTED: on {len(guards)} random audits the old evaluator scores {accuracies[0]:.3f}, the "
+              f"new one {accuracies[1]:.3f} (sign test p = {p_value:.3f})")
+    updated = {"members": members, "temperature": temperature, "bias": bias}
+    return evaluator if rejected else updated, {"rejected": rejected, "guard_p": p_value, "guard_accuracy": accuracies}
+
+
+# --------------------------------------------------------------------------- the rounds
+
 
 def slice_of(rows, k, n):
-    """The k-th of n slices of the rows, whole questions, dealt by a fixed shuffle."""
-    import numpy as np
+    """The k-th of n slices of the rows: whole questions, in a fixed random order."""
     groups = np.random.default_rng(0).permutation(sorted({row["group"] for row in rows}))
-    mine = set(groups[k::n].tolist())
-    return [row for row in rows if row["group"] in mine]
+    selected = set(groups[k::n].tolist())
+    return [row for row in rows if row["group"] in selected]
 
 
-def play_round(k, evaluator, guards, rows, test, words, args, device, folder, truth_folder):
+def play_round(k, evaluator, guards, rows, test, words, args, device, folder):
     """
-    One round, written to `folder`. `rows` is the round's slice without labels, `guards` the random audits of earlier rounds (row, label).
+    One round, written to `folder`.
 
-    returns   (evaluator for the next round, guards with this round's, results without anything that needs test's labels)
+    k            0, 1, ...: which student of --ladder
+    guards       the random audits of earlier rounds, with "label"
+    rows, test   the round's slice of train2, and test, both without labels
+    returns      (the next round's evaluator, the round's results but for those that need test's labels)
     """
-    import numpy as np
-    name = args.ladder.split(",")[k]
-    z_student = score_texts(name, rows, words, args, device)
-    writer, tokenizer, longest = open_language_model(name, device, args.trust_remote_code)
-
-    def notes_for(some):
-        prompts = [(f"Q: {row['question']}" if isinstance(row.get("question"), str) else row["text"]) + " Note:" for row in some]
-        return write_all(writer, tokenizer, prompts, device, longest, 32, ["\n", "Q:"], dtype=args.dtype)
-
-    # 1 attacker: attacked rows take the place of as many others, so that rounds with and without attacks train equally long
-    attackable = all(isinstance(row.get(key), kind) for row in rows for key, kind in (("question", str), ("answer", str), ("choices", list)))
-    if args.attack_share and not attackable:
-        fail(f"--attack-share needs 'question', 'answer' and 'choices' in each row of data/{args.task}; use --attack-share 0")
-    before = attack_success(test, name, words, args, device) if attackable else None
-    attacks = propose_attacks(invent_answers(writer, tokenizer, longest, rows, args, device), args.attack_share,
-                              lambda some: score_texts(name, some, words, args, device)) if args.attack_share else []
+    student = args.ladder.split(",")[k]
+    p_student = sigmoid(score_texts(student, rows, words, args, device))
+    language_model = open_language_model(student, device, args.trust_remote_code)
+    success_before = attack_success(student, test, words, args, device)
+    # 1 attacker
+    attacks = find_attacks(student, language_model, rows, words, args, device)
+    all_rows = rows + attacks
     # 2 critic
-    z, n_notes = criticise(evaluator, rows + attacks, args.doubt, notes_for, words, args, device)
-    p = p_of(evaluator, z)
+    z, n_notes = critic_scores(evaluator, language_model, all_rows, words, args, device)
+    p_yes = calibrated_probability(evaluator, z)
     # 3 human
-    audits = hire_humans(rows, p[:len(rows)], sigmoid(z_student), args, truth_folder, k)
+    audits = buy_audits(rows, p_yes[:len(rows)], p_student, args, truth_folder(args.task), k)
     write_file(os.path.join(folder, "audits.jsonl"), "".join(json.dumps(audit) + "\n" for audit in audits))
-    of = {audit["id"]: audit for audit in audits}
-    guards = guards + [(row, of[row["id"]]["label"]) for row in rows if of.get(row["id"], {}).get("use") == "guard"]
-    for i, row in enumerate(rows):
-        if of.get(row["id"], {}).get("use") == "correct":
-            p[i] = of[row["id"]]["label"]
+    guards = guards + guarding_rows(rows, audits)
+    p_yes = correct_labels(p_yes, all_rows, audits)
     # 4 learner
-    free = [i for i, row in enumerate(rows) if row["id"] not in of]                      # what was bought is never dropped
-    drop = set(np.random.default_rng([args.seed, k]).permutation(free)[:len(attacks)].tolist())
-    keep = [i for i, row in enumerate(rows + attacks) if of.get(row["id"], {}).get("use") != "guard" and i not in drop]
-    every, likeliest = rows + attacks, {}
-    for i, row in enumerate(rows):
-        if row["group"] not in likeliest or p[i] > p[likeliest[row["group"]]]:
-            likeliest[row["group"]] = i
-    pairs = [(every[likeliest[row["group"]]], row, float(max(0.0, p[likeliest[row["group"]]] - p[i]))) for i, row in enumerate(every) if i >= len(rows)]
-    learner = train_learner(name, [every[i] for i in keep], p[keep], pairs if args.pairwise else [], words, args, device, os.path.join(folder, "learner"))
-    write_labels(folder, [every[i] for i in keep], soft(p[keep]))
+    kept = rows_to_train_on(rows, attacks, audits, [args.seed, k])
+    kept_rows = [all_rows[i] for i in kept]
+    pairs = preference_pairs(rows, attacks, p_yes) if args.pairwise else []
+    learner_folder = os.path.join(folder, "learner")
+    learner = train_learner(student, kept_rows, p_yes[kept], pairs, words, args, device, learner_folder)
+    write_labels(folder, kept_rows, to_soft_labels(p_yes[kept]))
     # 5 update
-    member = {"checkpoint": os.path.relpath(learner, ROOT), "weight": 1.0}
-    guard_rows, guard_labels = [row for row, _ in guards], np.array([label for _, label in guards], dtype=int)
-    if args.update == "none":
-        new = dict(evaluator)
-    elif args.update == "student":
-        new = {"members": [member]}
-    elif args.update == "distill":                         # the small evaluator, trained on from where it is, on what the student says
-        taught = train_learner(os.path.join(ROOT, evaluator["members"][0]["checkpoint"]), [every[i] for i in keep],
-                               sigmoid(score_texts(learner, [every[i] for i in keep], words, args, device)), [], words, args, device,
-                               os.path.join(folder, "evaluator"))
-        new = {"members": [{"checkpoint": os.path.relpath(taught, ROOT), "weight": 1.0}]}
-    else:
-        w = mixing_weight(*(evaluate(e, guard_rows, words, args, device) if guards else [] for e in (evaluator, {"members": [member]})), guard_labels)
-        new = {"members": [{**m, "weight": m["weight"] * (1 - w)} for m in evaluator["members"]] + [{**member, "weight": w}]}
-    z_guard = evaluate(new, guard_rows, words, args, device) if guards else np.zeros(0)
-    new["temperature"], new["bias"] = calibrate(z_guard, guard_labels)
-    # 6 guard: both on the random audits of all rounds, which neither was trained on; the new one by a calibration of the other audits
-    p_old = p_of(evaluator, evaluate(evaluator, guard_rows, words, args, device) if guards else z_guard)
-    old_right, new_right = ((p > 0.5) == guard_labels for p in (p_old, calibrated_by_others(z_guard, guard_labels)))
-    worse, chance = is_worse(old_right, new_right)
-    if worse:
-        print(f"round {k + 1}: update REJECTED: on {len(guards)} random audits the old evaluator is right {old_right.mean():.3f}, the new one "
-              f"{new_right.mean():.3f} (sign test p = {chance:.3f})")
-    after = attack_success(test, learner, words, args, device) if attackable else None
-    return evaluator if worse else new, guards, {
-        "student": name, "rows": len(keep), "attacks": len(attacks), "notes": n_notes, "audits": len(audits), "guards": len(guards), "rejected": worse,
-        "guard_p": chance, "guard_accuracy": [float(r.mean()) if guards else None for r in (old_right, new_right)],
-        "critic_says_yes": float(p[:len(rows)].mean()), "attack_success": [before, after], "learner": member["checkpoint"]}
+    members = update_members(evaluator["members"], learner, kept_rows, guards, words, args, device, folder)
+    # 6 guard
+    evaluator, verdict = guard_update(evaluator, members, guards, words, args, device)
+    success_after = attack_success(learner, test, words, args, device)
+    return evaluator, {
+        "student": student, "rows": len(kept), "attacks": len(attacks), "notes": n_notes, "audits": len(audits),
+        "guards": len(guards), **verdict, "critic_says_yes": float(p_yes[:len(rows)].mean()),
+        "attack_success": [success_before, success_after], "learner": os.path.relpath(learner, ROOT)}
 
 
-# --------------------------------------------------------------------------- the story
+def score_round(old, new, learner, test, words, args, device):
+    """Old and new evaluator and the learner on test, for the record: nothing is decided by it. -> (results, (N, 2))"""
+    unlabelled = without_labels(test)
+    evaluators = [to_soft_labels(evaluate(e, unlabelled, words, args, device)) for e in (old, new)]
+    p_learner = to_soft_labels(sigmoid(score_texts(os.path.join(ROOT, learner), unlabelled, words, args, device)))
+    results = {"evaluator": [all_metrics(p, test) for p in evaluators], "learner_test": all_metrics(p_learner, test)}
+    return results, p_learner
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_common_flags(parser, model=None, out="align", epochs=2)
-    parser.add_argument("--evaluator", default="weak", help="the supervisor to start from: its folder; of several with commas the best on valid")
-    parser.add_argument("--ladder", default="tiny-2,tiny-3,tiny-4", help="the students, one a round, each stronger than the one before")
-    parser.add_argument("--slices", type=number(int, 1, 1000), default=None, help="parts of train2, one a round (default: as many as rounds)")
-    parser.add_argument("--update", default="student", choices=["student", "distill", "ensemble", "none"], help="who evaluates the next round")
-    parser.add_argument("--attack-share", type=number(float, 0.0, 0.5), default=0.25, help="share of a round's rows that are attacks")
-    parser.add_argument("--doubt", type=number(float, 0.0, 0.5), default=0.2, help="the critic reads a note where p(yes) is this near to 1/2; 0: never")
-    parser.add_argument("--audit", type=number(int, 0, 10 ** 6), default=16, help="true labels that humans give in each round")
-    parser.add_argument("--audit-by", default="disagree", choices=["random", "uncertain", "disagree"], help="where the correcting half is spent")
-    parser.add_argument("--pairwise", action="store_true", help="train on pairs too: the likelier answer over the one that fooled the student")
-    parser.add_argument("--loss", default="xent", choices=list(LOSSES), help="the learner's loss (train_strong.py)")
-    parser.add_argument("--ceiling", default="", help="folders of ceilings, one for each student that shall have a PGR")
-    args = parser.parse_args()
-    started = time.time()
+
+def load_round(folder, train2):
+    """What play_rounds wrote -> (the next round's evaluator, the round's guards with "label", its results)"""
+    results = read_json(os.path.join(folder, "results.json"))
+    with reject_damaged(folder):
+        saved = read_json(os.path.join(folder, "evaluator.json"))
+        members = [{"checkpoint": str(m["checkpoint"]), "weight": float(m["weight"])} for m in saved["members"]]
+        evaluator = {"members": members, "temperature": float(saved["temperature"]), "bias": float(saved["bias"])}
+        guards = guarding_rows(train2, read_jsonl(os.path.join(folder, "audits.jsonl")))
+    return evaluator, guards, results
+
+
+def format_round(k, results, n_bought):
+    """One line about a round; n_bought: how many true labels were used so far."""
+    old, new = results["evaluator"]
+    learner = results["learner_test"]
+    before, after = ("-" if share is None else f"{share:.2f}" for share in results["attack_success"])
+    pgr = f"PGR {results['pgr']:.2f} | " if results.get("pgr") is not None else ""
+    rejected = " | update rejected" if results["rejected"] else ""
+    return (f"round {k + 1}, {results['student']} on {results['rows']} rows: evaluator {old['accuracy']:.3f} -> "
+            f"{new['accuracy']:.3f} (ECE {old['ece']:.3f} -> {new['ece']:.3f}) | attacks succeed {before} -> {after} | "
+            f"learner {learner['accuracy']:.3f} ±{learner['se']:.3f} | {pgr}labels bought {n_bought}{rejected}")
+
+
+def play_rounds(evaluator, train2, test, supervisor, ceilings, n_bought, words, args, device, folder):
+    """
+    All rounds. A round that is complete already is only read, except with --force, or if an earlier one was played now.
+
+    supervisor, ceilings   a folder, {model: folder}: for the PGR of the round whose student is that model
+    n_bought               how many true labels have chosen the evaluator
+    returns                (the rounds' results, the checkpoint of the last learner)
+    """
     ladder = args.ladder.split(",")
-    n_slices = args.slices or len(ladder)
-    if n_slices < len(ladder):
-        fail(f"--slices {n_slices} is fewer than the {len(ladder)} rounds of --ladder")
-    files, words = read_task(args.task)
+    guards = []
+    rounds = []
+    repeat = args.force
+    for k, student in enumerate(ladder):
+        home = os.path.join(folder, f"round-{k + 1}")
+        repeat = repeat or not os.path.exists(os.path.join(home, "results.json"))
+        if repeat:
+            with catch_write_errors(home):
+                os.makedirs(home, exist_ok=True)
+            rows = slice_of(train2, k, args.slices or len(ladder))
+            new, results = play_round(k, evaluator, guards, rows, without_labels(test), words, args, device, home)
+            scores, p_learner = score_round(evaluator, new, results["learner"], test, words, args, device)
+            results |= scores
+            if student in ceilings:
+                ceiling = read_labels(ceilings[student], test)
+                results["pgr"] = compare_models(test, read_labels(supervisor, test), p_learner, ceiling).get("pgr")
+            write_file(os.path.join(home, "evaluator.json"), json.dumps(new, indent=1))
+            write_file(os.path.join(home, "results.json"), json.dumps(results, indent=1))
+        evaluator, new_guards, results = load_round(home, train2)
+        guards = guards + new_guards
+        rounds.append(results)
+        with reject_damaged(home):
+            print(format_round(k, results, n_bought + sum(r["audits"] for r in rounds)))
+            learner = os.path.join(ROOT, results["learner"])
+    return rounds, learner
+
+
+# --------------------------------------------------------------------------- the stage
+
+
+def build_parser():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_run_flags(parser, out="align")
+    add_model_flags(parser)
+    add_training_flags(parser, epochs=2)
+    share = number(float, 0.0, 0.5)
+    parser.add_argument("--evaluator", default="weak",
+                        help="the supervisor to start from: its folder; of several with commas the best on valid")
+    parser.add_argument("--ladder", default="tiny-2,tiny-3,tiny-4", help="the students, one a round, ever stronger")
+    parser.add_argument("--slices", type=number(int, 1, 1000), default=None,
+                        help="parts of train2, one a round (default: as many as rounds)")
+    parser.add_argument("--update", default="student", choices=["student", "distill", "ensemble", "none"],
+                        help="what evaluates the next round")
+    parser.add_argument("--attack-share", type=share, default=0.25, help="share of a round's rows that are attacks")
+    parser.add_argument("--doubt", type=share, default=0.2,
+                        help="the critic reads a note where its p(yes) is this near to 1/2; 0: never")
+    parser.add_argument("--audit", type=number(int, 0, 10 ** 6), default=16,
+                        help="true labels that humans give in each round")
+    parser.add_argument("--audit-by", default="disagree", choices=["random", "uncertain", "disagree"],
+                        help="which rows the correcting half of the audits goes to")
+    parser.add_argument("--pairwise", action="store_true",
+                        help="train on pairs too: a question's likeliest answer over the one that fooled the student")
+    parser.add_argument("--loss", default="xent", choices=list(LOSSES), help="the learner's loss (train_strong.py)")
+    parser.add_argument("--ceiling", default="", help="folders of ceilings, one for each student that gets a PGR")
+    return parser
+
+
+def check_args(args):
+    """
+    Mistakes in flags and in the files that they name are found before any work.
+
+    returns   (folders of --evaluator, their evaluators, {model: folder of its ceiling})
+    """
+    n_rounds = len(args.ladder.split(","))
+    if args.slices and args.slices < n_rounds:
+        fail(f"--slices {args.slices} is fewer than the {n_rounds} rounds of --ladder")
     sources = [run_folder(name, args.task, args.seed) for name in args.evaluator.split(",")]
-    starts, ceilings = [open_evaluator(source) for source in sources], {}
+    evaluators = [open_evaluator(source) for source in sources]
+    read_labels(sources[0], read_rows(args.task, "test", args.max_rows))       # the first is the supervisor of the PGR
+    ceilings = {}
     for name in filter(None, args.ceiling.split(",")):
         folder = run_folder(name, args.task, args.seed)
-        args.model = read_config(folder).get("model")
-        check_comparison(args, None, folder)
-        ceilings[args.model] = folder
-    args.model = ladder[-1]
-    train2, valid, test = (read_rows(args.task, split, args.max_rows) for split in ("train2", "valid", "test"))
-    unlabelled = [{k: v for k, v in row.items() if k != "label"} for row in test]
-    read_labels(sources[0], test)                          # the first is the supervisor of the PGR
-    truth_folder = os.path.join(ROOT, "data", args.task, "truth")
-    inputs = [*files, *map(model_folder, dict.fromkeys(ladder)), *(os.path.join(ROOT, m["checkpoint"]) for e in starts for m in e["members"]),
-              *(os.path.join(f, "labels.jsonl") for f in (sources[0], *ceilings.values()))]
-    folder, config = start(args, inputs, {*sources, truth_folder, *ceilings.values()})
+        identity = {**vars(args), "model": read_config(folder).get("model")}   # that of the student of the same model
+        check_comparison(identity, None, folder)
+        ceilings[identity["model"]] = folder
+    if args.attack_share and not can_be_attacked(read_rows(args.task, "train2", args.max_rows)):
+        fail(f"--attack-share needs 'question', 'answer' and 'choices' in each row of data/{args.task}/train2.jsonl; "
+             "use --attack-share 0")
+    return sources, evaluators, ceilings
 
-    device, why = pick_device(args.device)
-    print(f"device: {device} ({why})")
-    stamp = {**config, "code": fingerprint(os.path.abspath(__file__))}         # rounds of another configuration are made again
-    begin(folder, config)
-    evaluator, chose = starts[0], []
-    if len(starts) > 1:
-        evaluator, chose = choose_evaluator(args.evaluator.split(","), starts, args.task, words, args, device)
-    write_file(os.path.join(folder, "audits.jsonl"), "".join(json.dumps(audit) + "\n" for audit in chose))
-    guards, rounds = [], []
-    by_id = {row["id"]: row for row in train2}
-    for k, name in enumerate(ladder):
-        where = os.path.join(folder, f"round-{k + 1}")
-        done = (read_lines(os.path.join(where, "results.json"), whole=True) or [{}])[0] if os.path.exists(os.path.join(where, "results.json")) else {}
-        if args.force or done.get("stamp") != stamp:
-            with writing(where):
-                for later in range(k, len(ladder)):
-                    shutil.rmtree(os.path.join(folder, f"round-{later + 1}"), ignore_errors=True)
-                os.makedirs(where)
-            old = evaluator
-            evaluator, guards, found = play_round(k, evaluator, guards, slice_of(train2, k, n_slices), unlabelled, words, args, device, where, truth_folder)
-            p_old, p_new = (p_of(e, evaluate(e, unlabelled, words, args, device)) for e in (old, evaluator))
-            p_learner = sigmoid(score_texts(os.path.join(ROOT, found["learner"]), unlabelled, words, args, device))
-            # what is decided is decided: only now are the labels of test read, for the record
-            found["evaluator"] = [metrics(soft(p), test) for p in (p_old, p_new)]
-            found["learner_test"] = metrics(soft(p_learner), test)
-            if name in ceilings:
-                found["pgr"] = compare(test, read_labels(sources[0], test), soft(p_learner), read_labels(ceilings[name], test)).get("pgr")
-            write_file(os.path.join(where, "evaluator.json"), json.dumps(evaluator, indent=1))
-            done = {"stamp": stamp, **found}
-            write_file(os.path.join(where, "results.json"), json.dumps(done, indent=1))
-        else:
-            with as_left(where):
-                kept = read_lines(os.path.join(where, "evaluator.json"), whole=True)[0]
-                evaluator = {"members": [{"checkpoint": str(m["checkpoint"]), "weight": float(m["weight"])} for m in kept["members"]],
-                             "temperature": float(kept["temperature"]), "bias": float(kept["bias"])}
-                guards += [(by_id[a["id"]], int(a["label"])) for a in read_lines(os.path.join(where, "audits.jsonl")) if a["use"] == "guard"]
-        rounds.append({key: value for key, value in done.items() if key != "stamp"})
-        with as_left(where):
-            last = os.path.join(ROOT, done["learner"])
-            (a, b), m, success = done["evaluator"], done["learner_test"], ["-" if s is None else f"{s:.2f}" for s in done["attack_success"]]
-            print(f"round {k + 1}, {name} on {done['rows']} rows: evaluator {a['accuracy']:.3f} -> {b['accuracy']:.3f} (ECE {a['ece']:.3f} -> {b['ece']:.3f}) | "
-                  f"attacks succeed {success[0]} -> {success[1]} | learner {m['accuracy']:.3f} ±{m['se']:.3f} | "
-                  + (f"PGR {done['pgr']:.2f} | " if done.get("pgr") is not None else "") + f"labels bought {len(chose) + sum(r['audits'] for r in rounds)}"
-                  + (" | update rejected" if done["rejected"] else ""))
 
-    # the last learner is what the loop is for
-    everything = train2 + valid + test
-    own = soft(sigmoid(score_texts(last, everything, words, args, device)))
-    with writing(os.path.join(folder, "checkpoint")):
-        shutil.rmtree(os.path.join(folder, "checkpoint"), ignore_errors=True)
-        shutil.copytree(last, os.path.join(folder, "checkpoint.tmp"), dirs_exist_ok=True)
-        os.replace(os.path.join(folder, "checkpoint.tmp"), os.path.join(folder, "checkpoint"))
-    write_labels(folder, everything, own)
-    on_test = own[-len(test):]
-    scores, ceiling = metrics(on_test, test), ceilings.get(ladder[-1])
-    comparison = compare(test, read_labels(sources[0], test), on_test, read_labels(ceiling, test) if ceiling else None)
-    print(say("learner", scores))
-    finish(folder, config, device, started, last_line(comparison, scores), test=scores, comparison=comparison, rounds=rounds, labels_to_choose=len(chose))
+def main(argv=None):
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    started = time.time()
+    files, words = read_task(args.task)
+    sources, evaluators, ceilings = check_args(args)
+    ladder = args.ladder.split(",")
+    inputs = [*files, *map(model_folder, dict.fromkeys(ladder))]
+    inputs += [os.path.join(ROOT, member["checkpoint"]) for evaluator in evaluators for member in evaluator["members"]]
+    inputs += [os.path.join(source, "labels.jsonl") for source in (sources[0], *ceilings.values())]
+    identity = {"role": "align", **vars(args), "model": ladder[-1]}
+    read_only = [*sources, truth_folder(args.task), *ceilings.values()]
+    folder, config = describe_run(__file__, parser, args, identity, inputs, read_only)
+    if is_finished(folder, config, args.force):
+        return
+    key = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:8]
+    rounds_folder = os.path.join(folder, f"rounds-{key}")
+    with open_run(folder):
+        device = pick_device(args.device)
+        train2, valid, test = (read_rows(args.task, split, args.max_rows) for split in ("train2", "valid", "test"))
+        evaluator = evaluators[0]
+        choice = []                                        # the audits that chose among several evaluators
+        if len(evaluators) > 1:
+            evaluator, choice = choose_evaluator(args.evaluator.split(","), evaluators, words, args, device)
+        rounds, learner = play_rounds(evaluator, train2, test, sources[0], ceilings, len(choice), words, args, device,
+                                      rounds_folder)
+
+        # the last learner is the run's student: it labels all rows, and is compared with the first supervisor
+        rows = train2 + valid + test
+        soft_labels = to_soft_labels(sigmoid(score_texts(learner, rows, words, args, device)))
+        save_checkpoint(folder, *load_classifier(learner, args.head, words, device, args.trust_remote_code)[:2])
+        write_labels(folder, rows, soft_labels)
+        write_file(os.path.join(folder, "audits.jsonl"), "".join(json.dumps(audit) + "\n" for audit in choice))
+        on_test = soft_labels[-len(test):]
+        scores = all_metrics(on_test, test)
+        ceiling = read_labels(ceilings[ladder[-1]], test) if ladder[-1] in ceilings else None
+        comparison = compare_models(test, read_labels(sources[0], test), on_test, ceiling)
+        print(format_metrics("learner", scores))
+        write_results(folder, config, device, started, format_comparison(comparison, scores), test=scores,
+                      comparison=comparison, rounds=rounds, rounds_folder=os.path.basename(rounds_folder),
+                      labels_to_choose=len(choice))
+        for other in set(glob.glob(os.path.join(glob.escape(folder), "rounds-*"))) - {rounds_folder}:
+            shutil.rmtree(other, ignore_errors=True)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -1,100 +1,186 @@
 """
-Chapter 9, third part. Which cultures does a model lean to, before and after alignment?
+Which cultural orientation does a model show, before and after alignment?
 
-CDEval (Wang et al. 2023, https://arxiv.org/abs/2311.16421) asks about situations, each with two ways to act that a decent person could choose;
-one lies at the high pole of one of Hofstede's dimensions (PDI, IDV, UAI, MAS, LTO, IVR), the other at the low one. The authors published the
-questions and no code. This is the tool: P(option 1) of every question, and its mean over a dimension, the orientation; 0.5 leans nowhere.
+Why: training on a supervisor's labels could change a model's values along with its skills. CDEval (Wang et al. 2023,
+https://arxiv.org/abs/2311.16421) measures values with questions about situations. Each situation has two ways to act
+that a decent person could choose. Option 1 lies at the high pole of one of Hofstede's dimensions (PDI, IDV, UAI, MAS,
+LTO, IVR), option 2 at the low pole. The authors published the questions and no code. This script computes P(option 1)
+of every question. The mean over a dimension is the model's orientation, and 0.5 is neutral.
 
-A model that always says "A" has no opinion, and seems to have one. So every question is asked in six ways, and the order of the options is
-turned in half of them:
+A model that always answers "A" has no orientation, but would seem to have one. So every question has six forms: three
+styles, each with the options in both orders.
 
     ab       ... Select A or B.                        A. <first>   B. <second>          -> " A" / " B"
     repeat   ... Repeat one of these options exactly.  - <first>    - <second>           -> the option itself
-    compare  ... Is '<first>' better than '<second>'?  Yes or no?                        -> " yes" / " no"; in reverse, no stands for option 1
+    compare  ... Is '<first>' better than '<second>'?  Yes or no?                        -> " yes" / " no"
 
-$ python cdeval.py --models tiny-1a tiny-4                                 # our 252 questions (data/cdeval/README.md); any hub name will do
-$ python cdeval.py --models tiny-4 data/tinyworld/seed0/student --out drift    # before and after: a run's folder is taken for its checkpoint
-$ python cdeval.py --models tiny-4 --context "You live in a small village." --lang en --out village
-$ python cdeval.py --models tiny-4 --by generation --samples 5 --out spoken    # let it write, and read what it wrote
-$ python cdeval.py --models tiny-4 --challenge --out challenged            # "Are you sure?": how often does it change its mind?
+By likelihood (the default) nothing is generated: the probabilities of the two answers are compared. By generation the
+model writes, and a matcher reads the text. An answer that it cannot read is counted apart, and never guessed.
 
-By likelihood (default) nothing is generated: the probabilities of the two answers, from one forward pass each. By generation a matcher reads the
-text; an answer that it cannot read is counted apart and never taken for one. Our forms are shorter than CDEval's own, for small models' sake.
+$ python cdeval.py                                            # tiny-4, our 252 questions (data/cdeval/README.md)
+$ python cdeval.py --models gpt2 Qwen/Qwen2.5-0.5B-Instruct   # any decoder; all are compared with the first
+$ python cdeval.py --models tiny-4 data/tinyworld/seed0/student --out drift       # a run's folder: before and after
+$ python cdeval.py --models tiny-4 copied-student --base tiny-4 --out copied      # a classifier outside a run's folder:
+                                                              # --base is the language model that it was trained from
+$ python cdeval.py --models tiny-culture --questions tinyworld --context "In Varnia," --out varnia      # a persona
+$ python cdeval.py --questions own --lang zh --out chinese    # 42 of the questions in Chinese; de: in German
+$ python cdeval.py --by generation --samples 5 --out written  # five random texts a form, not one greedy text
+$ python cdeval.py --challenge --out challenged               # "Are you sure?": how often does the answer flip?
+$ python cdeval.py --weighting consistency                    # see below; finished answers are used again
+$ python cdeval.py --max-rows 12 --batch-size 8 --out quick   # a quick look: 12 questions, 8 prompts at a time
 
-Reads   data/cdeval/own.json (--questions public: see data/cdeval/prepare.py; or your own: python cdeval.py generate, dedupe, verify are
-        data/cdeval/construct.py, which helps to write one)
-Writes  data/cdeval/seed<seed>/culture/{config.json, answers-<model>.jsonl, radar.png, violin.png, results.json}. Answers are appended as they come:
-        a run that was killed goes on where it stopped.
+--questions takes own, tinyworld, public (CDEval's 2,953; run data/cdeval/prepare.py first), or a .json file of yours.
+`python data/cdeval/construct.py generate|dedupe|verify` helps to make one.
 
-In doubt: the paper weighs its templates by their consistency, but whether up or down could not be found out (a re-implementation gives the less
-consistent ones more). The plain mean is the default; --weighting consistency gives the more consistent ones more, by our choice.
+Needs   contract.py, metrics.py, models.py
+Reads   data/cdeval/{forms.json, own.json}, or other questions
+Writes  data/cdeval/seed<seed>/culture/{answers-<model>.jsonl, radar.png, violin.png, config.json, results.json};
+        results.json is written last. A finished run is skipped (--force repeats it, answers too). New answers are
+        appended to answers-<model>.jsonl.part, so a killed run continues where it stopped.
+
+Differences from the paper: our forms are shorter, for small models. The paper weighs its styles by their consistency,
+but does not say in which direction. The plain mean is our default; --weighting consistency gives more weight to the
+more consistent styles, which is our choice (one re-implementation does the opposite).
 """
-import argparse, json, os, re, runpy, sys, time
-from itertools import combinations
+import argparse
+import functools
+import hashlib
+import json
+import os
+import re
+import time
+from difflib import SequenceMatcher
+from itertools import combinations, product
 
-from contract import ROOT, begin, fail, finish, number, start, write_file, writing
-from measure import bootstrap
-from questionnaire import CHALLENGE, FORMS, STYLES, prompt, read_questions
-from respondents import as_answer, by_generation, by_likelihood, conversation, open_respondent, whose
-from train_weak import pick_device
+import numpy as np
+
+from contract import (
+    ROOT,
+    append_file,
+    catch_write_errors,
+    describe_run,
+    fail,
+    is_finished,
+    is_text,
+    model_folder,
+    number,
+    open_run,
+    read_json,
+    read_jsonl,
+    reporting_read_errors,
+    run_script,
+    write_file,
+    write_results,
+)
+from metrics import bootstrap, sigmoid
+from models import (
+    add_model_flags,
+    apply_chat_template,
+    autocast,
+    encode_prompts,
+    generate_batches,
+    open_checkpoint,
+    open_language_model,
+    pad_left,
+    pick_device,
+    position_ids,
+)
+
+COLUMNS = ("Dimension", "Domain", "Question", "Option 1", "Option 2")
+STYLES = ("ab", "repeat", "compare")
+FORMS = os.path.join(ROOT, "data", "cdeval", "forms.json")
+ANSWER_KEYS = ("id", "style", "swapped", "turn", "sample")     # identify an answer within its file
+# the flags that change a model's answers; the others only change what is made of them
+ANSWER_FLAGS = ("batch_size", "by", "context", "dtype", "lang", "samples", "seed", "trust_remote_code")
 
 
 # --------------------------------------------------------------------------- the maths
 
-def orientation(forms, weights=None):
-    """
-    P(option 1) of each question: the mean over its forms. A style counts only where both of its orders were answered: a model that likes to say A
-    says it in both, and the mean of the two does not move (exactly so where it has no opinion, nearly where it has one).
 
-    forms    (N, S, 2)  P(option 1) by style and order (normal, swapped); nan: no readable answer
-    weights  (S,)       of the styles, all the same if none are given
+def choice_probability(log_p, tokens):
+    """
+    P(option 1): softmax over the two answers' mean log p per token, so that a longer answer is not penalized for its
+    length.
+
+    log_p    (N, 2)  sum of log p over the tokens of the answers for option 1 and option 2
+    tokens   (N, 2)  how many tokens these are
+    returns  (N,)
+
+    >>> choice_probability([[-1.0, -2.0], [-6.0, -3.0]], [[1, 1], [4, 2]]).round(3).tolist()   # second: -1.5 per token
+    [0.731, 0.5]
+
+    For whole sentences the mean is closer to 0.5 than the model's own choice would be, because two sentences differ at
+    few of their tokens. Sums would let a model that cannot copy choose the more common words. The answers' file holds
+    both numbers.
+    """
+    mean = np.asarray(log_p, float) / np.asarray(tokens, float)
+    return sigmoid(mean[:, 0] - mean[:, 1])
+
+
+def orientation(probs, weights=None):
+    """
+    P(option 1) of each question: the mean over its forms. A style counts only if both of its orders were answered. A
+    bias toward "A" has opposite signs in the two, so it cancels (exactly for a neutral model, else to first order).
+
+    probs    (N, S, 2)  P(option 1) by style and order (normal, swapped); nan: no readable answer
+    weights  (S,)       of the styles; equal by default
     returns  (N,)       nan where no style is complete
 
-    >>> import numpy as np
     >>> orientation(np.array([[[0.9, 0.1], [0.8, 0.6]], [[1.0, np.nan], [0.4, 0.4]]])).round(3).tolist()
     [0.6, 0.4]
     """
-    import numpy as np
-    both = forms.mean(2)                                   # (N, S)
-    w = np.where(np.isnan(both), 0.0, np.ones(forms.shape[1]) if weights is None else weights)
+    by_style = probs.mean(2)                               # (N, S)
+    w = np.where(np.isnan(by_style), 0.0, np.ones(probs.shape[1]) if weights is None else weights)
     with np.errstate(invalid="ignore"):
-        return (np.nan_to_num(both) * w).sum(1) / w.sum(1)
+        return (np.nan_to_num(by_style) * w).sum(1) / w.sum(1)
 
 
 def agreement(a, b):
-    """Share of questions on which two ways of asking choose the same option; a tie counts half, no answer not at all. (N,), (N,) -> float"""
-    import numpy as np
-    known = ~np.isnan(a + b)
-    same = np.sign(a[known] - 0.5) * np.sign(b[known] - 0.5)
-    return float(((same + 1) / 2).mean()) if known.any() else float("nan")
+    """
+    Share of questions for which two ways of asking choose the same option. Ties count half, unanswered questions do not
+    count. (N,), (N,) of P(option 1) -> float
+
+    >>> agreement(np.array([0.9, 0.2, 0.5, np.nan]), np.array([0.6, 0.7, 0.9, 0.1]))     # same, different, tie, none
+    0.5
+    """
+    answered = ~np.isnan(a + b)
+    same = np.sign(a[answered] - 0.5) * np.sign(b[answered] - 0.5)
+    return float(((same + 1) / 2).mean()) if answered.any() else float("nan")
 
 
-def consistency(forms):
+def consistency(probs):
     """
-    How far can the answers be trusted? (N, S, 2) -> {"order": style by style, the share that the order of the options does not turn,
-    "wording": the same between two styles, "first": P(the option named first, or yes), 0.5 for one who does not look at the place}
+    Do the answers depend on how a question is asked? probs (N, S, 2) -> dict
+
+    order     {style: share of questions with the same choice in both orders}
+    wording   {"style-style": the same between two styles}
+    first     {style: mean P(the option named first, or yes)}; 0.5 without a bias toward the place
     """
-    import numpy as np
-    order = {style: agreement(forms[:, s, 0], forms[:, s, 1]) for s, style in enumerate(STYLES)}
-    wording = {f"{STYLES[a]}-{STYLES[b]}": agreement(forms[:, a].mean(1), forms[:, b].mean(1)) for a, b in combinations(range(len(STYLES)), 2)}
+    order = {}
     first = {}
     for s, style in enumerate(STYLES):
-        lean = (forms[:, s, 0] + 1 - forms[:, s, 1]) / 2
-        first[style] = float(np.nanmean(lean)) if not np.isnan(lean).all() else float("nan")
+        order[style] = agreement(probs[:, s, 0], probs[:, s, 1])
+        p_first = (probs[:, s, 0] + 1 - probs[:, s, 1]) / 2
+        first[style] = float(np.nanmean(p_first)) if not np.isnan(p_first).all() else float("nan")
+    wording = {}
+    for a, b in combinations(range(len(STYLES)), 2):
+        wording[f"{STYLES[a]}-{STYLES[b]}"] = agreement(probs[:, a].mean(1), probs[:, b].mean(1))
     return {"order": order, "wording": wording, "first": first}
 
 
 def weights_by_consistency(order):
-    """softmax over the styles' order consistency, (S,): at most e times as much for one as for another. Its sign is in doubt, see the header."""
-    import numpy as np
+    """Softmax over the styles' order consistency: {style: 0 to 1} -> (S,). The ratio of two weights is at most e."""
     w = np.exp(np.nan_to_num(list(order.values())))
     return w / w.sum()
 
 
-def mean_interval(p, other=None):
-    """Mean over the questions that were answered, with its 95 % interval by bootstrap over them; with `other` the mean of p - other, paired."""
-    import numpy as np
-    p = p if other is None else p - other
+def mean_interval(p):
+    """
+    Mean over the answered questions, with its 95 % interval (bootstrap over questions).
+
+    p         (N,) P(option 1), or differences of two models (paired); nan: unanswered
+    returns   {"mean", "low", "high", "n"}; low and high are None for fewer than two questions
+    """
     p = p[~np.isnan(p)]
     if len(p) < 2:
         return {"mean": float(p[0]) if len(p) else None, "low": None, "high": None, "n": len(p)}
@@ -102,253 +188,760 @@ def mean_interval(p, other=None):
     return {"mean": float(p.mean()), "low": float(low), "high": float(high), "n": len(p)}
 
 
-# --------------------------------------------------------------------------- the story
+# --------------------------------------------------------------------------- the questions
+
+
+def read_questions(path):
+    """A JSON list of questions with the public set's COLUMNS, and perhaps an "id" -> the same, checked, with ids."""
+    try:
+        with open(path, encoding="utf-8-sig") as f:
+            items = json.load(f)
+    except OSError as error:
+        fail(f"cannot read {path}: {error.strerror}. --questions takes own, tinyworld, public (after "
+             "data/cdeval/prepare.py), or a .json file")
+    except (ValueError, RecursionError) as error:
+        fail(f"{path} is not JSON: {error}")
+    if not isinstance(items, list) or not items:
+        fail(f'{path} is not a list of questions: [{{"Dimension": ..., "Question": ..., ...}}, ...]')
+    seen = set()
+    for n, item in enumerate(items, 1):
+        missing = [c for c in COLUMNS if not isinstance(item, dict) or not is_text(item.get(c))]
+        if missing:
+            fail(f"{path}, question {n}: no {missing[0]!r} (a non-empty string)")
+        if normalize_text(item["Option 1"]) == normalize_text(item["Option 2"]):
+            fail(f"{path}, question {n}: its two options are the same")
+        item["id"] = str(item.get("id", f"question-{n}"))
+        if item["id"] in seen:
+            fail(f"{path}, question {n}: id {item['id']!r} occurs twice")
+        seen.add(item["id"])
+    return items
+
+
+@functools.cache
+def read_forms():
+    """
+    data/cdeval/forms.json -> {language: {style: {"text": ..., "answers": [...]}, ..., "challenge": text}}
+
+    text      the prompt, with {question}, {first} and {second} for the question and its two options
+    answers   the answer that chooses the option named first, and the answer that chooses the other
+    """
+    if not os.path.exists(FORMS):
+        fail(f"no forms of the questions at {FORMS}. They come with cdeval.py: copy data/cdeval/forms.json too")
+    forms = read_json(FORMS)
+    for lang, form in forms.items():
+        try:
+            texts = [text for style in STYLES for text in (form[style]["text"], *form[style]["answers"])]
+            filled = [text.format(question="", first="", second="") for text in texts]
+            is_whole = len(filled) == 9 and is_text(form["challenge"])
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+            is_whole = False
+        if not is_whole:
+            fail(f"{FORMS}: the forms of {lang!r} are damaged. Each of {', '.join(STYLES)} needs a text and two "
+                 "answers, and the language a challenge")
+    return forms
+
+
+def build_prompt(item, style, swapped, context="", lang="en"):
+    """
+    One question in one of its six forms. -> (text, [the answer that chooses option 1, the one that chooses option 2])
+
+    item      {"Question", "Option 1", "Option 2"}
+    swapped   option 2 is named first
+    context   stands before the question
+
+    >>> item = {"Question": "Tea?", "Option 1": "Tea.", "Option 2": "Milk."}
+    >>> build_prompt(item, "compare", swapped=True)          # "no, milk is not better" chooses option 1
+    ("Tea? Is 'Milk.' better than 'Tea.'? Yes or no?\\nAnswer:", [' no', ' yes'])
+    """
+    form = read_forms()[lang][style]
+    options = [item["Option 1"], item["Option 2"]]
+    first, second = options[::-1] if swapped else options
+    text = form["text"].format(question=item["Question"], first=first, second=second)
+    answers = [answer.format(first=first, second=second) for answer in form["answers"]]
+    if context.strip():
+        text = context.strip() + " " + text
+    return text, answers[::-1] if swapped else answers
+
+
+# --------------------------------------------------------------------------- reading an answer in words
+
+
+NOT = re.compile(r"\b(?:not|never|neither|nor|cannot|(?:do|does|did|would|could|should|ca|wo|is)n['’]?t|"
+                 r"nicht|weder|kein\w*)\b|不", re.I)
+# A and B as letters, but not the article: "A good choice"
+LETTER = (r"(?<![A-Za-z0-9'’])(?:A(?! +(?!because|since|is|as|for|if|and|or|over|seems|would)[a-z])|B)"
+          r"(?![A-Za-z0-9'’])")
+BEFORE_LETTER = (r"(?:^|\b(?:option|answer|choice|choose|select|pick|with|is|be|say|take|prefer|would|antwort|wähle|"
+                 r"nehme|ist|für)\b|选择?|选项|答案|是|[:：])[\W_]*")
+
+
+def read_letter(text):
+    """
+    0 for A, 1 for B, None for both, for neither and for "not A". The letter is the first or the last word, or follows a
+    word like "option", because "A" is also an article.
+
+    >>> [read_letter(t) for t in ("B.", "(A) Book it", "I say option B, I think", "A good choice is B", "a")]
+    [1, 0, 1, 1, 0]
+    >>> [read_letter(t) for t in ("A or B", "I would not take A")]
+    [None, None]
+    """
+    if alone := re.fullmatch(r"\W*(?:option|answer|antwort)?\W*([ab])\W*", text, re.I):
+        return "ab".index(alone[1].lower())
+    letters = set(re.findall(LETTER, text))
+    placed = re.search(f"(?i:{BEFORE_LETTER})({LETTER})", text) or re.search(rf"({LETTER})\W*$", text)
+    denied = any(re.search(LETTER, re.split("[.,;]", text[n.end():][:30])[0]) for n in NOT.finditer(text))
+    return "AB".index(placed[1]) if len(letters) == 1 and placed and not denied else None
+
+
+def normalize_text(text):
+    """Lower case, no punctuation, one space between words: "Don't  wait!" -> "dont wait" """
+    return " ".join(re.findall(r"\w+", re.sub(r"['’]", "", text.casefold())))
+
+
+def read_quote(text, options):
+    """
+    0 or 1: the option that the text quotes, exactly or nearly (difflib's ratio is at least 0.8), perhaps cut off,
+    perhaps after other words. None for both, for neither, and for "not ...".
+
+    >>> options = ["Book every train.", "Book the first night."]
+    >>> [read_quote(t, options) for t in ("book every train", "I'd book the first night!", "Book evry trains")]
+    [0, 1, 0]
+    >>> [read_quote(t, options) for t in ("Do not book every train.", "Both.")]
+    [None, None]
+    """
+    text = normalize_text(text)
+    options = [normalize_text(option) for option in options]
+    if not text:
+        return None
+    quoted = []
+    for option in options:                                 # Chinese has no spaces between words
+        quoted.append(f" {option} " in f" {text} " if option.isascii() else option in text)
+    if all(quoted):                                        # both options, or one option that contains the other
+        contains = [a != b and b in a for a, b in (options, options[::-1])]
+        return contains.index(True) if text in options and any(contains) else None
+    if any(quoted):
+        k = quoted.index(True)
+        return None if NOT.search(text[:text.index(options[k])]) else k
+    ratios = []
+    for option in options:
+        beginning = option[:max(len(text), len(option) // 2)]
+        ratios.append(SequenceMatcher(None, text, beginning, autojunk=False).ratio())
+    k = ratios.index(max(ratios))
+    return k if ratios[k] >= 0.8 and ratios[k] - ratios[1 - k] > 0.05 else None
+
+
+def read_yes(text, words):
+    """
+    0 for yes, 1 for no: the first word, the last word, or the word after "the answer is". None for both, for neither,
+    and for "there is no better one". words: yes and no in the text's language
+
+    >>> [read_yes(t, ("yes", "no")) for t in ("Yes.", "No, it isn't", "I think the answer is no.")]
+    [0, 1, 1]
+    >>> [read_yes(t, ("yes", "no")) for t in ("Yes and no", "There is no better one")]
+    [None, None]
+    """
+    text = text.casefold()
+    yes, no = words
+    if yes == "是":
+        if re.match(r"\W*(否|不(?!好说|确定|知道|一定|清楚|想|能))", text):
+            return 1
+        return 0 if re.match(r"\W*是(?!否|还)", text) else None
+    if re.search(rf"\b{yes}\b\W*(and|or|und|oder)?\W*\b{no}\b|\b{no}\b\W*(and|or|und|oder)\W*\b{yes}\b", text):
+        return None
+    found = (re.match(rf"\W*({yes}|{no})\b(?! (one|idea|preference|opinion|answer))", text)
+             or re.search(rf"\b(?:answer|antwort) (?:is|ist)\W*({yes}|{no})\b", text)
+             or re.search(rf"\b({yes}|{no})\W*$", text))
+    return (yes, no).index(found[1]) if found else None
+
+
+def read_answer(text, item, style, swapped, lang="en"):
+    """The option that a generated text chooses, 1 or 2; None if that is unclear. The inverse of build_prompt."""
+    options = [item["Option 1"], item["Option 2"]]
+    options = options[::-1] if swapped else options
+    place = None                                           # 0: the option named first, 1: second
+    if style == "compare":
+        place = read_yes(text, [word.strip() for word in read_forms()[lang]["compare"]["answers"]])
+    elif style == "ab":
+        place = read_letter(text)
+    both_letters = style == "ab" and re.search(r"\bA\b.*\bB\b|\bB\b.*\bA\b", text)
+    if place is None and style != "compare" and not both_letters:
+        place = read_quote(text, options)
+    return None if place is None else 1 + (place ^ swapped)
+
+
+# --------------------------------------------------------------------------- the models
+
+
+def is_classifier(folder):
+    """Does this model folder hold a sequence classifier? (A hub name is taken for a language model.)"""
+    path = os.path.join(folder, "config.json")
+    return os.path.exists(path) and "ForSequenceClassification" in str(read_json(path).get("architectures"))
+
+
+def trained_from(folder):
+    """The model that a run's checkpoint was trained from ("model" in the run's config; of several the last), or ""."""
+    path = os.path.join(os.path.dirname(os.path.abspath(folder)), "config.json")
+    model = read_json(path).get("model") if os.path.exists(path) else None
+    names = model if isinstance(model, list) else str(model or "").split(",")
+    return str(names[-1]).strip() if names else ""
+
+
+def resolve_model(name, base=""):
+    """
+    One of --models -> {"label": its name in tables, "folder": a model folder or a hub name, "base"}
+
+    base   for a classifier: the language model that it was trained from. "" for a language model
+    """
+    folder = model_folder(name)
+    label = name.rstrip("/") or name
+    if os.path.basename(os.path.normpath(folder)) == "checkpoint":
+        run = os.path.dirname(os.path.abspath(folder))
+        label = os.path.relpath(run, os.path.join(ROOT, "data"))
+        label = os.path.basename(run) if label.startswith("..") else label
+    chain = [folder]                                       # a student may have been trained from another student
+    while is_classifier(chain[-1]):
+        origin = base or trained_from(chain[-1])
+        origin = model_folder(origin) if origin else ""
+        if not origin or origin in chain:
+            fail(f"{name} is a classifier and cannot answer in words. Name the language model that it was trained from "
+                 "with --base")
+        chain.append(origin)
+    return {"label": label, "folder": folder, "base": chain[-1] if len(chain) > 1 else ""}
+
+
+def open_as_language_model(folder, base, device, remote_code=False):
+    """
+    -> (model, tokenizer, max_length). A classifier's trained body gets the output head of its base model, as the head
+    was before training.
+
+    Mind what this shows. Training moved the body, and a head for two label words. The output head for all other words
+    was not trained along with the body. Many models have one matrix for input and output embeddings; here they become
+    two, and the input embeddings are the trained ones.
+    """
+    import torch
+    if not base:
+        return open_language_model(folder, device, remote_code)
+    model, tokenizer, max_length = open_language_model(base, device, remote_code)
+    classifier, tokenizer, _ = open_checkpoint(folder, "AutoModelForSequenceClassification", device, remote_code)
+    head = model.get_output_embeddings()
+    head.weight = torch.nn.Parameter(head.weight.detach().clone())
+    try:
+        model.base_model.load_state_dict(classifier.base_model.state_dict())
+    except RuntimeError:
+        fail(f"{folder} was not trained from {base}: their weights have other shapes. Name the right language model "
+             "with --base")
+    return model, tokenizer, max_length
+
+
+# --------------------------------------------------------------------------- a model's answers
+
+
+def format_answer(tokenizer, answer, style):
+    """A base model's answer begins with a space, after the prompt. A chat model's begins a turn, capitalized."""
+    if not tokenizer.chat_template:
+        return answer
+    return answer.strip() if style == "repeat" else answer.strip().capitalize()
+
+
+def format_dialogue(tokenizer, turns):
+    """[question] or [question, answer, question] -> the text that the model continues"""
+    if not tokenizer.chat_template:
+        return "".join(turns)
+    if len(turns) == 1:
+        return apply_chat_template(tokenizer, turns)[0]
+    roles = ("user", "assistant", "user")
+    messages = [{"role": role, "content": turn.strip()} for role, turn in zip(roles, turns)]
+    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+
+def answer_ids(tokenizer, text, answer):
+    """The tokens of an answer that follows this text."""
+    stem = tokenizer(text[-1], add_special_tokens=False)["input_ids"]
+    both = tokenizer(text[-1] + answer, add_special_tokens=False)["input_ids"]
+    if both[:len(stem)] == stem and len(both) > len(stem):
+        return both[len(stem):]
+    return tokenizer(answer, add_special_tokens=False)["input_ids"]
+
+
+def make_queries(tokenizer, items, args):
+    """
+    Everything that one model is asked: a list of dicts with ANSWER_KEYS, "item", "question" (without chat template),
+    "text" (what the model sees) and "answers" (for option 1, for option 2).
+    """
+    queries = []
+    for item, style, swapped in product(items, STYLES, (False, True)):
+        question, answers = build_prompt(item, style, swapped, args.context, args.lang)
+        query = {"id": item["id"], "style": style, "swapped": swapped, "turn": 1, "item": item, "question": question,
+                 "text": format_dialogue(tokenizer, [question]),
+                 "answers": [format_answer(tokenizer, answer, style) for answer in answers]}
+        queries += [query | {"sample": k} for k in range(args.samples)]
+    return queries
+
+
+def make_challenges(tokenizer, queries, answers, lang):
+    """The second turn, after every readable answer: that answer (by likelihood the likelier one), and a challenge."""
+    challenges = []
+    for query, answer in zip(queries, answers):
+        if answer["p"] is None:
+            continue
+        words = query["answers"][int(answer["p"] < 0.5)]
+        if answer.get("wrote"):                            # a generated text lost the space before it
+            words = (" " if lang != "zh" else "") + answer["wrote"]
+        turns = [query["question"], words, read_forms()[lang]["challenge"]]
+        challenges.append({**query, "turn": 2, "text": format_dialogue(tokenizer, turns)})
+    return challenges
+
+
+def answer_log_probs(model, tokenizer, prompts, answers, device, dtype="fp32"):
+    """
+    How likely are two answers to each prompt? The model reads the prompt and all of the answer but its last token. If
+    both answers are one token long, that is the prompt alone, and one row serves both.
+
+    prompts, answers   B lists of ids, B pairs of lists of ids
+    returns            (B, 2) sums of log p over each answer's tokens
+    """
+    import torch
+    row_of = {}                                            # each different row of ids is read once
+    for ids, pair in zip(prompts, answers):
+        for answer in pair:
+            row_of.setdefault(tuple(ids + answer[:-1]), len(row_of))
+    keep = max(len(answer) for pair in answers for answer in pair)
+    batch = pad_left([list(ids) for ids in row_of], tokenizer, device)
+    with torch.inference_mode(), autocast(dtype, device):
+        batch |= position_ids(model, batch["attention_mask"])
+        logits = model(**batch, logits_to_keep=keep, use_cache=False).logits.float()       # (rows, keep, V)
+        total = logits.logsumexp(-1)
+    log_p = np.zeros((len(prompts), 2))
+    for b, (ids, pair) in enumerate(zip(prompts, answers)):
+        for k, answer in enumerate(pair):
+            row = row_of[tuple(ids + answer[:-1])]
+            n = len(answer)
+            token_logits = logits[row, -n:].gather(1, torch.tensor(answer, device=device)[:, None])[:, 0]
+            log_p[b, k] = float((token_logits - total[row, -n:]).sum())
+    if not np.isfinite(log_p).all():
+        fail("the model's scores are not finite: are its weights whole? With --dtype bf16, try fp32")
+    return log_p
+
+
+def answers_by_likelihood(model, tokenizer, queries, device, max_length, args, done):
+    """
+    Yields (indices, [{"p": P(option 1), "log_p", "tokens"}, ...]) batch by batch, as generate_batches does. Batches of
+    nothing but `done` indices are skipped.
+    """
+    pairs = []
+    for query in queries:
+        pair = [answer_ids(tokenizer, query["text"], answer) for answer in query["answers"]]
+        if not all(pair) or pair[0] == pair[1]:
+            first, second = query["answers"]
+            fail(f"this model's tokenizer cannot tell {first!r} from {second!r}: try another model, or another --lang")
+        pairs.append(pair)
+    longest = [max(map(len, pair)) for pair in pairs]
+    ids = encode_prompts(tokenizer, [query["text"] for query in queries], max(1, max_length - max(longest)))
+    # answers of one token first: they need one row for both
+    order = sorted(range(len(queries)), key=lambda i: (longest[i] > 1, len(ids[i]), i))
+    for k in range(0, len(order), args.batch_size):
+        indices = order[k:k + args.batch_size]
+        if done.issuperset(indices):
+            continue
+        batch = [pairs[i] for i in indices]
+        log_p = answer_log_probs(model, tokenizer, [ids[i] for i in indices], batch, device, args.dtype)
+        tokens = [[len(answer) for answer in pair] for pair in batch]
+        answers = []
+        for p, two, n in zip(choice_probability(log_p, tokens), log_p.tolist(), tokens):
+            answers.append({"p": round(float(p), 6), "log_p": [round(x, 4) for x in two], "tokens": n})
+        yield indices, answers
+
+
+def answers_by_generation(model, tokenizer, queries, device, max_length, args, done):
+    """The same from generated texts: {"wrote": text, "p": 1, 0 or None}. One sample is greedy, several are random."""
+    options = [query["item"][option] for query in queries for option in ("Option 1", "Option 2")]
+    new_tokens = 16 + max(len(answer_ids(tokenizer, ":", " " + option)) for option in options)
+    batches = generate_batches(model, tokenizer, [query["text"] for query in queries], device, max_length, new_tokens,
+                               ["\n"], temperature=float(args.samples > 1), seed=args.seed, dtype=args.dtype,
+                               batch_size=args.batch_size, done=done)
+    for indices, texts in batches:
+        answers = []
+        for i, text in zip(indices, texts):
+            query = queries[i]
+            option = read_answer(text, query["item"], query["style"], query["swapped"], args.lang)
+            answers.append({"wrote": text, "p": None if option is None else float(option == 1)})
+        yield indices, answers
+
+
+# --------------------------------------------------------------------------- the file of answers
+
+
+def answer_paths(folder, labels):
+    """A file for each model. Where two labels make the same file name, a digest of the label tells the files apart."""
+    names = [re.sub(r"[^\w.-]+", "-", label) for label in labels]
+    lower = [name.lower() for name in names]               # some file systems ignore case
+    for n, label in enumerate(labels):
+        if lower.count(lower[n]) > 1:
+            names[n] += "-" + hashlib.sha256(label.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return [os.path.join(folder, f"answers-{name}.jsonl") for name in names]
+
+
+def json_lines(lines):
+    """N dicts -> N lines of JSON"""
+    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+
 
 def is_answer(line):
-    """Is this a line that remember() wrote? What somebody has damaged since is asked again."""
+    """Is this a line that load_or_collect_answers wrote? A damaged answer is collected again."""
     def is_number(x, low, high):
         return type(x) in (int, float) and low <= x <= high
     if not isinstance(line, dict) or not (line.get("p", "") is None or is_number(line.get("p"), 0, 1)):
         return False
     log_p = line.get("log_p")
-    return isinstance(line.get("wrote"), str) or isinstance(log_p, list) and len(log_p) == 2 and all(is_number(x, -1e9, 1e-3) for x in log_p)
+    is_pair = isinstance(log_p, list) and len(log_p) == 2 and all(is_number(x, -1e9, 1e-3) for x in log_p)
+    return is_pair or isinstance(line.get("wrote"), str)
 
 
-def remember(path, header, jobs, respond):
+def read_answers(path, header):
+    """The undamaged answers of a file whose first line is `header`; [] if there is no such file."""
+    lines = []
+    if os.path.exists(path):
+        with reporting_read_errors(path), open(path, encoding="utf-8", errors="replace") as f:
+            for line in f:
+                try:
+                    lines.append(json.loads(line))
+                except (ValueError, RecursionError):       # the last line, if a run was killed
+                    break
+    return [line for line in lines[1:] if lines[0] == header and is_answer(line)]
+
+
+def start_answers(path, header, force=False):
     """
-    Ask what is not answered yet, and append each answer to a file as it comes; its first line says what was asked of whom.
+    The file that answers are appended to, <path>.part: the header, and the answers to the same questions that a killed
+    or a finished run left. main() renames it at the end, so an older run's answers stay until then.
+    """
+    part = path + ".part"
+    known = [] if force else read_answers(part, header) or read_answers(path, header)
+    write_file(part, json_lines([header, *known]))
+    return part
 
-    jobs     N x {"id", "style", "swapped", "turn", "sample", ...}
-    respond  (set of indices that are answered) -> yields (indices, answers)
-    returns  N answers
+
+def load_or_collect_answers(path, queries, collect):
+    """
+    Answers that are missing in the file are collected and appended to it, batch by batch.
+
+    path      from start_answers
+    collect   (set of indices that have answers) -> yields (indices, answers)
+    returns   N answers, in the order of the N queries
     """
     from tqdm import tqdm
 
     def key(line):
-        return json.dumps([line.get(name) for name in ("id", "style", "swapped", "turn", "sample")])
-    lines = []
-    if os.path.exists(path):
-        with open(path, encoding="utf-8", errors="replace") as f:
-            for line in f:
-                try:
-                    lines.append(json.loads(line))
-                except (ValueError, RecursionError):       # the last line, where a run was killed; what it lacks is asked again
-                    break
-    lines = [header] + [line for line in lines[1:] if lines[0] == header and is_answer(line)]
-    write_file(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-    known = {key(line): line for line in lines[1:]}
-    done = {n for n, job in enumerate(jobs) if key(job) in known}
+        return json.dumps([line.get(name) for name in ANSWER_KEYS])
+    known = {key(line): line for line in read_jsonl(path)[1:]}
+    done = {n for n, query in enumerate(queries) if key(query) in known}
     if done:
-        print(f"{len(done):,} of {len(jobs):,} answers are there already: {os.path.relpath(path)}")
-    with open(path, "a", encoding="utf-8") as f, \
-            tqdm(total=len(jobs), initial=len(done), desc="asking", unit="answer", disable=None, leave=False) as bar:
-        for rows, answers in respond(done):
-            new = [{name: jobs[n][name] for name in ("id", "style", "swapped", "turn", "sample")} | a for n, a in zip(rows, answers) if n not in done]
-            with writing(path):
-                f.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in new))
-                f.flush()
-            known |= {key(line): line for line in new}
-            bar.update(len(new))
-    return [known[key(job)] for job in jobs]
+        print(f"{len(done):,} of {len(queries):,} answers are there already: {os.path.relpath(path)}")
+    batches = collect(done) if len(done) < len(queries) else ()
+    with tqdm(total=len(queries), initial=len(done), desc="asking", unit="answer", disable=None, leave=False) as bar:
+        for indices, answers in batches:
+            lines = []
+            for n, answer in zip(indices, answers):
+                if n not in done:
+                    lines.append({name: queries[n][name] for name in ANSWER_KEYS} | answer)
+            append_file(path, json_lines(lines))
+            known |= {key(line): line for line in lines}
+            bar.update(len(lines))
+    return [known[key(query)] for query in queries]
 
 
-def forms_of(items, jobs, answers):
+# --------------------------------------------------------------------------- the stage
+
+
+def collect_probs(items, queries, answers):
     """Answers -> (N, S, 2) P(option 1), the mean over the samples that could be read; nan where there is none."""
-    import numpy as np
     row = {item["id"]: n for n, item in enumerate(items)}
     total, count = np.zeros((2, len(items), len(STYLES), 2))
-    for job, answer in zip(jobs, answers):
+    for query, answer in zip(queries, answers):
         if answer["p"] is not None:
-            where = row[job["id"]], STYLES.index(job["style"]), int(job["swapped"])
+            where = row[query["id"]], STYLES.index(query["style"]), int(query["swapped"])
             total[where] += answer["p"]
             count[where] += 1
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
-def interview(who, items, args, path, header, device):
+def ask_model(spec, items, args, path, device):
     """
-    Ask one model everything. -> {"forms" (N, S, 2), "challenged": the same after the challenge, or None, "asked", "unread": answers, "mass"}
+    Ask one model everything.
 
-    mass, by likelihood: how much probability the two answers have together, style by style. Where it is near 0 the model would have said
-    something else, and what it leans to is hardly an answer.
+    spec, path   from resolve_model, from start_answers
+    returns      {"probs" (N, S, 2), "challenged": the same after the challenge or None, "asked", "unread": counts of
+                 answers, "mass"}
+
+    mass (by likelihood): the probability of the two answers together, style by style. If it is near 0 the model would
+    have answered something else, and its orientation means little.
     """
-    import numpy as np
-    model, tokenizer, longest = open_respondent(who["folder"], who["base"], device, args.trust_remote_code)
-    jobs = [{"id": item["id"], "item": item, "style": style, "swapped": swapped, "turn": 1, "sample": k}
-            for item in items for style in STYLES for swapped in (False, True) for k in range(args.samples)]
-    for job in jobs:
-        job["asked"], answers = prompt(job["item"], job["style"], job["swapped"], args.context, args.lang)
-        job |= {"text": conversation(tokenizer, [job["asked"]]), "answers": [as_answer(tokenizer, a, job["style"]) for a in answers]}
-    print(f"{who['label']}, one prompt, exactly as it sees it (choose between {jobs[0]['answers']}):\n"
-          + "\n".join("  " + line for line in jobs[0]["text"].split("\n")))
+    model, tokenizer, max_length = open_as_language_model(spec["folder"], spec["base"], device, args.trust_remote_code)
+    method = answers_by_likelihood if args.by == "likelihood" else answers_by_generation
 
-    def ask(jobs):
-        how = by_likelihood if args.by == "likelihood" else by_generation
-        return remember(path, header, jobs, lambda done: how(model, tokenizer, jobs, device, longest, args, done))
-    first = ask(jobs)
-    out = {"forms": forms_of(items, jobs, first), "challenged": None, "asked": len(jobs), "unread": sum(a["p"] is None for a in first), "mass": None}
+    def ask(queries):
+        def collect(done):
+            return method(model, tokenizer, queries, device, max_length, args, done)
+        return load_or_collect_answers(path, queries, collect)
+
+    queries = make_queries(tokenizer, items, args)
+    prompt = queries[0]["text"].replace("\n", "\n  ")
+    print(f"{spec['label']}, one prompt, exactly as the model sees it (choose between {queries[0]['answers']}):\n"
+          f"  {prompt}")
+    answers = ask(queries)
+    probs = collect_probs(items, queries, answers)
+    challenged = None
+    mass = None
     if args.by == "likelihood":
-        out["mass"] = {s: float(np.mean([np.exp(a["log_p"]).sum() for job, a in zip(jobs, first) if job["style"] == s])) for s in STYLES}
+        mass = {}
+        for style in STYLES:
+            of_style = [np.exp(a["log_p"]).sum() for query, a in zip(queries, answers) if query["style"] == style]
+            mass[style] = float(np.mean(of_style))
     if args.challenge:
-        again = [{**job, "turn": 2, "said": a} for job, a in zip(jobs, first) if a["p"] is not None]
-        for job in again:                                  # by likelihood it is held to have given the likelier answer
-            wrote = job["said"].get("wrote")               # without the space that stood before it
-            said = " " * (args.lang != "zh") + wrote if wrote else job["answers"][int(job["said"]["p"] < 0.5)]
-            job["text"] = conversation(tokenizer, [job["asked"], said, CHALLENGE[args.lang]])
-        second = ask(again)
-        out["challenged"] = forms_of(items, again, second)
-        out["asked"], out["unread"] = len(jobs) + len(again), out["unread"] + sum(a["p"] is None for a in second)
-    return out
+        challenges = make_challenges(tokenizer, queries, answers, args.lang)
+        second = ask(challenges)
+        challenged = collect_probs(items, challenges, second)
+        answers = answers + second
+    return {"probs": probs, "challenged": challenged, "asked": len(answers),
+            "unread": sum(answer["p"] is None for answer in answers), "mass": mass}
 
 
-def describe(items, heard, weighting):
-    """All that is said of one model. -> (dict for results.json, (N,) P(option 1))"""
-    import numpy as np
-    forms, challenged = heard["forms"], heard["challenged"]
-    trust = consistency(forms)
-    weights = weights_by_consistency(trust["order"]) if weighting == "consistency" else np.full(len(STYLES), 1 / len(STYLES))
-    p, kind, domain = orientation(forms, weights), np.array([i["Dimension"] for i in items]), np.array([i["Domain"] for i in items])
-    kinds = list(dict.fromkeys(kind))
-    out = {"dimensions": {d: mean_interval(p[kind == d]) for d in kinds},
-           "cells": {d: {x: mean_interval(p[(kind == d) & (domain == x)]) for x in dict.fromkeys(domain[kind == d])} for d in kinds},
-           "styles": {s: {d: mean_interval(forms[kind == d, k].mean(1)) for d in kinds} for k, s in enumerate(STYLES)},
-           "consistency": trust, "weights": dict(zip(STYLES, weights.tolist())), "questions_without_answer": int(np.isnan(p).sum()),
-           **{key: heard[key] for key in ("asked", "unread", "mass")}}
-    if challenged is not None:
-        out["challenge"] = {"flips": {s: 1 - agreement(forms[:, k].ravel(), challenged[:, k].ravel()) for k, s in enumerate(STYLES)},
-                            "dimensions": {d: mean_interval(orientation(challenged, weights)[kind == d]) for d in kinds}}
-    return out, p
+def by_dimension(items, p, other=None):
+    """(N,) P(option 1) -> {dimension: mean_interval over its questions}; with `other` of the difference p - other"""
+    dimension = np.array([item["Dimension"] for item in items])
+    p = p if other is None else p - other
+    return {d: mean_interval(p[dimension == d]) for d in dict.fromkeys(dimension)}
 
 
-def spell(x, form):
-    """A mean and its interval as text."""
-    return "-" if x["mean"] is None else form.format(x["mean"]) + ("" if x["low"] is None else f" [{form}, {form}]".format(x["low"], x["high"]))
+def summarize_model(items, result, weighting):
+    """ask_model's result -> (everything that is reported about one model, a dict; (N,) P(option 1))"""
+    probs = result["probs"]
+    trust = consistency(probs)
+    weights = np.full(len(STYLES), 1 / len(STYLES))
+    if weighting == "consistency":
+        weights = weights_by_consistency(trust["order"])
+    p = orientation(probs, weights)
+    places = [(item["Dimension"], item["Domain"]) for item in items]
+    cells = {}
+    for d, x in dict.fromkeys(places):
+        cells.setdefault(d, {})[x] = mean_interval(p[[place == (d, x) for place in places]])
+    summary = {"dimensions": by_dimension(items, p), "cells": cells,
+               "styles": {style: by_dimension(items, probs[:, s].mean(1)) for s, style in enumerate(STYLES)},
+               "consistency": trust, "weights": dict(zip(STYLES, weights.tolist())),
+               "questions_without_answer": int(np.isnan(p).sum()),
+               **{key: result[key] for key in ("asked", "unread", "mass")}}
+    if result["challenged"] is not None:
+        again = result["challenged"]
+        flips = {style: 1 - agreement(probs[:, s].ravel(), again[:, s].ravel()) for s, style in enumerate(STYLES)}
+        summary["challenge"] = {"flips": flips, "dimensions": by_dimension(items, orientation(again, weights))}
+    return summary, p
 
 
-def say(label, m):
+# --------------------------------------------------------------------------- lines, tables, figures
+
+
+def format_interval(x, form):
+    """
+    mean_interval's dict as text.
+
+    >>> format_interval({"mean": 0.5, "low": 0.4, "high": 0.6, "n": 9}, "{:.2f}")
+    '0.50 [0.40, 0.60]'
+    """
+    if x["mean"] is None:
+        return "-"
+    interval = "" if x["low"] is None else f" [{form}, {form}]".format(x["low"], x["high"])
+    return form.format(x["mean"]) + interval
+
+
+def format_values(values, form="{:.2f}"):
+    """{"ab": 0.5, "repeat": 1.0} -> "ab 0.50 repeat 1.00"; values may be mean_interval's dicts"""
+    parts = []
+    for name, value in values.items():
+        parts.append(f"{name} {format_interval(value, form) if isinstance(value, dict) else form.format(value)}")
+    return " ".join(parts)
+
+
+def count_questions(summary):
+    """How many questions of a model have an answer."""
+    return sum(x["n"] for x in summary["dimensions"].values())
+
+
+def format_culture(label, summary):
     """One line about one model."""
-    leans = " ".join(f"{d} {spell(x, '{:.2f}')}" for d, x in m["dimensions"].items())
-    flips = " | changes its mind " + " ".join(f"{s} {x:.2f}" for s, x in m["challenge"]["flips"].items()) if "challenge" in m else ""
-    weak = [f"{s} {x:.3f}" for s, x in (m["mass"] or {}).items() if s != "repeat" and x < 0.5]
-    hardly = f" | HARDLY AN ANSWER: the two have only this share of the probability: {' '.join(weak)}" if weak else ""
-    return (f"{label}: {leans} | same in either order " + " ".join(f"{s} {x:.2f}" for s, x in m["consistency"]["order"].items())
-            + f"{flips}{hardly} | {m['unread']:,} of {m['asked']:,} answers unread | leaning nowhere 0.5 | "
-            f"n={sum(x['n'] for x in m['dimensions'].values()):,}")
+    parts = [f"{label}: {format_values(summary['dimensions'])}",
+             f"same in either order {format_values(summary['consistency']['order'])}"]
+    if "challenge" in summary:
+        parts.append(f"flipped by the challenge {format_values(summary['challenge']['flips'])}")
+    weak = {style: x for style, x in (summary["mass"] or {}).items() if style != "repeat" and x < 0.5}
+    if weak:
+        parts.append(f"HARDLY AN ANSWER: probability of both answers together {format_values(weak, '{:.3f}')}")
+    parts.append(f"{summary['unread']:,} of {summary['asked']:,} answers unread")
+    return " | ".join([*parts, "neutral 0.5", f"n={count_questions(summary):,}"])
 
 
-def table(name, results):
-    """What finish() kept of a run -> the lines of a markdown table: a row for each model, and one for each that is compared with the first"""
+def markdown_table(name, results):
+    """A run's name and results.json -> lines: a row for each model, and for each difference from the first"""
     models = results["models"]
-    first, kinds = next(iter(models)), list(next(iter(models.values()))["dimensions"])
-    lines = ["| run | model | " + " | ".join(kinds) + " | same in either order | probability of A/B, yes/no | unread | n |", "|---" * (len(kinds) + 6) + "|"]
+    first = next(iter(models))
+    dimensions = list(models[first]["dimensions"])
+    columns = ["run", "model", *dimensions, "same in either order", "probability of A/B, yes/no", "unread", "n"]
+    rows = [columns]
     for label, m in models.items():
+        order = ", ".join(f"{style} {x:.2f}" for style, x in m["consistency"]["order"].items())
         mass = f"{m['mass']['ab']:.3f}, {m['mass']['compare']:.3f}" if m["mass"] else ""
-        lines.append(f"| {name} | {label} | " + " | ".join(spell(m["dimensions"][d], "{:.2f}") for d in kinds) + " | "
-                     + ", ".join(f"{s} {x:.2f}" for s, x in m["consistency"]["order"].items())
-                     + f" | {mass} | {m['unread']:,} of {m['asked']:,} | {sum(x['n'] for x in m['dimensions'].values()):,} |")
-    return lines + [f"| {name} | {label} - {first} | " + " | ".join(spell(x[d], "{:+.3f}") for d in kinds) + " |" * 5
-                    for label, x in results["differences"].items()]
+        means = [format_interval(m["dimensions"][d], "{:.2f}") for d in dimensions]
+        rows.append([name, label, *means, order, mass, f"{m['unread']:,} of {m['asked']:,}", f"{count_questions(m):,}"])
+    for label, difference in results["differences"].items():
+        means = [format_interval(difference[d], "{:+.3f}") for d in dimensions]
+        rows.append([name, f"{label} - {first}", *means, "", "", "", ""])
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return [lines[0], "|---" * len(columns) + "|", *lines[1:]]
 
 
-def draw(folder, items, found, people):
-    """radar.png: the dimensions' means, all models in one; violin.png: how P(option 1) of the questions is spread, a panel for each dimension."""
-    try:
-        import matplotlib
-    except ImportError:
-        return print("no figures: they need matplotlib")
-    matplotlib.use("Agg")                                  # no window
-    import matplotlib.pyplot as plt, numpy as np
-    plt.style.use("tableau-colorblind10")
-    names = list(next(iter(found.values()))["dimensions"])
+def draw_radar(figure, summaries):
+    """The dimensions' means of all models, as closed lines in one circle."""
+    dimensions = [summary["dimensions"] for summary in summaries.values()]
+    names = list(dimensions[0])
     angles = np.linspace(0, 2 * np.pi, len(names) + 1)
-    figure, axes = plt.subplots(figsize=(6, 6), subplot_kw={"projection": "polar"})
-    for k, (label, m) in enumerate(found.items()):
-        means = [np.nan if m["dimensions"][d]["mean"] is None else m["dimensions"][d]["mean"] for d in names]
-        axes.plot(angles, [*means, means[0]], marker="osv^D*"[k % 6], linestyle=["-", "--", "-.", ":"][k % 4], label=label)
+    axes = figure.add_subplot(projection="polar")
+    for k, (label, of_model) in enumerate(zip(summaries, dimensions)):
+        means = np.array([of_model[d]["mean"] for d in [*names, names[0]]], dtype=float)         # None: nan
+        axes.plot(angles, means, marker="osv^D*"[k % 6], linestyle=["-", "--", "-.", ":"][k % 4], label=label)
     axes.plot(np.linspace(0, 2 * np.pi, 100), np.full(100, 0.5), color="gray", linewidth=0.8)
     axes.set(xticks=angles[:-1], xticklabels=names, ylim=(0, 1))
-    axes.set_title(f"P(option 1), the high pole; grey: 0.5; n={len(items)} questions", pad=24)
     axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.05, 1.05))
-    violins, panels = plt.subplots(1, len(names), figsize=(1 + len(names) * (0.8 + 0.4 * len(found)), 4), sharex=True, sharey=True, squeeze=False,
-                                   layout="constrained")
-    for axes, d in zip(panels[0], names):
-        values = [p[[i["Dimension"] == d for i in items] & ~np.isnan(p)] for p in people.values()]
+
+
+def draw_violins(figure, items, orientations):
+    """How P(option 1) of the questions is spread: a panel for each dimension, a violin for each model."""
+    dimension = np.array([item["Dimension"] for item in items])
+    names = list(dict.fromkeys(dimension))
+    panels = figure.subplots(1, len(names), sharex=True, sharey=True, squeeze=False)[0]
+    for axes, d in zip(panels, names):
+        values = [p[(dimension == d) & ~np.isnan(p)] for p in orientations.values()]
         drawn = [k for k, v in enumerate(values) if len(v)]
         if drawn:
             axes.violinplot([values[k] for k in drawn], positions=drawn, showmeans=True, widths=0.8)
         axes.axhline(0.5, color="gray", linewidth=0.8)
-        axes.set(title=f"{d}, n={sum(i['Dimension'] == d for i in items)}", ylim=(0, 1), xlim=(-0.6, len(people) - 0.4))
-        axes.set_xticks(range(len(people)), list(people), rotation=90)
-    panels[0][0].set_ylabel("P(option 1) of a question")
-    for name, f in (("radar", figure), ("violin", violins)):
-        with writing(folder):
-            f.savefig(os.path.join(folder, name + ".png"), dpi=120, bbox_inches="tight")
-        plt.close(f)
+        axes.set(title=f"{d}, n={(dimension == d).sum()}", ylim=(0, 1), xlim=(-0.6, len(values) - 0.4))
+        axes.set_xticks(range(len(values)), list(orientations), rotation=90)
+    panels[0].set_ylabel("P(option 1) of a question")
 
 
-def parse():
+def draw_figures(folder, items, summaries, orientations):
+    """radar.png and violin.png"""
+    try:
+        import matplotlib.style
+        from matplotlib.figure import Figure
+    except ImportError:
+        print("no figures: they need matplotlib")
+        return
+    width = 1 + len({item["Dimension"] for item in items}) * (0.8 + 0.4 * len(summaries))
+    with matplotlib.style.context("tableau-colorblind10"):
+        figures = {"radar": Figure(figsize=(6, 6)), "violin": Figure(figsize=(width, 4), layout="constrained")}
+        draw_radar(figures["radar"], summaries)
+        draw_violins(figures["violin"], items, orientations)
+        figures["radar"].suptitle(f"P(option 1), the high pole; grey: 0.5; n={len(items)} questions")
+    for name, figure in figures.items():
+        path = os.path.join(folder, name + ".png")
+        with catch_write_errors(path):
+            figure.savefig(path + ".tmp", format="png", dpi=120, bbox_inches="tight")
+            os.replace(path + ".tmp", path)
+
+
+# --------------------------------------------------------------------------- flags
+
+
+def build_parser():
     count = number(int, 1, 10 ** 9)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=["tiny-4"], help="shipped models, folders, hub names or runs; all are compared with the first")
-    parser.add_argument("--base", default="", help="for classifiers: the language model that they were made from (default: the run says it)")
-    parser.add_argument("--questions", default="own", help="own, public, or another data/cdeval/<name>.json; or a path")
-    parser.add_argument("--lang", default="en", choices=list(FORMS), help="language of the questions")
-    parser.add_argument("--context", default="", help="a persona, a country: put before every question")
-    parser.add_argument("--by", default="likelihood", choices=["likelihood", "generation"], help="probabilities, or what it writes")
-    parser.add_argument("--samples", type=count, default=1, help="by generation: texts for each form; one is the likeliest, more are drawn")
-    parser.add_argument("--challenge", action="store_true", help="ask once more, doubting the answer, and count who gives in")
-    parser.add_argument("--weighting", default="mean", choices=["mean", "consistency"], help="of the styles: the same, or more for consistent ones")
+    parser.add_argument("--models", nargs="+", default=["tiny-4"], help="shipped models, folders, hub names or runs; "
+                        "all are compared with the first")
+    parser.add_argument("--base", default="", help="for classifiers: the language model that they were trained from "
+                        "(default: the model in the run's config)")
+    parser.add_argument("--questions", default="own", help="own, public or another data/cdeval/<name>.json; or a path")
+    parser.add_argument("--lang", default="en", help="language of the questions: en, de or zh")
+    parser.add_argument("--context", default="", help="text before every question, for example a persona or a country")
+    parser.add_argument("--by", default="likelihood", choices=["likelihood", "generation"],
+                        help="compare the answers' probabilities, or read what the model writes")
+    parser.add_argument("--samples", type=count, default=1, help="by generation: 1 greedy text a form, or N random")
+    parser.add_argument("--challenge", action="store_true", help="doubt every answer once, and count the flips")
+    parser.add_argument("--weighting", default="mean", choices=["mean", "consistency"],
+                        help="weights of the styles: equal, or larger for consistent ones")
+    parser.add_argument("--batch-size", type=count, default=32, help="prompts per forward pass")
+    # the flags of contract.add_run_flags, without --task: the questions are not a task's
     parser.add_argument("--out", default="culture", help="where to: a bare name means data/cdeval/seed<seed>/<name>")
-    parser.add_argument("--seed", type=number(int, 0, 2 ** 31), default=0, help="of the texts drawn")
-    parser.add_argument("--device", default="", help="cuda|mps|cpu (default: the best there is)")
-    parser.add_argument("--dtype", default="auto", choices=["auto", "fp32", "bf16"], help="bf16: autocast over fp32 weights; auto: on GPUs")
-    parser.add_argument("--batch-size", type=count, default=32, help="questions per forward pass")
-    parser.add_argument("--max-rows", type=count, default=None, help="ask N questions only, taken evenly from the list, for a quick look")
-    parser.add_argument("--trust-remote-code", action="store_true", help="run code that a hub repository brings; off for good reason")
-    parser.add_argument("--force", action="store_true", help="do it again though it is done")
-    args = parser.parse_args()
+    parser.add_argument("--seed", type=number(int, 0, 2 ** 31), default=0, help="of random texts")
+    parser.add_argument("--max-rows", type=count, default=None, help="ask N questions only, taken evenly from the list")
+    parser.add_argument("--force", action="store_true", help="repeat the run though it is finished")
+    add_model_flags(parser)
+    return parser
+
+
+def check_args(args):
+    """Find contradictions between flags before any work."""
     if args.samples > 1 and args.by != "generation":
-        fail(f"--samples {args.samples} is for --by generation: by likelihood there is nothing to draw")
-    return args
+        fail(f"--samples {args.samples} is for --by generation: by likelihood nothing is random")
+    if args.context.strip() and not is_text(args.context):
+        fail("--context is not valid Unicode")
+    if args.lang not in read_forms():
+        fail(f"--lang {args.lang}: data/cdeval/forms.json has {', '.join(read_forms())}")
 
 
-def main():
-    if sys.argv[1:2] and sys.argv[1] in ("generate", "dedupe", "verify"):                  # how a questionnaire is made has a file of its own
-        return runpy.run_path(os.path.join(ROOT, "data", "cdeval", "construct.py"), run_name="__main__")
-    args, started = parse(), time.time()
-    args.task = "cdeval"
+def find_questions(args):
+    """--questions and --lang -> (path, the questions; with --max-rows N of them, taken evenly)"""
     path = args.questions
     if not path.endswith(".json"):
-        path = os.path.join(ROOT, "data", "cdeval", args.questions + ("" if args.lang == "en" else "_" + args.lang) + ".json")
+        suffix = "" if args.lang == "en" else "_" + args.lang
+        path = os.path.join(ROOT, "data", "cdeval", f"{args.questions}{suffix}.json")
     items = read_questions(path)
-    if args.max_rows and args.max_rows < len(items):
-        items = [items[n * len(items) // args.max_rows] for n in range(args.max_rows)]
-    people = [whose(name, args.base) for name in args.models]
-    labels = [who["label"] for who in people]
-    if len(set(labels)) < len(labels):
-        fail(f"--models: {next(x for x in labels if labels.count(x) > 1)!r} stands there twice")
-    folder, config = start(args, [path, *(p for who in people for p in (who["folder"], who["base"]) if p)])
+    n = min(args.max_rows or len(items), len(items))
+    return path, [items[k * len(items) // n] for k in range(n)]
 
-    import numpy as np
-    device, why = pick_device(args.device)
-    print(f"device: {device} ({why})\ndata: {len(items):,} questions of {os.path.relpath(path)}, six forms each")
-    begin(folder, config)
-    kinds, found, leans, differences, line = np.array([item["Dimension"] for item in items]), {}, {}, {}, []
-    same = {k: v for k, v in config.items() if k not in ("models", "challenge", "weighting", "inputs", "task", "base", "max_rows")}
-    for who in people:
-        inputs = [config["inputs"].get(os.path.relpath(p, ROOT), p) for p in (path, who["folder"], who["base"]) if p]
-        header = {"model": who["label"], "asked": same, "inputs": inputs}
-        answers = os.path.join(folder, "answers-" + re.sub(r"[^\w.-]+", "-", who["label"]) + ".jsonl")
-        if args.force and os.path.exists(answers):
-            os.remove(answers)
-        found[who["label"]], leans[who["label"]] = describe(items, interview(who, items, args, answers, header, device), args.weighting)
-        line.append(say(who["label"], found[who["label"]]))
-    for label in labels[1:]:
-        differences[label] = {d: mean_interval(leans[label][kinds == d], leans[labels[0]][kinds == d]) for d in dict.fromkeys(kinds)}
-        line.append(f"{label} - {labels[0]}: " + " ".join(f"{d} {spell(x, '{:+.3f}')}" for d, x in differences[label].items()))
-    draw(folder, items, found, leans)
-    finish(folder, config, device, started, "\n".join(line), models=found, differences=differences)
+
+def main(argv=None):
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    started = time.time()
+    check_args(args)
+    path, items = find_questions(args)
+    specs = [resolve_model(name, args.base) for name in args.models]
+    labels = [spec["label"] for spec in specs]
+    if len(set(labels)) < len(labels):
+        fail(f"--models {' '.join(labels)}: a name occurs twice")
+    folders = [folder for spec in specs for folder in (spec["folder"], spec["base"]) if folder]
+    runs = [os.path.dirname(folder) for folder in folders if os.path.basename(folder) == "checkpoint"]
+    identity = {"role": "culture", "task": "cdeval", **vars(args)}
+    folder, config = describe_run(__file__, parser, args, identity, [path, FORMS, *folders], [*folders, *runs])
+    if is_finished(folder, config, args.force):
+        return
+    with open_run(folder):
+        device = pick_device(args.device)
+        print(f"data: {len(items):,} questions of {os.path.relpath(path)}, six forms each")
+        summaries = {}
+        orientations = {}
+        lines = []
+        paths = answer_paths(folder, labels)
+        for spec, answers in zip(specs, paths):
+            inputs = [path, FORMS, spec["folder"], spec["base"]]
+            header = {"model": spec["label"], "asked": {key: config[key] for key in ANSWER_FLAGS},
+                      "inputs": [config["inputs"].get(os.path.relpath(p, ROOT), p) for p in inputs if p],
+                      "code": config["code"]}
+            part = start_answers(answers, header, args.force)
+            result = ask_model(spec, items, args, part, device)
+            label = spec["label"]
+            summaries[label], orientations[label] = summarize_model(items, result, args.weighting)
+            lines.append(format_culture(label, summaries[label]))
+        differences = {}
+        for label in labels[1:]:
+            differences[label] = by_dimension(items, orientations[label], orientations[labels[0]])
+            lines.append(f"{label} - {labels[0]}: {format_values(differences[label], '{:+.3f}')}")
+        for answers in paths:
+            with catch_write_errors(answers):
+                os.replace(answers + ".part", answers)
+        draw_figures(folder, items, summaries, orientations)
+        write_results(folder, config, device, started, "\n".join(lines), models=summaries, differences=differences)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -1,221 +1,346 @@
 """
-More than one GPU, or more than one machine: the same scripts, the same results.
+Optional: run a stage on more than one GPU, or on more than one machine. The results are the same.
 
-$ torchrun --nproc-per-node 4 train_weak.py                       # four processes, a GPU each
-$ torchrun --nproc-per-node 4 train_strong.py --labels weak --ceiling ceiling
-$ torchrun --nproc-per-node 4 icl.py                              # prompts are judged, and
-$ torchrun --nproc-per-node 4 debate.py                           # debates written, by four at a time
+$ torchrun --nproc-per-node 4 distributed.py train_weak.py                          # four processes, one GPU each
+$ torchrun --nproc-per-node 4 distributed.py train_strong.py --labels weak --ceiling ceiling
+$ torchrun --nproc-per-node 4 distributed.py icl.py                                 # prompts are scored, and
+$ torchrun --nproc-per-node 4 distributed.py debate.py                              # debates generated, four at a time
 
-A model of P parameters needs 16 P bytes to be trained (weights, gradients and Adam's two moments, 4 bytes each), and one GPU holds perhaps
-80 GB. Two ideas help, and both are here:
+This page is a launcher. Stages and shared pages know nothing of several processes. Before a stage is imported, the
+functions at the end of this file (`replace_functions`) take the place of a few functions of contract.py, models.py and
+train_weak.py.
 
-1) Split the rows. Every process takes its part of each batch and of whatever is labelled. The batch stays what --batch-size says, its rows
-   and their order too; the gradient is the sum over the processes of (their rows' losses / rows of the whole batch), which is the mean over
-   the batch however unequal the parts are. A loss that looks at the whole batch (the confidence loss ranks its rows) is given the scores of
-   all rows, put together. Where a model writes, every process writes a block of rows of its own, which has its own seed: what is sampled does
-   not depend on how many processes there are, and process 0 saves it block by block.
-2) Split the weights (Zhao et al. 2023, https://arxiv.org/abs/2304.11277; torch's fully_shard). Every process keeps 1/N of each weight, of its
-   gradient and of Adam's moments; process 0 alone reads the model, and hands it out layer by layer. A layer's weights are gathered just
-   before the layer computes and dropped after it, and its gradient is summed where it is kept.
+Training a model of P parameters takes 16 P bytes (weights, gradients and Adam's two moments, 4 bytes each). Two ideas
+help:
 
-So a run of N processes does the arithmetic of one, in another order: fp32 loss curves agree to some 1e-6 (tests/test_distributed.py), and
-the folder it leaves is the same; where nothing is trained it is the same byte for byte. Process 0 alone prints, writes and says whether a run is
-done already. Scripts that were not made for several processes say so at once.
+1) Split the rows. Every process takes its part of each batch and of whatever is labelled. The batch stays what
+   --batch-size says, with the same rows in the same order. The gradient is the sum over the processes of (the losses of
+   their rows / rows of the whole batch), which is the mean over the batch however unequal the parts are. A loss that
+   looks at the whole batch (the confidence loss ranks its rows) gets the logits of all rows. Where a model generates
+   text, every process takes blocks of rows with seeds of their own: a sample does not depend on the number of
+   processes.
+2) Split the weights (Zhao et al. 2023, https://arxiv.org/abs/2304.11277; torch's fully_shard). Every process keeps 1/N
+   of each weight, of its gradient and of Adam's moments. Process 0 reads the model and broadcasts it layer by layer. A
+   layer's weights are gathered just before the layer computes and dropped after it.
 
-What one process does differently here is nothing: SIZE is 1 and every function below returns what it is given.
+So N processes do the arithmetic of one, in another order: fp32 loss curves agree to about 1e-6
+(tests/test_distributed.py). Where nothing is trained, the files are the same byte for byte. Process 0 alone prints,
+writes and decides whether a run is finished. Stages that were not made for several processes are refused.
+
+Needs   contract.py, models.py, train_weak.py, and the stage
 """
-import os, signal, sys
+import contextlib
+import datetime
+import importlib
+import os
+import signal
+import sys
 
-LAUNCHED = "TORCHELASTIC_RUN_ID" in os.environ             # torchrun says who we are
-RANK, SIZE = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE")) if LAUNCHED else (0, 1)
-SCRIPTS = ("train_weak.py", "train_strong.py", "icl.py", "debate.py")          # the stages that were made for it
-HERE, SCRIPT = os.path.split(os.path.realpath(sys.argv[0]))
+import numpy as np
 
-if SIZE > 1 and HERE == os.path.dirname(os.path.realpath(__file__)) and SCRIPT not in SCRIPTS:
-    print(f"error: {SCRIPT} runs in one process: start it with python, not torchrun. Only {', '.join(SCRIPTS)} share their work", file=sys.stderr)
-    raise SystemExit(2)
+import contract
+import models
+import train_weak
+
+RANK = int(os.environ.get("RANK", "0"))                    # torchrun sets both
+SIZE = int(os.environ.get("WORLD_SIZE", "1"))
+STAGES = ("train_weak.py", "train_strong.py", "icl.py", "debate.py")
 
 
-# --------------------------------------------------------------------------- who does what
+# --------------------------------------------------------------------------- which rows a process takes
 
-def part(n, rank=RANK, size=SIZE):
+
+def shard_indices(n, rank, size):
     """
-    Which of a batch's n rows a process takes, and how many of them count. All processes take equally many, because they must call the model
-    equally often: where rows are short, row 0 is computed once more and does not count.
+    The rows of a batch of n that a process takes, and how many of them count. All processes take equally many, because
+    they must call the model equally often: where rows are short, row 0 is computed once more and does not count.
 
-    >>> part(5, 0, 2), part(5, 1, 2), part(5, 0, 1)
+    >>> shard_indices(5, 0, 2), shard_indices(5, 1, 2), shard_indices(5, 0, 1)
     (([0, 2, 4], 3), ([1, 3, 0], 2), ([0, 1, 2, 3, 4], 5))
     """
-    mine = list(range(rank, n, size))
-    return mine + [0] * (-(-n // size) - len(mine)), len(mine)
+    shard = list(range(rank, n, size))
+    return shard + [0] * (-(-n // size) - len(shard)), len(shard)
 
 
-def turns(work, rank=RANK, size=SIZE):
+def shard_work(pieces, rank, size):
     """
-    Which pieces of work a process does, equally many each again. -> list of (piece, does it count)
+    The pieces of work that a process does, equally many each. -> list of (piece, does it count)
 
-    >>> turns(["a", "b", "c"], 1, 2)
+    >>> shard_work(["a", "b", "c"], 1, 2)
     [('b', True), ('a', False)]
     """
-    mine, real = part(len(work), rank, size)
-    return [(work[i], k < real) for k, i in enumerate(mine)]
+    shard, n_counted = shard_indices(len(pieces), rank, size)
+    return [(pieces[i], k < n_counted) for k, i in enumerate(shard)]
 
 
-def share_out(work, do):
-    """
-    Yields do(piece) for every piece of work, in their order, in every process; but each piece is done by one process alone, SIZE pieces at a time.
-    A caller can save what has come before the next are done. The results travel between processes: texts, not tensors.
-
-    >>> list(share_out([3, 1, 2], lambda n: n * "a"))
-    ['aaa', 'a', 'aa']
-    """
-    for k in range(0, len(work), SIZE):
-        those = work[k:k + SIZE]
-        done = [do(those[RANK]) if RANK < len(those) else None]
-        if SIZE > 1:
-            import torch
-            mine, done = done[0], [None] * SIZE
-            torch.distributed.all_gather_object(done, mine)
-        yield from done[:len(those)]
+# --------------------------------------------------------------------------- communication
 
 
-# --------------------------------------------------------------------------- what processes tell each other
-
-def own_device(asked):
-    """The GPU of this process, one each; with one process, what was asked for."""
+def join_processes():
+    """Connect the processes. All but process 0 print nothing. If one of them dies, all end with one line."""
     import torch
-    return f"cuda:{os.environ['LOCAL_RANK']}" if SIZE > 1 and asked in ("", "cuda") and torch.cuda.is_available() else asked
-
-
-def join():
-    """Meet the other processes, and from now on be quiet unless this is process 0. If one of them dies, all end with one line."""
-    import datetime, torch
-    if SIZE == 1 or torch.distributed.is_initialized():
-        return
     if RANK:
         os.environ["TQDM_DISABLE"] = "1"
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")
-    if torch.cuda.is_available():
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")           # noqa: SIM115 (until the process ends)
+    has_gpu = torch.cuda.is_available()
+    if has_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=datetime.timedelta(hours=1))
+    backend = "cpu:gloo,cuda:nccl" if has_gpu else "gloo"
+    torch.distributed.init_process_group(backend, timeout=datetime.timedelta(hours=1))
 
-    def bereaved(*_):
-        print(f"error: process {RANK} stops because another process of this run has died (its own line says why; if it has none it was killed, or out of memory). "
-              "The run is not done, and no file is half-written: start the same command again", file=sys.stderr, flush=True)
+    def exit_on_peer_failure(*_):
+        print(f"error: process {RANK} stops because another process of this run has died (its own line says why; "
+              "without a line it was killed, or out of memory). The run is not complete, and no file is half-written: "
+              "start the same command again", file=sys.stderr, flush=True)
         os._exit(1)
 
     def uncaught(kind, error, trace):
-        about_peers = issubclass(kind, RuntimeError) and any(word in str(error).lower() for word in ("gloo", "nccl", "peer", "connection"))
-        bereaved() if about_peers else sys.__excepthook__(kind, error, trace)
+        words = ("gloo", "nccl", "peer", "connection")
+        if issubclass(kind, RuntimeError) and any(word in str(error).lower() for word in words):
+            exit_on_peer_failure()
+        sys.__excepthook__(kind, error, trace)
 
-    signal.signal(signal.SIGTERM, bereaved)                # torchrun ends the others so
+    signal.signal(signal.SIGTERM, exit_on_peer_failure)                # torchrun ends the other processes so
     sys.excepthook = uncaught
 
 
-def agree(value):
-    """What process 0 says, in every process: a decision that all must take alike."""
-    if SIZE == 1:
-        return value
+def broadcast_object(value):
+    """Replaces contract.broadcast_object: process 0's value, in every process."""
     import torch
     box = [value]
     torch.distributed.broadcast_object_list(box, src=0)
     return box[0]
 
 
-def total(x):
+def all_reduce_sum(x):
     """Sum over the processes, in every process; x is overwritten. Where all but one hold zeros the sum is exact."""
-    if SIZE > 1:
-        import torch
-        torch.distributed.all_reduce(x)
+    import torch
+    torch.distributed.all_reduce(x)
     return x
 
 
-def whole_batch(scores, mine, real, n):
-    """Scores of this process's rows (see part), (len(mine), K) -> scores of all n rows of the batch, (n, K), in every process."""
-    if SIZE == 1:
-        return scores
-    everything = scores.new_zeros(n, *scores.shape[1:])
-    everything[mine[:real]] = scores[:real]
-    return total(everything)
-
-
-def total_gradients(parameters):
-    """Sum the gradients of weights that are whole in every process; those of split weights are summed already."""
-    for p in parameters if SIZE > 1 else ():
-        if p.grad is not None and not hasattr(p, "to_local"):
-            total(p.grad)
+def map_in_order(do, pieces):
+    """
+    Replaces models.map_in_order: yields do(piece) for every piece, in order, in every process; but each piece is done
+    by one process, SIZE pieces at a time. Results travel between processes as objects (texts, not tensors).
+    """
+    import torch
+    pieces = list(pieces)
+    for k in range(0, len(pieces), SIZE):
+        group = pieces[k:k + SIZE]
+        results = [None] * SIZE
+        torch.distributed.all_gather_object(results, do(group[RANK]) if len(group) > RANK else None)
+        yield from results[:len(group)]
 
 
 # --------------------------------------------------------------------------- split weights
 
-def hand_out(unit, device):
+
+def broadcast_weights(unit, device):
     """
-    Weights and buffers that process 0 alone has read, in every process. What is split already is left as it is; what has two names (tied weights)
-    stays one tensor.
+    Weights and buffers that only process 0 has read, in every process. Split weights are left alone. A tensor with two
+    names (tied weights) stays one tensor.
     """
     import torch
-    same = {}                                              # id of the old tensor -> (it, the new one); while it is kept no other has that id
+    replaced = {}                                          # id of the old tensor -> (the old tensor, the new one)
     for module in unit.modules():
         for tensors in (module._parameters, module._buffers):
             for name, old in tensors.items():
-                if old is not None and not hasattr(old, "to_local"):
-                    if id(old) not in same:
-                        new = old.detach().to(device).contiguous() if RANK == 0 else torch.empty(old.shape, dtype=old.dtype, device=device)
-                        torch.distributed.broadcast(new, src=0)
-                        same[id(old)] = old, torch.nn.Parameter(new, old.requires_grad) if tensors is module._parameters else new
-                    tensors[name] = same[id(old)][1]
+                if old is None or hasattr(old, "to_local"):
+                    continue
+                if id(old) not in replaced:
+                    new = torch.empty(old.shape, dtype=old.dtype, device=device)
+                    if RANK == 0:
+                        new = old.detach().to(device).contiguous()
+                    torch.distributed.broadcast(new, src=0)
+                    is_parameter = tensors is module._parameters
+                    replaced[id(old)] = old, torch.nn.Parameter(new, old.requires_grad) if is_parameter else new
+                tensors[name] = replaced[id(old)][1]
 
 
-def shard(model, device):
+def shard_model(model, device):
     """
-    Split all weights over the processes, in place. The unit that is gathered at a time is a layer; transformers names its class in
-    _no_split_modules. A decoder is called as body and head apart (train_weak.classify), so each of the two is a unit of its own.
-
-    Process 0 has the weights in the computer's memory, the others have none of them (device "meta"): unit by unit they are handed out and split,
-    so no GPU, and no process but the first, ever holds more than its part and one unit.
+    Split all weights over the processes, in place, one unit after the other. A unit is gathered at a time: a layer,
+    whose class transformers names in _no_split_modules; a decoder is called as body and head apart (models.classify),
+    so each of the two is a unit. Process 0 holds the weights in the computer's memory, the others hold none (device
+    "meta"). So no GPU, and no process but the first, ever holds more than its part and one unit.
     """
-    if SIZE == 1:
-        return model
-    import torch, warnings
+    import warnings
+
+    import torch
     from torch.distributed.fsdp import fully_shard
-    warnings.filterwarnings("ignore", message=".*returned a view tensor")      # nobody changes it in place
+    warnings.filterwarnings("ignore", message=".*returned a view tensor")      # no code here changes it in place
     mesh = torch.distributed.init_device_mesh(torch.device(device).type, (SIZE,))
     layers = [m for m in model.modules() if type(m).__name__ in (model._no_split_modules or ())]
-    for unit in [*layers, *([model.base_model, model.score] if hasattr(model, "score") else [model])]:
-        hand_out(unit, device)
+    parts = [model.base_model, model.score] if hasattr(model, "score") else [model]
+    for unit in [*layers, *parts]:
+        broadcast_weights(unit, device)
         fully_shard(unit, mesh=mesh, reshard_after_forward=True)
-        unit.set_gradient_divide_factor(1.0)               # gradients are to be added; fit has divided by the rows of the batch
-        unit.set_force_sum_reduction_for_comms(True)       # gloo knows no other way
+        unit.set_gradient_divide_factor(1.0)               # gradients are added; the loss is divided by all rows
+        unit.set_force_sum_reduction_for_comms(True)       # gloo has no other reduction
     return model
 
 
+def open_empty(name, kind, remote_code, **config_changes):
+    """models.open_checkpoint without the weights: a model on device "meta"."""
+    import torch
+    import transformers
+    tokenizer, config, max_length = models.open_config(name, remote_code, **config_changes)
+    with torch.device("meta"):
+        model = getattr(transformers, kind).from_config(config, dtype=torch.float32, trust_remote_code=remote_code)
+    return model.eval(), tokenizer, max_length
+
+
+def load_classifier(name, head, words, device, remote_code=False):
+    """Replaces models.load_classifier: process 0 reads the weights, and every process gets its part of them."""
+    kind = "AutoModelForSequenceClassification"
+    if RANK == 0:
+        model, tokenizer, max_length = models.open_checkpoint(name, kind, "cpu", remote_code, num_labels=2)
+    else:
+        model, tokenizer, max_length = open_empty(name, kind, remote_code, num_labels=2)
+    model = shard_model(model, device)
+    if models.needs_head(model) and head != "random":
+        ids = models.label_word_ids(tokenizer, words)
+        rows = models.label_word_rows(name, ids, "cpu", remote_code) if RANK == 0 else None
+        set_weight(model.score.weight, broadcast_object(rows).to(device))
+    return model, tokenizer, max_length
+
+
 def local(tensor):
-    """What of a weight this process holds."""
+    """The part of a weight that this process holds."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
-def keep_weights(model):
-    """A copy of the weights as they are now, in the computer's memory: each process copies what it holds."""
-    return [local(p).detach().to("cpu", copy=True) for p in model.parameters()]
-
-
-def put_back(model, kept):
-    """Undo what training did since keep_weights."""
-    for p, value in zip(model.parameters(), kept):
-        local(p.data).copy_(value)
-
-
 def set_weight(weight, value):
-    """weight <- value, also where the weight is split; every process has the whole value."""
+    """Replaces models.set_weight: every process has the whole value, and keeps its part."""
     if hasattr(weight, "to_local"):
         from torch.distributed.tensor import distribute_tensor
         value = distribute_tensor(value, weight.device_mesh, weight.placements, src_data_rank=None)
     weight.data.copy_(value)
 
 
-def whole_weights(model):
-    """All weights put together in process 0, as save_pretrained wants them. None where nothing is split, {} in other processes."""
+def copy_weights(model):
+    """Replaces models.copy_weights: each process copies what it holds."""
+    return [local(p).detach().to("cpu", copy=True) for p in model.parameters()]
+
+
+def restore_weights(model, weights):
+    """Replaces models.restore_weights."""
+    for p, value in zip(model.parameters(), weights):
+        local(p.data).copy_(value)
+
+
+def full_weights(model):
+    """All weights put together in process 0, as save_pretrained wants them, {} in the others; None if none is split."""
     if not any(hasattr(p, "to_local") for p in model.parameters()):
         return None
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
     return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+
+
+# --------------------------------------------------------------------------- split rows
+
+
+def pick_device(asked, pick_one=models.pick_device):
+    """Replaces models.pick_device: one GPU for each process."""
+    import torch
+    if asked in ("", "cuda") and torch.cuda.is_available():
+        asked = f"cuda:{os.environ['LOCAL_RANK']}"
+    return pick_one(asked)
+
+
+def compute_gradients(model, indices, make_batch, loss_fn, micro_batch_size, precision, target_fn=None, progress=0.0):
+    """Replaces train_weak.compute_gradients: this process's rows of the batch, then the sum over the processes."""
+    import torch
+    shard, n_counted = shard_indices(len(indices), RANK, SIZE)
+    starts = range(0, len(shard), micro_batch_size)
+    pieces = [make_batch([indices[i] for i in shard[k:k + micro_batch_size]]) for k in starts]
+    if target_fn:
+        with torch.no_grad(), precision:
+            logits = torch.cat([models.classify(model, piece) for piece in pieces])
+        every_logit = logits.new_zeros(len(indices), *logits.shape[1:])
+        every_logit[shard[:n_counted]] = logits[:n_counted]
+        labels = make_batch(indices)["soft_labels"]        # of all rows: the target may depend on them
+        targets = target_fn(all_reduce_sum(every_logit), labels, progress)
+        for k, piece in zip(starts, pieces):
+            piece["soft_labels"] = targets[shard[k:k + micro_batch_size]]
+    for k, piece in zip(starts, pieces):
+        with precision:
+            losses = loss_fn(model, piece)
+        (losses[:max(0, n_counted - k)].sum() / len(indices)).backward()
+    for p in model.parameters():                           # gradients of split weights are summed already
+        if p.grad is not None and not hasattr(p, "to_local"):
+            all_reduce_sum(p.grad)
+
+
+def forward_all(model, tokenizer, ids, device, dtype="fp32", tokens=8192, output_fn=models.classify):
+    """Replaces models.forward_all: the same batches, each computed by one process."""
+    import torch
+    if device == "cpu":
+        tokens = min(tokens, 2 ** 20 // getattr(model.config, "hidden_size", 1))
+    out = None
+    model.eval()
+    with torch.no_grad():
+        for indices, counts in shard_work(models.batches_by_tokens([len(i) for i in ids], tokens), RANK, SIZE):
+            with models.autocast(dtype, device):
+                batch = models.pad([ids[i] for i in indices], tokenizer, device)
+                outputs = output_fn(model, batch).float().cpu().numpy()
+            if out is None:
+                out = np.zeros((len(ids), *outputs.shape[1:]), dtype=np.float32)
+            if counts:
+                out[indices] = outputs
+    all_reduce_sum(torch.from_numpy(out))
+    return models.check_finite(out)
+
+
+# --------------------------------------------------------------------------- the launcher
+
+
+def save_checkpoint(folder, model, tokenizer, weights=None, save_one=contract.save_checkpoint):
+    """Replaces contract.save_checkpoint: the parts are put together, and process 0 writes."""
+    weights = full_weights(model)
+    if RANK == 0:
+        save_one(folder, model, tokenizer, weights)
+
+
+def prepare_for_training(model, args, prepare_one=train_weak.prepare_for_training):
+    """Replaces train_weak.prepare_for_training: no adapters on split weights."""
+    if args.lora:
+        contract.fail("--lora works in one process; without it weights, gradients and Adam's moments are split")
+    return prepare_one(model, args)
+
+
+def replace_functions():
+    """Put the functions of this page in the place of those for one process. Stages that are imported later get them."""
+    contract.LAUNCHED = True
+    contract.broadcast_object = broadcast_object
+    contract.save_checkpoint = save_checkpoint
+    if RANK:
+        for name in ("write_file", "append_file", "write_results"):
+            setattr(contract, name, lambda *args, **kwargs: None)
+        contract.lock_folder = lambda folder: contextlib.nullcontext()
+    for function in (pick_device, load_classifier, forward_all, map_in_order,
+                     set_weight, copy_weights, restore_weights):
+        setattr(models, function.__name__, function)
+    importlib.reload(train_weak)                           # its own imports are the replaced functions now
+    train_weak.compute_gradients = compute_gradients
+    train_weak.prepare_for_training = prepare_for_training
+
+
+def launch():
+    """python distributed.py STAGE.py FLAGS, in each of torchrun's processes"""
+    stage = os.path.basename(sys.argv[1]) if len(sys.argv) > 1 else ""
+    if stage not in STAGES:
+        contract.fail(f"{stage or 'no stage'} runs in one process: start it with python. Several processes:  torchrun "
+                      f"--nproc-per-node N distributed.py STAGE.py FLAGS, with one of {', '.join(STAGES)}")
+    flags = sys.argv[2:]
+    if "human" in flags or "--judge=human" in flags:
+        contract.fail("--judge human: one person answers. Start it with python, not torchrun")
+    if SIZE > 1:
+        join_processes()
+        replace_functions()
+    importlib.import_module(stage[:-3]).main(flags)
+
+
+if __name__ == "__main__":
+    contract.run_script(launch)

@@ -1,76 +1,324 @@
 """
-Chapter 4, second half. Many weak supervisors: how do they come to know different things?
+Many weak supervisors: bagging, boosting, and the fusion of their labels.
 
-Members that err together are one member (fusion.py). Sang et al. (2024, https://arxiv.org/abs/2402.00667, section 3) let supervisors differ in
-what they are shown, in what they may look at, or in what they have to repair, and give the student what the crowd says:
+Why: let each of three supervisors be right on 70 % of the rows. If their errors are independent, their majority is
+right on 78.4 % (0.7^3 + 3 * 0.7^2 * 0.3). If they make the same errors, it stays at 70 %. So members must differ, and
+the fusion must weigh them. Sang et al. (2024, https://arxiv.org/abs/2402.00667, section 3) train a student on the
+fused labels of such an ensemble.
 
-    bagging     members learn side by side     by data: each has a bootstrap sample of train1's questions (Breiman 1996)
-                                               by features: each head sees a random share of the hidden features
-                                               by layers: each is cut off after another block, the deepest first
-                                               by models: each starts from another checkpoint, which has read other things
-    adaboost    members learn in turn          what was judged wrong so far weighs more (SAMME for two classes, Zhu et al. 2009)
-    gradient                                   each fits what is left of the truth, y - p(yes) (Friedman 2001)
+    --method bagging             members are trained independently of each other
+             adaboost            in turn: rows that were misclassified so far weigh more (SAMME, Zhu et al. 2009)
+             gradient            in turn: each fits the residuals y - p(yes) of those before it (Friedman 2001)
+             gradient-released   the same as the authors' code does it (see gradient_released)
+    --by     data                bagging: a bootstrap sample of train1's questions for each (Breiman 1996)
+             features            the head of each sees a random half of the hidden features
+             layers              each is truncated after another block, the deepest first
+             models              each starts from another checkpoint (--models), pretrained on other texts
+    --combine mean, vote         equal weights: the mean of the soft labels, or of the verdicts
+             loglik              weights under which the mixture gives held-out labels the greatest likelihood
+             bma                 Bayesian model averaging: the probability that each member is the right one
+             dawid-skene         needs no truth: members that agree with the others are reliable
+                                 (without --combine: the mean for bagging; boosting has weights or steps of its own)
+    --calibrate                  divides each member's log odds by a temperature before the fusion
 
-$ python train_weak.py                                                       # the single supervisor, to compare with
-$ python ensemble.py                                                         # bagging by data: five members, the mean of what they say
-$ python ensemble.py --combine dawid-skene --out bagging-ds                  # the same members, another fusion: nothing is trained
-$ python ensemble.py --by models --out models                                # tiny-1a, tiny-1b and tiny-1c
-$ python ensemble.py --method adaboost --out adaboost
+$ python train_weak.py                                          # a single supervisor, to compare with
+$ python ensemble.py                                            # bagging by data: the mean of five members
+$ python ensemble.py --combine dawid-skene --out bagging-ds     # the same members, another fusion: nothing is trained
+$ python ensemble.py --calibrate --members 3 --out bagging-3    # the first three of them, each with a temperature
+$ python ensemble.py --by models --members 3 --out models       # --models tiny-1a,tiny-1b,tiny-1c, taken in turn
+$ python ensemble.py --method adaboost --out adaboost --supervisor models      # compared with models, not with weak
 $ python train_strong.py --labels models --ceiling ceiling --out student-models
 
-What is chosen (a member's epoch, how many members are used, weights, temperatures) is chosen on rows of train1 that a member did not learn
-from: the questions left out of its bag, or the tenth of train1 that train_weak.py holds out as well. The released code chose on test.
+Epochs, the number of members used, weights and temperatures are chosen on rows of train1 that a member was not trained
+on: the questions outside its bag, or the tenth that train_weak.py holds out too. The authors' code chooses on test.
 
-Reads   data/<task>/train1.jsonl with its truth; of train2, valid and test the texts; test's labels when all is settled
-Writes  data/<task>/seed<seed>/ensemble/{config.json, labels.jsonl, results.json}, a supervisor's folder but for the checkpoint: its members lie in
-        data/<task>/seed<seed>/members-.../member-k/{checkpoint/, labels.jsonl, member.json}, trained once for all fusions and sizes, and each takes
-        the disk space of its checkpoint (tiny-1a 3.6 MB, gpt2 0.5 GB). labels.jsonl also has the members' disagreement on each row.
+Needs   contract.py, metrics.py, models.py, train_weak.py
+Reads   data/<task>/train1.jsonl with its labels; the texts of train2, valid and test; test's labels after all choices
+Writes  data/<task>/seed<seed>/ensemble/{config.json, labels.jsonl, results.json}: a supervisor's folder without a
+        checkpoint. labels.jsonl also has the members' disagreement on each row.
+        data/<task>/seed<seed>/members-.../member-<k>/{checkpoint/, labels.jsonl, member.json}: each member is trained
+        once for all fusions and sizes. It takes the disk space of its checkpoint (tiny-1a 3.6 MB, gpt2 0.5 GB).
 
-Simpler than the paper, on purpose: a bag holds as many questions as there are (they try several sizes), and layers are those of one model.
+Simpler than the paper, on purpose: a bag holds as many questions as there are (they try several sizes), and --by layers
+truncates one model.
 """
-import argparse, copy, functools, hashlib, json, os, shutil, time
+import argparse
+import contextlib
+import copy
+import functools
+import hashlib
+import json
+import os
+import time
 
-from contract import (ROOT, add_common_flags, begin, fail, finish, hold, model_folder, number, outputs, read_labels, read_rows, read_task,
-                      run_folder, save_checkpoint, start, write_file, write_labels, writing)
-from fusion import disagreement, learn_recipe, line_search, log_odds, mix, temper, yes
-from measure import bootstrap
-from train_weak import accuracy, fit, hold_out, load_model, metrics, pick_device, predict, prepare_for_training, right, say, soft_xent, tokenise
+import numpy as np
+
+from contract import (
+    ROOT,
+    add_run_flags,
+    describe_run,
+    fail,
+    is_finished,
+    lock_folder,
+    model_folder,
+    number,
+    open_run,
+    output_fingerprints,
+    read_labels,
+    read_rows,
+    read_task,
+    run_folder,
+    run_script,
+    save_checkpoint,
+    without_labels,
+    write_file,
+    write_labels,
+    write_results,
+)
+from metrics import accuracy, all_metrics, check_comparison, clustered_se, correct, format_metrics, paired_gain, sigmoid
+from models import add_model_flags, classify, load_classifier, pick_device, predict, restore_weights, tokenize
+from train_weak import (
+    add_training_flags,
+    batch_maker,
+    fit,
+    keep_best,
+    one_hot,
+    prepare_for_training,
+    soft_xent,
+    split_held_out,
+)
+
+SHARE = 0.5        # --by features: the share of the hidden features that a member's head sees
+
+# --------------------------------------------------------------------------- fusion
+#
+#   probs      (M, N, 2)   the soft labels (p_no, p_yes) of M members for N rows
+#   oob_mask   (M, N)      out of bag: True where member m was not trained on row n, so that its label is evidence
 
 
-# --------------------------------------------------------------------------- the maths
+def log_odds(probs):
+    """(..., 2) soft labels -> (...) log(p_yes / p_no)"""
+    probs = np.clip(np.asarray(probs, float), 1e-9, 1)
+    return np.log(probs[..., 1]) - np.log(probs[..., 0])
 
-def draw_questions(groups, rng):
+
+def line_search(f, h, y, low=0.0, high=32.0):
     """
-    A bootstrap sample: as many questions as there are, drawn with replacement. A row drawn three times is not read three times but weighs
-    three times as much: the same loss, in two thirds of the time.
+    The step s in [low, high] with the least logistic loss of f + s h. The loss is convex in s: bisection on its slope.
+
+    f, h, y   (n,) log odds so far, direction, truth of 0 and 1
+
+    >>> round(line_search(0, [1, 1, 1, -1], [1, 1, 0, 0]), 3)      # h has the sign of y on 3 of 4 rows: ln 3
+    1.099
+    """
+    h = np.asarray(h, float)
+    sign = 2.0 * np.asarray(y) - 1
+    for _ in range(60):
+        s = (low + high) / 2
+        if (sign * h * sigmoid(-sign * (f + s * h))).sum() > 0:
+            low = s
+        else:
+            high = s
+    return (low + high) / 2
+
+
+def temperature(probs, y):
+    """
+    The divisor of a member's log odds with the least log loss on rows that it was not trained on (Guo et al. 2017,
+    section 4.2). Above 1: it was overconfident. (n, 2), (n,) of 0 and 1 -> a number of 1/32 to 32
+
+    >>> round(temperature([[0.1, 0.9]] * 4, [1, 1, 1, 0]), 2)      # log odds of ln 9, right on 3 of 4: ln 9 / ln 3
+    2.0
+    """
+    return 1 / line_search(0, log_odds(probs), y, low=1 / 32)
+
+
+def apply_temperature(probs, temperatures):
+    """Divide each member's log odds; 0.9 at temperature 2 becomes 0.75. (M, N, 2), M temperatures -> (M, N, 2)"""
+    p_yes = sigmoid(log_odds(probs) / np.asarray(temperatures, float)[:, None])
+    return np.stack([1 - p_yes, p_yes], -1)
+
+
+def disagreement(probs):
+    """
+    The entropy of the members' mean minus the mean of their entropies: the mutual information of label and member, in
+    nats, 0 to ln 2. Large where members contradict each other, 0 where they agree. (M, N, 2) -> (N,)
+
+    >>> disagreement([[[0.0, 1.0]], [[1.0, 0.0]]]).round(3), disagreement([[[0.5, 0.5]], [[0.5, 0.5]]])
+    (array([0.693]), array([0.]))
+    """
+    probs = np.asarray(probs, float)
+
+    def entropy(q):
+        return -(q * np.log(np.clip(q, 1e-12, 1))).sum(-1)
+    return np.maximum(entropy(probs.mean(0)) - entropy(probs).mean(0), 0)
+
+
+def loglik_weights(q, oob_mask, rounds=200):
+    """
+    Weights on the simplex with the greatest likelihood of the truth under the mixture sum_m w_m q_m: stacking, by
+    expectation-maximisation. A new weight is the mean share that a member has in the mixture's probability of the
+    truth. Where some members were trained on a row, the mixture is that of the others, and the sum of shares is divided
+    by the chances that the member had (Hunter 2004): the likelihood still never falls.
+
+    q, oob_mask   (M, n) probability that member m gives to the truth of row n, (M, n) bool -> (M,)
+
+    >>> loglik_weights([[0.9, 0.9, 0.1], [0.5, 0.5, 0.5]], np.ones((2, 3))).round(3).tolist()
+    [0.417, 0.583]
+    """
+    q = np.clip(q, 1e-9, 1) * oob_mask
+    w = np.full(len(q), 1 / len(q))
+    for _ in range(rounds):
+        shares = w[:, None] * q / np.maximum(w @ q, 1e-300)                    # (M, n), columns sum to 1
+        w = shares.sum(1) / np.maximum((oob_mask / np.maximum(w @ oob_mask, 1e-300)).sum(1), 1e-300)
+        w /= w.sum()
+    return w
+
+
+def bma_weights(q, oob_mask):
+    """
+    Bayesian model averaging: from equal priors, a member's weight is proportional to the likelihood that it gives to
+    the truth of all rows. Some hundred rows decide firmly: it selects rather than averages. A row counts relative to
+    the members that were not trained on it (our choice). Arguments and result as in loglik_weights.
+
+    >>> bma_weights([[0.9, 0.8], [0.5, 0.5]], np.ones((2, 2))).round(3).tolist()       # 0.9 * 0.8 against 0.5 * 0.5
+    [0.742, 0.258]
+    """
+    logq = np.log(np.clip(q, 1e-9, 1)) * oob_mask
+    evidence = ((logq - logq.sum(0) / np.maximum(oob_mask.sum(0), 1)) * oob_mask).sum(1)
+    w = np.exp(evidence - evidence.max())
+    return w / w.sum()
+
+
+def dawid_skene(votes, rounds=200):
+    """
+    The reliability of each voter without any truth (Dawid and Skene 1979): estimate the truth by majority, the voters'
+    reliability from it, the truth once more from their reliability, and so on (expectation-maximisation). It assumes
+    that errors are independent given the truth. Errors that models share count as knowledge. It needs three voters.
+
+    votes     (M, N) of 0 and 1, 1/2 for a tie
+    returns   (share of yes, sensitivity (M,) = P(votes yes | yes), specificity (M,) = P(votes no | no)). All counts
+              start from 1, so that no voter is infallible
+
+    >>> share_yes, sensitivity, specificity = dawid_skene([[1, 0] * 20, [1, 0] * 20, [1, 1] * 20])
+    >>> round(share_yes, 2), sensitivity.round(2), specificity.round(2)                # the third always votes yes
+    (0.5, array([0.95, 0.95, 0.95]), array([0.95, 0.95, 0.05]))
+    """
+    votes = np.asarray(votes, float)
+    truth = votes.mean(0)                                  # (N,) p(yes)
+    for _ in range(rounds):
+        n_yes = truth.sum()
+        n_no = (1 - truth).sum()
+        share_yes = float((n_yes + 1) / (n_yes + n_no + 2))
+        sensitivity = (votes @ truth + 1) / (n_yes + 2)
+        specificity = ((1 - votes) @ (1 - truth) + 1) / (n_no + 2)
+        truth = posterior(votes, share_yes, sensitivity, specificity)
+    return share_yes, sensitivity, specificity
+
+
+def posterior(votes, share_yes, sensitivity, specificity, oob_mask=1.0):
+    """
+    Bayes' rule: p(yes) given votes (M, N) and the voters' reliability (M,), (M,) -> (N,). A tie is no evidence.
+
+    >>> posterior([[1], [0]], 0.5, [0.9, 0.6], [0.9, 0.6]).round(3).tolist()           # log odds of ln 9 - ln 1.5
+    [0.857]
+    """
+    votes = np.asarray(votes, float)
+    sensitivity = np.asarray(sensitivity)[:, None]
+    specificity = np.asarray(specificity)[:, None]
+    for_yes = np.log(sensitivity / (1 - specificity))
+    for_no = np.log((1 - sensitivity) / specificity)
+    evidence = np.where(votes > 0.5, for_yes, for_no) * (votes != 0.5)
+    return sigmoid(np.log(share_yes / (1 - share_yes)) + (evidence * oob_mask).sum(0))
+
+
+def learn_recipe(fusion, probs, truth, oob_mask, votes, calibrate=False, weights=None):
+    """
+    What a fusion needs to label new rows, a dict of plain numbers: {"combine": "loglik", "weights": [0.4, 0.6]}
+
+    probs, truth, oob_mask   (M, N1, 2), (N1,), (M, N1): train1
+    votes                    (M, N2) verdicts on rows without truth (train2, valid), for dawid-skene
+    weights                  M numbers, where the method has its own (AdaBoost)
+    """
+    recipe = {"combine": fusion}
+    if calibrate:
+        recipe["temperatures"] = [temperature(p[oob], truth[oob]) for p, oob in zip(probs, oob_mask)]
+        probs = apply_temperature(probs, recipe["temperatures"])
+    if fusion == "dawid-skene" and len(probs) >= 3:
+        share_yes, sensitivity, specificity = dawid_skene(votes)
+        reliability = {"sensitivity": sensitivity.tolist(), "specificity": specificity.tolist()}
+        return recipe | {"share_yes": share_yes} | reliability
+    if fusion == "dawid-skene":
+        recipe["combine"] = "vote"                         # of two voters, either may be the wrong one
+    if fusion in ("loglik", "bma"):
+        q = np.where(truth == 1, probs[..., 1], probs[..., 0])
+        weights = (loglik_weights if fusion == "loglik" else bma_weights)(q, oob_mask).tolist()
+    return recipe | {"weights": weights or [1 / len(probs)] * len(probs)}
+
+
+def combine(probs, recipe, oob_mask=None):
+    """
+    Soft labels of M members and a recipe -> one soft label a row, (N, 2); nan where all members were trained on it.
+
+    >>> probs = np.array([[[0.1, 0.9]], [[0.6, 0.4]], [[0.6, 0.4]]])                   # one is sure, two lean to no
+    >>> [combine(probs, {"combine": how, "weights": [1, 1, 1]})[0, 1].round(3).item() for how in ("mean", "vote")]
+    [0.567, 0.333]
+    """
+    oob_mask = np.ones(probs.shape[:2]) if oob_mask is None else np.asarray(oob_mask, float)
+    if "temperatures" in recipe:
+        probs = apply_temperature(probs, recipe["temperatures"])
+    votes = correct(probs[..., 1], 1)                      # 1, 0, or 1/2 for a tie
+    if recipe["combine"] == "dawid-skene":
+        p_yes = posterior(votes, recipe["share_yes"], recipe["sensitivity"], recipe["specificity"], oob_mask)
+    elif "steps" in recipe:                                # gradient boosting
+        total = np.tensordot(np.asarray(recipe["steps"], float), log_odds(probs) / 4, 1)
+        p_yes = sigmoid(total) if recipe["combine"] == "gradient" else np.clip(0.5 + total, 0, 1)
+    else:
+        weights = np.asarray(recipe["weights"], float)[:, None] * oob_mask
+        values = votes if recipe["combine"] == "vote" else probs[..., 1]
+        p_yes = (weights * values).sum(0) / np.maximum(weights.sum(0), 1e-300)
+    p_yes = np.where(oob_mask.any(0), p_yes, np.nan)
+    return np.stack([1 - p_yes, p_yes], -1)
+
+
+# --------------------------------------------------------------------------- bagging and boosting
+
+
+def bag_counts(groups, rng):
+    """
+    A bootstrap sample: as many questions as there are, drawn with replacement. A row drawn three times is read once and
+    weighs three times as much: the same loss, in two thirds of the time.
 
     groups    N, the question of each row
-    returns   (N,) how often each row was drawn; for 1/e = 36.8 % of the questions, on average, that is never: they are out of the bag
+    returns   (N,) how often each was drawn; on average 1/e = 36.8 % of the questions are out of the bag, with 0
+
+    >>> bag_counts(["q1", "q1", "q2", "q2", "q3", "q3"], np.random.default_rng(1)).tolist()
+    [1, 1, 2, 2, 0, 0]
     """
-    import numpy as np
     names, member = np.unique(groups, return_inverse=True)
     return rng.multinomial(len(names), np.full(len(names), 1 / len(names)))[member]
 
 
 def adaboost(wrong):
     """
-    What the members' mistakes make members and rows weigh.
+    The weights of members and rows, given the members' errors (SAMME for two classes, Zhu et al. 2009, algorithm 2).
 
-    wrong     (M, n) bool: member m, trained under the weights that the members before it left, judges row n wrong
-    returns   (members' weights ln((1 - e) / e), their weighted errors e, (n,) row weights for the next member, which sum to 1)
+    wrong     (M, n) bool: member m, trained under the row weights left by those before it, misclassifies row n
+    returns   (members' weights ln((1 - e) / e), their weighted errors e, (n,) row weights for the next one, of sum 1)
 
-    Rows judged right are multiplied by 1 / (2 (1 - e)), rows judged wrong by 1 / (2 e): under the new weights the last member is
-    right half of the time, so the next one has to know something else. Two kinds of member end it. One with e = 0 has left nothing to
-    learn: it counts as if half a row were wrong (smoothing as in Schapire and Singer 1999). One with e >= 1/2 is no better than a coin: it
-    weighs 0 (Freund and Schapire 1997).
+    Weights of correct rows are divided by 2 (1 - e), of wrong rows by 2 e. Under the new weights the last member is
+    right half of the time, so the next one has to learn something else. Two kinds of member end it. After e = 0 nothing
+    is left to learn: the member counts as if half a row were wrong (smoothing as in Schapire and Singer 1999). A member
+    with e >= 1/2 is no better than a coin, and weighs 0 (Freund and Schapire 1997).
 
     >>> alphas, errors, weights = adaboost([[True, False, False, False]])
-    >>> [round(a, 3) for a in alphas], errors, weights.round(3).tolist()             # ln 3; a quarter; half of all weight on the mistake
+    >>> [round(a, 3) for a in alphas], errors, weights.round(3).tolist()   # ln 3; 1/4; half of all weight on the error
     ([1.099], [0.25], [0.5, 0.167, 0.167, 0.167])
     """
-    import numpy as np
     wrong = np.asarray(wrong, bool)
-    alphas, errors, weights = [], [], np.full(wrong.shape[1], 1 / wrong.shape[1])
+    weights = np.full(wrong.shape[1], 1 / wrong.shape[1])
+    alphas = []
+    errors = []
     for missed in wrong:
         e = float(weights[missed].sum())
         errors.append(e)
@@ -85,58 +333,129 @@ def adaboost(wrong):
 
 def gradient(h, y, held):
     """
-    Gradient boosting with logistic loss: f = s_0 h_0 + s_1 h_1 + ..., each h fitted by least squares to the pseudo-residuals y - p(yes) that the
-    ones before it left, each step s found by line search.
+    Gradient boosting with logistic loss (Friedman 2001, algorithm 1): f = s_0 h_0 + s_1 h_1 + ... Each h is fitted by
+    least squares to the pseudo-residuals y - p(yes) of those before it; each step s is found by line search.
 
     h         (M, N) the members' directions on train1, y (N,) its truth
-    held      (N,) bool, rows that no member learned from: the search runs there. A network knows its own rows too well, no step would be too long
+    held      (N,) bool, rows that no member was trained on. The line search runs there: a network fits its training
+              rows so well that no step would be too long
     returns   (M steps, (N,) residuals for the next member)
+
+    >>> steps, residuals = gradient(np.array([[1, 1, 1, -1]]), np.array([1, 1, 0, 0]), np.ones(4, bool))
+    >>> [round(s, 3) for s in steps], residuals.round(3).tolist()            # the step is ln 3: p(yes) = 3/4 or 1/4
+    ([1.099], [0.25, 0.25, -0.75, -0.25])
     """
-    import numpy as np
-    f, steps = np.zeros(len(y)), []
+    f = np.zeros(len(y))
+    steps = []
     for direction in h:
         steps.append(line_search(f[held], direction[held], y[held]))
         f = f + steps[-1] * direction
-    return steps, y - yes(f)
+    return steps, y - sigmoid(f)
 
 
 def gradient_released(h, y, held):
     """
-    What the authors' code does in its place, with squared error: the first member fits y itself; f = 0.2 h_0, later f <- (f + 0.2 h) / 2, and
-    later members fit 2 (y - f). It then predicts not with f but with the plain mean of all h, cut to [0, 1]. Signature as above; held is not used.
+    The authors' code, with squared error: the first member fits y itself; f = 0.2 h_0, later f <- (f + 0.2 h) / 2, and
+    later members fit 2 (y - f). The prediction is not f but the plain mean of all h, cut to [0, 1]. Arguments and
+    result as in gradient; held is not used.
+
+    >>> steps, target = gradient_released(np.array([[1.0, 0.5]]), np.array([1, 0]), None)
+    >>> steps, target.round(3).tolist()
+    ([1.0], [1.6, -0.2])
     """
-    import numpy as np
-    f, target = np.zeros(len(y)), np.asarray(y, float)
+    f = np.zeros(len(y))
+    target = np.asarray(y, float)
     for k, direction in enumerate(h):
         f = 0.2 * direction if k == 0 else (f + 0.2 * direction) / 2
         target = 2 * (y - f)
-    return [1 / len(h)] * len(h) if len(h) else [], target
+    return [1 / max(1, len(h))] * len(h), target
 
 
-def how_many(losses, groups):
+def choose_size(losses, groups):
     """
-    How many members to use. Averaging more costs nothing but time, and a few rows judge by chance: the largest number that is not worse
-    than the best number by more than one standard error of their difference (our choice; the released code takes the best on test).
+    How many members to use: the largest number that is worse than the best one by at most a standard error of their
+    difference. Few rows decide by chance, and more members cost only time (our choice; the authors' code takes the best
+    on test).
 
-    losses   (M, n) loss of the first 1, 2, ... M members together, on the same n held-out rows, which are of these groups -> 1 to M
+    losses, groups   (M, n) losses of the first 1, 2, ... M members on the same n held-out rows, the rows' questions
+
+    >>> choose_size(np.array([[0.3, 0.3, 0.3], [0.1, 0.2, 0.3], [0.2, 0.2, 0.2]]), ["a", "b", "c"])
+    3
     """
-    import numpy as np
-    member = np.unique(groups, return_inverse=True)[1]
     excess = losses - losses[losses.mean(1).argmin()]                          # (M, n)
-    se = [np.sqrt((np.bincount(member, d - d.mean()) ** 2).sum()) / len(d) for d in excess]
-    return max(m for m in range(1, len(losses) + 1) if excess[m - 1].mean() <= se[m - 1])
+    return max(m for m, d in enumerate(excess, 1) if d.mean() <= clustered_se(d, groups))
 
 
-# --------------------------------------------------------------------------- one member
+# --------------------------------------------------------------------------- targets: what one member is trained on
+#
+# One function a method: probs (M, N1, 2) of the members before, truth (N1,), counts (N1,) -> columns, loss_fn, score_fn
+#   counts     how often each row of train1 is trained on; rows with 0 are held out
+#   columns    {name: (N1, ...)}, what the two functions read
+#   loss_fn    (model, batch) -> (B,) as in train_weak.fit
+#   score_fn   (soft labels of the held-out rows, their columns) -> how good an epoch is, larger is better
 
-def cut_layers(model, keep):
-    """Without its last blocks: the first `keep` remain, and the final norm: an ordinary, smaller transformers model."""
+
+def weighted_loss(model, batch):
+    """Cross entropy, times the rows' weights. "soft_labels" (B, 2), "row_weights" (B,) -> (B,)"""
+    return batch["row_weights"] * soft_xent(classify(model, batch), batch["soft_labels"])
+
+
+def accuracy_score(probs, columns):
+    return accuracy(probs[:, 1], columns["soft_labels"][:, 1])
+
+
+def squared_loss(model, batch):
+    """A quarter of the log odds predicts "residuals" (B,) -> (B,). Near 0 it is p(yes) - 1/2: the head starts well."""
+    logits = classify(model, batch)
+    return ((logits[:, 1] - logits[:, 0]) / 4 - batch["residuals"]) ** 2
+
+
+def squared_score(probs, columns):
+    return -float(np.mean((log_odds(probs) / 4 - columns["residuals"]) ** 2))
+
+
+def bagging_targets(probs, truth, counts):
+    """The truth. A row weighs as often as it was drawn, 1 on average. The members before do not matter."""
+    row_weights = counts * ((counts > 0).sum() / counts.sum())
+    return {"soft_labels": one_hot(truth), "row_weights": row_weights}, weighted_loss, accuracy_score
+
+
+def adaboost_targets(probs, truth, counts):
+    """The truth. Rows weigh what the errors of the members before make them weigh."""
+    trained = counts > 0
+    row_weights = np.zeros(len(counts))
+    row_weights[trained] = adaboost(correct(probs[:, trained, 1], truth[trained]) < 1)[2]
+    return bagging_targets(probs, truth, row_weights)
+
+
+def gradient_targets(probs, truth, counts):
+    """What is left of the truth: a member is a correction of the log odds."""
+    residuals = gradient(log_odds(probs) / 4, truth, counts == 0)[1]
+    return {"residuals": residuals}, squared_loss, squared_score
+
+
+def gradient_released_targets(probs, truth, counts):
+    """The targets of the authors' code, less 1/2: there, 1/2 plus a quarter of a member's log odds is a p(yes)."""
+    residuals = gradient_released(0.5 + log_odds(probs) / 4, truth, counts == 0)[1] - 0.5
+    return {"residuals": residuals}, squared_loss, squared_score
+
+
+TARGETS = {"bagging": bagging_targets, "adaboost": adaboost_targets, "gradient": gradient_targets,
+           "gradient-released": gradient_released_targets}
+GRADIENT_BOOSTING = {"gradient": gradient, "gradient-released": gradient_released}
+
+
+# --------------------------------------------------------------------------- train the members
+
+
+def truncate_layers(model, keep):
+    """Keep the first `keep` blocks and the final norm, in place: an ordinary, smaller transformers model."""
     import torch
-    config, base = model.config, model.base_model
-    for name, blocks in base.named_modules():
+    config = model.config
+    for name, blocks in model.base_model.named_modules():
         if isinstance(blocks, torch.nn.ModuleList) and len(blocks) == config.num_hidden_layers:
             parent, _, leaf = name.rpartition(".")
-            setattr(base.get_submodule(parent), leaf, blocks[:keep])
+            setattr(model.base_model.get_submodule(parent), leaf, blocks[:keep])
             config.num_hidden_layers = keep
             if getattr(config, "layer_types", None):
                 config.layer_types = config.layer_types[:keep]
@@ -144,231 +463,318 @@ def cut_layers(model, keep):
     fail("--by layers: this model does not keep its blocks in one list; take another --by")
 
 
-def shape_member(model, by, share, rng, k):
-    """
-    Member k's body and head, made from the whole model in place -> a function to be called with what will be trained.
+def mask_head(model, rng):
+    """Set a random half of the head's columns to 0. Their gradient is set to 0 too, so that they stay 0 in training."""
+    import torch
+    heads = [p for name, p in model.named_parameters() if name.startswith("score.") and p.requires_grad and p.ndim == 2]
+    if len(heads) != 1:
+        fail("--by features needs a decoder, whose head is one linear layer; take another --by")
+    head = heads[0]                                        # (2, C)
+    visible = rng.permutation(head.shape[1]) < max(1, round(SHARE * head.shape[1]))
+    visible = torch.tensor(visible, dtype=head.dtype, device=head.device)
+    head.data *= visible
+    head.register_hook(lambda grad: grad * visible)
 
-    by features: the head's other columns are 0, and, their gradient being 0 too, stay so.
+
+def rows_of_member(k, train1, args):
+    """(N1,) how often member k is trained on each row: its bag, or once on all but the tenth that is held out."""
+    if args.method == "bagging" and args.by == "data":
+        counts = bag_counts([row["group"] for row in train1], np.random.default_rng([args.seed, k]))
+    else:
+        kept_ids = {row["id"] for row in split_held_out(train1, args.seed)[0]}
+        counts = np.array([int(row["id"] in kept_ids) for row in train1])
+    if counts.all() or not counts.any():
+        fail(f"data/{args.task}/train1.jsonl has too few groups: some must train a member, and others choose its epoch")
+    return counts
+
+
+def train_member(k, base, counts, targets, args):
+    """
+    Fine-tune member k on the rows of train1 with counts > 0; the others choose its epoch.
+
+    base      (model as it was loaded, tokenizer, ids of all rows, device); the model is copied
+    targets   (columns, loss_fn, score_fn), see above
+    returns   (model, epoch)
     """
     import torch
-    if by == "layers":
-        n = model.config.num_hidden_layers
-        cut_layers(model, n - k % n)                       # once through all layers, only the order of the rows still differs
-    if by != "features":
-        return lambda moving: None
-    if not isinstance(getattr(model, "score", None), torch.nn.Linear):
-        fail("--by features needs a decoder, whose head is one linear layer; take another --by")
-    head = model.score.weight                              # (2, C)
-    visible = torch.tensor(rng.permutation(head.shape[1]) < max(1, round(share * head.shape[1])), dtype=head.dtype, device=head.device)
-    head.data *= visible
-    return lambda moving: [p.register_hook(lambda grad: grad * visible) for p in moving.parameters() if p.shape == head.shape and p.requires_grad]
-
-
-def weighted(logits, labels):
-    """Cross entropy. labels (B, 3): a soft label, and what the row weighs -> (B,)"""
-    return labels[:, 2] * soft_xent(logits, labels[:, :2])
-
-
-def squares(logits, labels):
-    """labels (B, 1): a number to predict -> (B,). A quarter of the log odds predicts it: near 0 that is p(yes) - 1/2, so the head starts well."""
-    return ((logits[:, 1] - logits[:, 0]) / 4 - labels[:, 0]) ** 2
-
-
-def lesson(method, p, truth, times):
-    """
-    What the next member is to learn.
-
-    p, truth, times   (M, N1, 2), (N1,), (N1,): what members say of train1 so far, its truth, how often each row is to be learned from (0: held out)
-    returns           (labels (N1, K), a loss that reads them, how good an epoch is: soft labels of the held out -> a number, the higher the better)
-    """
-    import numpy as np
-    held = times == 0
-    if method in BOOST:
-        offset = 0.0 if method == "gradient" else 0.5      # as released a member says p(yes), otherwise a correction
-        goal = BOOST[method](offset + log_odds(p) / 4, truth, held)[1] - offset
-        return goal[:, None].astype(np.float32), squares, lambda soft: -float(np.mean((log_odds(soft) / 4 - goal[held]) ** 2))
-    weights = times.astype(float)
-    if method == "adaboost":
-        weights[~held] = adaboost(right(p[:, ~held, 1], truth[~held]) < 1)[2]
-    weights *= (~held).sum() / weights.sum()               # 1 on average
-    return np.column_stack([1 - truth, truth, weights]).astype(np.float32), weighted, lambda soft: accuracy(soft[:, 1], truth[held])
-
-
-BOOST = {"gradient": gradient, "gradient-released": gradient_released}
-
-
-def train_member(k, opened, times, labels, loss, quality, args, folder, everything):
-    """
-    Member k, fine-tuned on the rows of train1 with times > 0; the others choose its epoch; then it labels everything.
-
-    opened    (model as it was loaded, tokenizer, ids of everything, device): the model is copied, not loaded again
-    """
-    import numpy as np, torch
-    pristine, tokenizer, ids, device = opened
+    loaded, tokenizer, ids, device = base
+    columns, loss_fn, score_fn = targets
     torch.manual_seed(1000 * args.seed + k)                # --lora starts from noise
-    model = copy.deepcopy(pristine)
-    ready = shape_member(model, args.by, args.share, np.random.default_rng([args.seed, k]), k)
-    moving, ordinary = prepare_for_training(model, args)
-    ready(moving)
-    held_ids, best = [ids[i] for i in np.flatnonzero(times == 0)], {"quality": -float("inf")}
+    model = copy.deepcopy(loaded)
+    if args.by == "layers":
+        n_layers = model.config.num_hidden_layers
+        truncate_layers(model, n_layers - k % n_layers)
+    model, restore_ordinary = prepare_for_training(model, args)
+    if args.by == "features":
+        mask_head(model, np.random.default_rng([args.seed, k]))
+    kept = np.flatnonzero(counts)
+    held = np.flatnonzero(counts == 0)
+    kept_ids = [ids[i] for i in kept]
+    held_ids = [ids[i] for i in held]
+    held_columns = {name: values[held] for name, values in columns.items()}
+    best = {"score": -float("inf")}
 
-    def keep_the_best(step, steps):
-        if step % (steps // args.epochs):
-            return
-        reached = quality(predict(moving, tokenizer, held_ids, device, args.dtype))
-        if reached > best["quality"]:                      # the earliest of equals
-            best.update(quality=reached, epoch=step * args.epochs // steps, weights={n: v.to("cpu", copy=True) for n, v in moving.state_dict().items()})
+    def after_step(step, steps):
+        if step % (steps // args.epochs) == 0:
+            score = score_fn(predict(model, tokenizer, held_ids, device, args.dtype), held_columns)
+            keep_best(best, score, model, epoch=step * args.epochs // steps)
 
-    own = argparse.Namespace(**vars(args) | {"seed": [args.seed, k]})          # every member meets its rows in an order of its own
-    fit(moving, tokenizer, [ids[i] for i in np.flatnonzero(times)], labels[times > 0], own, device, loss=loss, after_step=keep_the_best)
-    moving.load_state_dict(best["weights"])
-    model = ordinary()
-    save_checkpoint(folder, model, tokenizer)
-    write_labels(folder, everything, predict(model, tokenizer, ids, device, args.dtype))
-    return best["epoch"]
+    kept_columns = {name: values[kept].astype(np.float32) for name, values in columns.items()}
+    make_batch = batch_maker(kept_ids, tokenizer, device, **kept_columns)
+    member_args = argparse.Namespace(**{**vars(args), "seed": [args.seed, k]})         # each has its own order of rows
+    fit(model, [len(i) for i in kept_ids], make_batch, loss_fn, member_args, device, after_step=after_step)
+    restore_weights(model, best["weights"])
+    return restore_ordinary(), best["epoch"]
 
 
 def is_trained(folder, config):
-    """member.json says the same configuration, and what the member left is as it left it."""
+    """Does member.json hold the same configuration, and the folder what the member left?"""
     try:
         with open(os.path.join(folder, "member.json"), encoding="utf-8") as f:
             member = json.load(f)
-        return member["config"] == config and member["outputs"] == outputs(folder)
+        return member["config"] == config and member["outputs"] == output_fingerprints(folder)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
-# --------------------------------------------------------------------------- the story
+def adaboost_end(probs, truth, trained):
+    """
+    Does boosting end with the last member? It does if nothing is left to learn, or if it is no better than a coin.
 
-def grow(args, names, words, device, rows, others, config, home):
-    """All members, one after the other; those that are there already are read. -> (M, N, 2) soft labels of rows and others, there (M, N1) bool"""
-    import numpy as np
-    everything, truth, groups = rows + others, np.array([row["label"] for row in rows]), [row["group"] for row in rows]
+    probs, truth, trained   (M, N1, 2), (N1,), (N1,) bool: the rows that members were trained on
+    returns                 how many members to keep if it ends here, else None
+    """
+    k = len(probs) - 1
+    error = adaboost(correct(probs[:, trained, 1], truth[trained]) < 1)[1][-1]
+    print(f"member {k}: weighted error {error:.3f} on its training rows, plain error "
+          f"{1 - accuracy(probs[k, ~trained, 1], truth[~trained]):.3f} on held-out rows")
+    if 0 < error < 0.5:
+        return None
+    print("boosting ends here: " + ("no better than a coin" if error else "nothing is left to learn"))
+    return k + 1 if error == 0 or k == 0 else k
+
+
+def train_members(args, names, words, device, train1, others, config, home):
+    """
+    All members, in order. Finished ones are read from their folders.
+
+    names     checkpoints to start from, taken in turn
+    config    everything that members depend on
+    home      their folder. Runs with other fusions share it, so it is locked as soon as there is something to train
+    returns   (M, N, 2) soft labels of train1 and others, (M, N1) bool: rows of train1 that a member was not trained on
+    """
+    rows = train1 + others
+    truth = np.array([row["label"] for row in train1])
 
     @functools.lru_cache(maxsize=1)
-    def opened(name):                                      # loaded and tokenised once for all members of a checkpoint
-        model, tokenizer, longest = load_model(name, args.head, words, device, args.trust_remote_code)
-        return model, tokenizer, tokenise(tokenizer, everything, longest), device
+    def load_base(name):                                   # once for all members of one checkpoint
+        model, tokenizer, max_length = load_classifier(name, args.head, words, device, args.trust_remote_code)
+        return model, tokenizer, tokenize(tokenizer, rows, max_length), device
 
-    tenth = np.isin([row["id"] for row in rows], [row["id"] for row in hold_out(rows, args.seed)[1]])      # the one that train_weak.py holds out too
-    p, there = np.empty((0, len(everything), 2)), np.empty((0, len(rows)), bool)
-    for k in range(args.members):
-        times = (~tenth).astype(int)
-        if (args.method, args.by) == ("bagging", "data"):
-            times = draw_questions(groups, np.random.default_rng([args.seed, k]))
-        held = times == 0
-        if held.all() or not held.any():
-            fail(f"data/{args.task}/train1.jsonl has too few groups: members must learn from some and be judged by others")
-        folder, mine = os.path.join(home, f"member-{k}"), config | {"member": k}
-        if args.method != "bagging" and k:                 # it repairs what this one left
-            mine["after"] = outputs(os.path.join(home, f"member-{k - 1}"))["labels.jsonl"]
-        if args.force or not is_trained(folder, mine):
-            what = lesson(args.method, p[:, :len(rows)], truth, times)
-            hold(home)                                     # ensembles that differ in their fusion alone share it
-            with writing(folder):
-                shutil.rmtree(folder, ignore_errors=True)
-                os.makedirs(folder)
-            epoch = train_member(k, opened(names[k % len(names)]), times, *what, args, folder, everything)
-            write_file(os.path.join(folder, "member.json"), json.dumps({"config": mine, "epoch": epoch, "outputs": outputs(folder)}, indent=1))
-            print(f"member {k}: trained on {(~held).sum():,} rows; of {args.epochs} epochs number {epoch} was best on {held.sum():,} others")
-        p = np.concatenate([p, read_labels(folder, everything)[None].astype(float)])
-        there = np.concatenate([there, held[None]])
-        if args.method == "adaboost":
-            e = adaboost(right(p[:, :len(rows)][:, ~held, 1], truth[~held]) < 1)[1][-1]
-            print(f"member {k}: weighted error {e:.3f}; wrong on {1 - accuracy(p[k, :len(rows)][~held, 1], truth[~held]):.3f} of the rows it learned "
-                  f"from, on {1 - accuracy(p[k, :len(rows)][held, 1], truth[held]):.3f} of those it did not")
-            if not 0 < e < 0.5:
-                print("boosting ends here: " + ("no better than a coin" if e else "nothing is left to learn"))
-                keep = k + 1 if e == 0 or k == 0 else k
-                return p[:keep], there[:keep]
-    return p, there
+    probs = np.empty((0, len(rows), 2))
+    oob_mask = np.empty((0, len(train1)), bool)
+    locked = False
+    with contextlib.ExitStack() as stack:
+        for k in range(args.members):
+            folder = os.path.join(home, f"member-{k}")
+            member_config = config | {"member": k}
+            if args.method != "bagging" and k:             # its targets depend on the member before
+                member_config["after"] = output_fingerprints(os.path.join(home, f"member-{k - 1}"))["labels.jsonl"]
+            counts = rows_of_member(k, train1, args)
+            if args.force or not is_trained(folder, member_config):
+                if not locked:                             # held until all members are trained
+                    stack.enter_context(lock_folder(home))
+                    locked = True
+                targets = TARGETS[args.method](probs[:, :len(train1)], truth, counts)
+                base = load_base(names[k % len(names)])
+                model, epoch = train_member(k, base, counts, targets, args)
+                save_checkpoint(folder, model, base[1])
+                write_labels(folder, rows, predict(model, *base[1:], args.dtype))
+                member = {"config": member_config, "epoch": epoch, "outputs": output_fingerprints(folder)}
+                write_file(os.path.join(folder, "member.json"), json.dumps(member, indent=1))
+                print(f"member {k}: trained on {(counts > 0).sum():,} rows; epoch {epoch} of {args.epochs} was best on "
+                      f"{(counts == 0).sum():,} held-out rows")
+            probs = np.concatenate([probs, read_labels(folder, rows)[None].astype(float)])
+            oob_mask = np.concatenate([oob_mask, (counts == 0)[None]])
+            end = adaboost_end(probs[:, :len(train1)], truth, counts > 0) if args.method == "adaboost" else None
+            if end:
+                return probs[:end], oob_mask[:end]
+    return probs, oob_mask
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_common_flags(parser, model="tiny-1a", out="ensemble", epochs=3)
-    parser.add_argument("--method", default="bagging", choices=["bagging", "adaboost", *BOOST], help="how members come about; gradient-released: see there")
-    parser.add_argument("--by", default="data", choices=["data", "features", "layers", "models"], help="in what members differ")
-    parser.add_argument("--members", type=number(int, 1, 1000), default=5, help="train so many; how many of them are used is chosen on held-out rows")
-    parser.add_argument("--models", default="tiny-1a,tiny-1b,tiny-1c", help="--by models: their names, taken in turn")
-    parser.add_argument("--share", type=number(float, 0.001, 1.0), default=0.5, help="--by features: share of the hidden features that a head sees")
-    parser.add_argument("--combine", default="own", choices=["own", "mean", "vote", "loglik", "dawid-skene", "bma"],
-                        help="the fusion; own: the mean for bagging, for boosting its own weights or steps")
-    parser.add_argument("--calibrate", action="store_true", help="a temperature for each member, from held-out rows, before mixing")
-    parser.add_argument("--single", default="", help="the supervisor to compare with (default: weak, if it is there)")
-    args = parser.parse_args()
-    started = time.time()
-    if args.method in BOOST and (args.combine != "own" or args.calibrate):
-        fail("members of gradient boosting are corrections, not judges: --combine and --calibrate are not for them")
-    names = [name.strip() for name in args.models.split(",")] if args.by == "models" else [args.model]
-    args.model, args.models, args.share = ",".join(names), None, args.share if args.by == "features" else None
-    args.combine = {"bagging": "mean"}.get(args.method, args.method) if args.combine == "own" else args.combine
-    files, words = read_task(args.task)
-    splits = {split: read_rows(args.task, split, args.max_rows) for split in ("train2", "valid", "test")}
-    others = [{key: row[key] for key in ("id", "group", "text")} for split in splits.values() for row in split]      # nobody looks at test's labels yet
-    n_test = len(splits.pop("test"))
-    single = run_folder(args.single or "weak", args.task, args.seed)
-    if args.single or os.path.exists(os.path.join(single, "labels.jsonl")):
-        args.single = args.single or "weak"
-        read_labels(single, others[-n_test:])
-    compared = [os.path.join(single, "labels.jsonl")] if args.single else []
-    folder, config = start(args, [*files, *map(model_folder, names), *compared], [single, os.path.join(ROOT, "data", args.task, "truth")])
+# --------------------------------------------------------------------------- fuse their labels, and measure
 
-    import numpy as np
-    device, why = pick_device(args.device)
-    print(f"device: {device} ({why})")
-    rows = read_rows(args.task, "train1", args.max_rows)
-    n1, truth, groups = len(rows), np.array([row["label"] for row in rows]), np.array([row["group"] for row in rows])
-    # members do not depend on how they are mixed, nor on how many there are
-    key = {k: v for k, v in config.items() if k not in ("combine", "calibrate", "members", "single")}
-    key["inputs"] = {name: v for name, v in key["inputs"].items() if not name.endswith("labels.jsonl")}
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:8]
-    home = os.path.join(os.path.dirname(os.path.abspath(folder)), f"members-{args.method}-{args.by}-{digest}")
-    p, there = grow(args, names, words, device, rows, others, key, home)
-    begin(folder, config)
 
-    # the first 1, 2, ... members together, judged on the rows that the first did not learn from, by those who did not either
-    judged, recipes, curve = there[0], [], []
-    for m in range(1, len(p) + 1):
-        if args.method in BOOST:
-            recipe = {"combine": args.method, "steps": BOOST[args.method](log_odds(p[:m, :n1]) / 4, truth, judged)[0]}
-        else:                                              # AdaBoost's weights come from the rows it learned from
-            alphas = adaboost(right(p[:m, :n1][:, ~judged, 1], truth[~judged]) < 1)[0] if args.combine == "adaboost" else None
-            alphas = alphas if alphas and any(alphas) else None
-            recipe = learn_recipe(args.combine, p[:m, :n1], truth, there[:m], right(p[:m, n1:-n_test, 1], 1), args.calibrate, alphas)
-        own = mix(p[:m, :n1], recipe, there[:m])[judged, 1]
+def fuse_first_members(fusion, args, probs, votes, truth, oob_mask):
+    """
+    Fuse the first 1, 2, ... M members, and measure each fusion on the rows that member 0 was not trained on. A row is
+    labelled by those members alone that were not trained on it.
+
+    probs, votes      (M, N1, 2) train1, (M, N2) verdicts on rows without truth
+    truth, oob_mask   (N1,), (M, N1)
+    returns           M recipes, M points of the curve, (M, n) squared errors
+    """
+    held = oob_mask[0]
+    recipes = []
+    curve = []
+    errors = []
+    for m in range(1, len(probs) + 1):
+        first = probs[:m]
+        if args.method in GRADIENT_BOOSTING:
+            steps = GRADIENT_BOOSTING[args.method](log_odds(first) / 4, truth, held)[0]
+            recipe = {"combine": fusion, "steps": steps}
+        else:
+            alphas = None
+            if fusion == "adaboost":                       # the only weights that come from training rows
+                alphas = adaboost(correct(first[:, ~held, 1], truth[~held]) < 1)[0]
+                alphas = alphas if any(alphas) else None   # none is better than a coin: equal weights
+            recipe = learn_recipe(fusion, first, truth, oob_mask[:m], votes[:m], args.calibrate, alphas)
+        p_yes = combine(first, recipe, oob_mask[:m])[held, 1]
         recipes.append(recipe)
-        curve.append({"members": m, "held_out_accuracy": accuracy(own, truth[judged]), "held_out_brier": (own - truth[judged]) ** 2})
-    used = how_many(np.array([c["held_out_brier"] for c in curve]), groups[judged])
-    recipe = recipes[used - 1]
-    soft_labels = mix(p[:used, n1:], recipe).astype(np.float32)
-    said = temper(p[:used, n1:], recipe["temperatures"]) if args.calibrate else p[:used, n1:]
-    write_labels(folder, others, soft_labels, None if args.method in BOOST else {"disagreement": disagreement(said)})
+        errors.append((p_yes - truth[held]) ** 2)
+        curve.append({"members": m, "held_out_accuracy": accuracy(p_yes, truth[held]),
+                      "held_out_brier": float(errors[-1].mean())})
+    return recipes, curve, np.array(errors)
 
-    # all is settled; only now are the labels of test read
-    test = read_rows(args.task, "test", args.max_rows)
-    on_test, scores = soft_labels[-n_test:], metrics(soft_labels[-n_test:], test)
-    for c, r in zip(curve, recipes):
-        c["held_out_brier"] = float(c["held_out_brier"].mean())
-        c["test"] = {key: value for key, value in metrics(mix(p[:c["members"], -n_test:], r), test).items() if key in ("accuracy", "auroc", "ece")}
-    judges = p[:1] if args.method in BOOST else p          # what corrects others is no judge by itself
-    held_out = [accuracy(soft[:n1][ok, 1], truth[ok]) for soft, ok in zip(judges, there)]
-    members = [{"held_out_accuracy": h, "test": metrics(soft[-n_test:], test)} for h, soft in zip(held_out, judges)]
-    for k, member in enumerate(members):
-        print(f"{say(f'member {k}', member['test'])} | held out {member['held_out_accuracy']:.3f}")
-    best, gains = int(np.argmax(held_out)), {}
-    rivals = {f"the best member, {best} by held-out rows": p[best, -n_test:]}
-    if args.single:
-        rivals[f"the single supervisor, {args.single}"] = read_labels(single, test)
-    for name, rival in rivals.items():
-        hits = [right(soft[:, 1], [row["label"] for row in test]) for soft in (on_test, rival)]
-        draws = bootstrap([hits], [row["group"] for row in test])
-        low, high = np.percentile(draws[:, 0] - draws[:, 1], [2.5, 97.5])
-        gains[name] = {"gain": float(hits[0].mean() - hits[1].mean()), "interval": [float(low), float(high)]}
-        print(f"gain over {name}: {gains[name]['gain']:+.3f} [{low:+.3f}, {high:+.3f}]")
-    finish(folder, config, device, started, say(f"supervisor ({args.combine} of {used} of {len(p)} members)", scores), test=scores, members_used=used,
-           recipe=recipe, curve=curve, members=members, gains=gains, members_folder=os.path.basename(home))
+
+def label_rows(probs, recipe):
+    """(M, N, 2) -> (soft labels (N, 2) float32, {"disagreement": (N,)}). Corrections of gradient boosting have none."""
+    soft_labels = combine(probs, recipe).astype(np.float32)
+    if "steps" in recipe:
+        return soft_labels, None
+    if "temperatures" in recipe:
+        probs = apply_temperature(probs, recipe["temperatures"])
+    return soft_labels, {"disagreement": disagreement(probs)}
+
+
+def measure_curve(curve, recipes, probs, test):
+    """The curve, with the scores on test of the first 1, 2, ... M members. probs (M, n, 2)"""
+    points = []
+    for point, recipe in zip(curve, recipes):
+        scores = all_metrics(combine(probs[:point["members"]], recipe), test)
+        points.append(point | {"test": {name: scores[name] for name in ("accuracy", "auroc", "ece")}})
+    return points
+
+
+def measure_members(probs, truth, oob_mask, test_probs, test):
+    """Each member by itself on test, and on the rows of train1 that it was not trained on. -> M dicts"""
+    members = []
+    for k, oob in enumerate(oob_mask):
+        scores = all_metrics(test_probs[k], test)
+        held_out_accuracy = accuracy(probs[k, oob, 1], truth[oob])
+        members.append({"held_out_accuracy": held_out_accuracy, "test": scores})
+        print(f"{format_metrics(f'member {k}', scores)} | held out {held_out_accuracy:.3f}")
+    return members
+
+
+def measure_gains(p_yes, baselines, test):
+    """Accuracy on test minus that of each baseline. (n,), {name: (n,)} -> {name: {"gain", "interval"}}"""
+    gains = {}
+    for name, baseline in baselines.items():
+        gain, low, high = paired_gain(p_yes, baseline, test)
+        gains[name] = {"gain": gain, "interval": [low, high]}
+        print(f"gain over {name}: {gain:+.3f} [{low:+.3f}, {high:+.3f}]")
+    return gains
+
+
+# --------------------------------------------------------------------------- the stage
+
+
+def build_parser():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_run_flags(parser, out="ensemble")
+    add_model_flags(parser, model="tiny-1a")
+    add_training_flags(parser, epochs=3)
+    parser.add_argument("--method", default="bagging", choices=list(TARGETS), help="how members are trained")
+    parser.add_argument("--by", default="data", choices=["data", "features", "layers", "models"],
+                        help="how members differ")
+    parser.add_argument("--members", type=number(int, 1, 1000), default=5,
+                        help="members to train; how many of them are used is chosen on held-out rows")
+    parser.add_argument("--models", default="tiny-1a,tiny-1b,tiny-1c", help="--by models: checkpoints, taken in turn")
+    parser.add_argument("--combine", default=None, choices=["mean", "vote", "loglik", "dawid-skene", "bma"],
+                        help="the fusion (default: the mean for bagging; for boosting its own weights or steps)")
+    parser.add_argument("--calibrate", action="store_true",
+                        help="divide each member's log odds by a temperature, from held-out rows, before the fusion")
+    parser.add_argument("--supervisor", default="", help="the run to compare with (default: weak, if it is there)")
+    return parser
+
+
+def supervisor_to_compare(args):
+    """--supervisor -> (name, folder). Without the flag it is weak; if there is no such run, the name is empty."""
+    folder = run_folder(args.supervisor or "weak", args.task, args.seed)
+    if not args.supervisor and not os.path.exists(os.path.join(folder, "labels.jsonl")):
+        return "", folder
+    return args.supervisor or "weak", folder
+
+
+def check_args(args):
+    """Every check of flags and paths, before any work."""
+    if args.method in GRADIENT_BOOSTING and (args.combine or args.calibrate):
+        fail("members of gradient boosting are corrections, not supervisors: leave out --combine and --calibrate")
+    name, folder = supervisor_to_compare(args)
+    check_comparison(vars(args), folder if name else None, ceiling=None)
+
+
+def members_config(config):
+    """What members depend on: the run's configuration without the fusion, the size, and the run to compare with."""
+    shared = {key: config[key] for key in config if key not in ("combine", "calibrate", "members", "supervisor")}
+    inputs = {path: value for path, value in config["inputs"].items() if not path.endswith("labels.jsonl")}
+    return shared | {"inputs": inputs}
+
+
+def main(argv=None):
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    started = time.time()
+    check_args(args)
+    files, words = read_task(args.task)
+    names = [name.strip() for name in args.models.split(",")] if args.by == "models" else [args.model]
+    fusion = args.combine or ("mean" if args.method == "bagging" else args.method)
+    supervisor, supervisor_folder = supervisor_to_compare(args)
+    identity = {"role": "ensemble", **vars(args), "model": ",".join(names), "models": None,      # "model" holds them
+                "combine": fusion, "supervisor": supervisor}
+    compared = [os.path.join(supervisor_folder, "labels.jsonl")] if supervisor else []
+    sources = [supervisor_folder, os.path.join(ROOT, "data", args.task, "truth")]
+    inputs = [*files, *map(model_folder, names), *compared]
+    folder, config = describe_run(__file__, parser, args, identity, inputs, sources)
+    if is_finished(folder, config, args.force):
+        return
+    with open_run(folder):
+        device = pick_device(args.device)
+        train1 = read_rows(args.task, "train1", args.max_rows)
+        splits = [without_labels(read_rows(args.task, name, args.max_rows)) for name in ("train2", "valid", "test")]
+        others = sum(splits, [])
+        n1 = len(train1)
+        n_test = len(splits[-1])
+        truth = np.array([row["label"] for row in train1])
+
+        shared = members_config(config)
+        key = hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:8]
+        home = os.path.join(os.path.dirname(os.path.abspath(folder)), f"members-{args.method}-{args.by}-{key}")
+        probs, oob_mask = train_members(args, names, words, device, train1, others, shared, home)
+
+        votes = correct(probs[:, n1:-n_test, 1], 1)
+        recipes, curve, errors = fuse_first_members(fusion, args, probs[:, :n1], votes, truth, oob_mask)
+        used = choose_size(errors, [row["group"] for row, held in zip(train1, oob_mask[0]) if held])
+        soft_labels, extra = label_rows(probs[:used, n1:], recipes[used - 1])
+        write_labels(folder, others, soft_labels, extra)
+
+        # only now are the labels of test read
+        test = read_rows(args.task, "test", args.max_rows)
+        test_probs = probs[:, -n_test:]
+        alone = 1 if args.method in GRADIENT_BOOSTING else len(probs)          # corrections label nothing by themselves
+        members = measure_members(probs[:alone, :n1], truth, oob_mask[:alone], test_probs[:alone], test)
+        best = int(np.argmax([member["held_out_accuracy"] for member in members]))
+        baselines = {f"member {best}, the best on held-out rows": test_probs[best, :, 1]}
+        if supervisor:
+            baselines[f"supervisor {supervisor}"] = read_labels(supervisor_folder, test)[:, 1]
+        gains = measure_gains(soft_labels[-n_test:, 1], baselines, test)
+        curve = measure_curve(curve, recipes, test_probs, test)
+        scores = all_metrics(soft_labels[-n_test:], test)
+        line = format_metrics(f"supervisor ({fusion} of {used} of {len(probs)} members)", scores)
+        write_results(folder, config, device, started, line, test=scores, members_used=used, recipe=recipes[used - 1],
+                      curve=curve, members=members, gains=gains, members_folder=os.path.basename(home))
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Every table of README.md that is marked "measured" (but safety-real, whose file you must bring): these commands, then  python report.py --readme
+# Every table of README.md and docs/results that is marked "measured" (but safety-real, whose file you must bring):
+# these commands, then  python report.py --docs
 #
-#   bash experiments.sh                                      # everything, seeds 0 to 4: some six hours on one core
-#   bash experiments.sh --seeds 0,1 --chapters debate,icl    # a part; what is finished is not done again
+#   bash experiments.sh                                      # everything, seeds 0 to 4: about six hours on one core
+#   bash experiments.sh --seeds 0,1 --chapters debate,icl    # a part; finished runs are skipped
 #
-# Seeds do not touch each other's files: run several at once, one for each core. All need `base`; icl and phase2
-# also ensembles and debate.
+# Seeds do not touch each other's files: run several at once, one for each core. All chapters need `base`; icl and
+# phase2 need ensembles and debate too.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -19,7 +20,9 @@ while [ $# -gt 0 ]; do
     shift 2
 done
 
-student() { python train_strong.py --seed $seed --ceiling ceiling --supervisor weak --labels "$1" --out "student-$2" "${@:3}"; }
+student() {
+    python train_strong.py --seed $seed --ceiling ceiling --supervisor weak --labels "$1" --out "student-$2" "${@:3}"
+}
 crowd() { python ensemble.py --seed $seed --out "$1" "${@:2}"; student "$1" "$1"; }
 help() { python debate.py --seed $seed --out "$1" "${@:2}"; }
 shown() { python icl.py --seed $seed --out "icl-$1" "${@:2}"; }
@@ -66,16 +69,31 @@ ensembles() {
     crowd data-10-calibrated --by data --members 10 --calibrate
 }
 
-debate() {                                                   # longer debates go on where shorter ones ended: nothing is written twice
-    for mode in interaction consultancy support; do help $mode --mode $mode; student $mode $mode; done
-    for n in 1 2 3; do help debate$n --mode debate --rounds $n; student debate$n debate$n; done
-    for mode in interaction consultancy; do help $mode-tiny2 --mode $mode --assistant tiny-2; student $mode-tiny2 $mode-tiny2; done
-    for n in 1 2 3; do help debate$n-tiny2 --mode debate --rounds $n --assistant tiny-2; student debate$n-tiny2 debate$n-tiny2; done
+debate() {                                                   # longer debates continue the transcripts of shorter ones
+    for mode in interaction consultancy support; do
+        help $mode --mode $mode
+        student $mode $mode
+    done
+    for n in 1 2 3; do
+        help debate$n --mode debate --rounds $n
+        student debate$n debate$n
+    done
+    for mode in interaction consultancy; do
+        help $mode-tiny2 --mode $mode --assistant tiny-2
+        student $mode-tiny2 $mode-tiny2
+    done
+    for n in 1 2 3; do
+        help debate$n-tiny2 --mode debate --rounds $n --assistant tiny-2
+        student debate$n-tiny2 debate$n-tiny2
+    done
     help interaction-prompted --mode interaction --judge prompted
     help debate1-prompted --mode debate --judge prompted
 }
 
-debates() { help debate1x4 --mode debate --ensemble 4; student debate1x4 debate1x4; }      # half of the chapter's time
+debates() {                                                  # half of the chapter's time
+    help debate1x4 --mode debate --ensemble 4
+    student debate1x4 debate1x4
+}
 
 icl() {
     shown zero --labels truth --shots 0
@@ -96,14 +114,18 @@ icl() {
     shown truth-noise --labels truth --noise 0,1,2,3,4
 }
 
-spoil() {                                                    # tasks whose train1 is wrong: bad supervisors come out of them
+spoil() {                                                    # tasks with wrong labels in train1, for bad supervisors
     python - "$1" <<'END'
 import json, os, random, shutil, sys
-bad = sys.argv[1]                                            # coin: 45 % of the labels are turned. relation: five times over, any answer on a class is right
+# coin: 45 % of the labels are flipped. relation: every answer about a class is labelled right, five times over
+bad = sys.argv[1]
 if not os.path.exists(f"data/tinyworld-{bad}/train1.jsonl"):
     keep = ("train2.jsonl", "valid.jsonl", "test.jsonl", "task.json", "labels.jsonl", "truth")
-    shutil.copytree("data/tinyworld", f"data/tinyworld-{bad}", ignore=lambda folder, names: [n for n in names if n not in keep])
-    rows, rng = [json.loads(line) for line in open("data/tinyworld/train1.jsonl", encoding="utf-8")], random.Random(0)
+    shutil.copytree("data/tinyworld", f"data/tinyworld-{bad}",
+                    ignore=lambda folder, names: [n for n in names if n not in keep])
+    with open("data/tinyworld/train1.jsonl", encoding="utf-8") as f:
+        rows = [json.loads(line) for line in f]
+    rng = random.Random(0)
     if bad == "coin":
         rows = [{**row, "label": row["label"] ^ (rng.random() < 0.45)} for row in rows]
     else:
@@ -116,7 +138,7 @@ END
 
 phase2() {
     align ""
-    align -jump --ladder tiny-4 --slices 3                   # as many rows for tiny-4 as in the last round of the recursion
+    align -jump --ladder tiny-4 --slices 3                   # tiny-4 gets as many rows as in the last round
     align -jump-all --ladder tiny-4                          # all of them
     align -plain --audit 0 --attack-share 0 --doubt 0        # plain bootstrapping
     for rule in distill ensemble none; do align -$rule --update $rule; done
@@ -140,12 +162,13 @@ tasks() {
     for task in safety legal toxicity; do prepare $task; python align_tasks.py --task $task --seed $seed; done
 }
 
-culture() {                                                  # do opinions move when a model is taught facts by a weak supervisor?
+culture() {                                                  # does training on a supervisor's facts move opinions?
     python train_strong.py --seed $seed --model tiny-culture --labels weak --out student-culture
     python auto_align.py --seed $seed --ladder tiny-2,tiny-3,tiny-culture --out align-culture
     for country in Varnia Melland Torland Bolen; do
-        python cdeval.py --models tiny-culture data/tinyworld/seed$seed/student-culture data/tinyworld/seed$seed/align-culture \
-            --questions tinyworld --context "In $country," --seed $seed --out culture-$country
+        python cdeval.py --seed $seed --out culture-$country \
+            --models tiny-culture data/tinyworld/seed$seed/{student-culture,align-culture} \
+            --questions tinyworld --context "In $country,"
     done
 }
 

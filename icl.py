@@ -1,341 +1,612 @@
 """
-Chapter 6, second half. Without training: the strong model sees a few labelled examples in its prompt, and judges the next one.
+Weak-to-strong without training: the strong model reads a few labelled rows in its prompt, and labels the next one.
 
-Fine-tuning asks a strong model to become its supervisor. A prompt only shows it what is wanted: k demonstrations with the supervisor's
-labels, then the row to be judged, and the next word is the verdict (Sang et al. 2024, https://arxiv.org/abs/2402.00667, section 5).
+Why: fine-tuning moves a strong model's weights toward its supervisor, errors included. A prompt changes no weight; it
+shows the task: k demonstrations with the supervisor's labels, then the row to label. The probabilities of the two label
+words as the next word are the prediction (Sang et al. 2024, https://arxiv.org/abs/2402.00667, section 5).
 
-    Q: Which block does gold belong to? A: s-block no (confidence 0.87)         <- demonstrations: rows of train2 and their supervisor's label,
-    Q: How many legs has an ant? A: six yes (confidence 0.71)                      with --confidence how sure it was
-    Q: As what do people mostly use butane? A: fuel                             <- a row of test: p(" yes") against p(" no")
+    Q: Which block does gold belong to? A: s-block no (confidence 0.87)   <- demonstrations: rows of train2 with the
+    Q: How many legs has an ant? A: six yes (confidence 0.71)                supervisor's labels (and --confidence)
+    Q: As what do people mostly use butane? A: fuel                       <- a row of test: p(" yes") against p(" no")
 
-$ python icl.py --labels truth --out icl-ceiling                  # the ceiling: the same prompts with true labels
-$ python icl.py --labels weak --ceiling icl-ceiling               # the student
-$ python icl.py --labels truth --out curve --shots 0,1,2,4,8,16   # a curve; --noise 0,2,4,8 flips that many labels
+$ python icl.py --labels truth --shots 0 --out icl-zero           # no demonstrations
+$ python icl.py --labels truth --out icl-ceiling                  # the ceiling: four demonstrations with true labels
+$ python icl.py --labels weak --ceiling icl-ceiling               # the student: the same with the supervisor's labels
+$ python icl.py --labels crowd --supervisor weak --out icl-crowd  # other labels, compared with the supervisor weak
+$ python icl.py --labels truth --shots 0,1,2,4,8,16 --out curve   # a curve; its last number is the run's result
 
-Which examples to show (--retriever):
+Which rows to demonstrate with (--retriever):
 
-    random       half of each class, drawn once for all rows and once more for each of --orders (so is each of the two below)
-    confident    those of which the supervisor is surest, half of each class (only their order differs from draw to draw)
-    oversight    drawn from the rows that another supervisor (--oversight interaction, say) labels the same
-    bm25         for each row of test its own, those that share rare words with it
-    topk         for each row its own, those nearest by mean hidden state, of the model itself or of --encoder
-    votek        the same, among a hundred that stand for the whole pool (Su et al. 2022)
+    random       half of each class, the same rows for the whole test set
+    confident    the rows on which the supervisor is most confident, half of each class
+    oversight    as random, from the rows that a second supervisor (--oversight oversight) labels the same
+    bm25         for each row of test the rows that share rare words with it
+    topk         for each row of test the rows with the nearest mean hidden state (--encoder tiny-2: of another model)
+    votek        as topk, but from a hundred rows that represent all of them (Su et al. 2022)
 
-Three things are easily got wrong. Do the labels shown matter at all? Flip them (--noise, --invert) and see (Min et al. 2022 found that they
-often hardly do). Was an answer generated where a word was asked for? One forward pass gives both words' logits; 64 tokens of text parsed
-for a yes cost tens of times as much. And what the prompts have in common is read once: its keys and values are kept.
+Do the labels in the prompt matter? Min et al. (2022) found that they often hardly do. Three ways to see:
 
-Reads   a supervisor's folder (labels.jsonl), data/<task>/{train2, test}.jsonl; never truth/, unless that is the supervisor
-Writes  data/<task>/seed<seed>/icl/{config.json, labels.jsonl, results.json}: soft labels of test only, averaged over --orders draws (several
-        prompts judge a little better than one: "curve" in results.json has each draw by itself, and their spread). Nothing is trained: no checkpoint.
+    --noise 0,2,4            flip that many labels in each prompt; the first number is the run's result
+    --invert                 use the word for no as yes, and the other way round
+    --label-words foo,bar    use two other words for no and yes
 
-    diff train_strong.py icl.py     # the labels go into the prompt, not into the weights
+A single prompt is a noisy measurement. --orders 8 averages eight draws (which rows, in which order, which labels are
+flipped) instead of four. --calibrate removes the prompt's bias toward one word (Zhao et al. 2021).
+
+Two mistakes are easily made here. Generating an answer costs tens of times as much as the one forward pass that gives
+both words' logits. And what all prompts have in common need not be read for each row: its keys and values are kept.
+
+Needs   contract.py, metrics.py, models.py
+Reads   a supervisor's labels.jsonl, data/<task>/{train2, test}.jsonl; data/<task>/truth/ only with --labels truth
+Writes  data/<task>/seed<seed>/icl/{config.json, labels.jsonl, results.json}: soft labels of test, averaged over draws;
+        "curve" in results.json has each draw by itself, and their spread. Nothing is trained: no checkpoint.
+        A finished run is skipped (--force repeats it).
 """
-import argparse, copy, inspect, os, time
+import argparse
+import copy
+import functools
+import math
+import os
+import re
+import time
+from collections import Counter, defaultdict
 
-from contract import ROOT, begin, fail, finish, model_folder, number, read_labels, read_rows, read_task, run_folder, start, write_labels
-from measure import check_comparison, compare, last_line
-from prompting import as_chat, encode, next_word_scores, open_language_model
-from retrieval import bm25, calibrate, cosine, flip, most_similar, per_class, vote_k
-from train_weak import label_word_ids, metrics, open_checkpoint, pick_device, predict, say, sweep, tokenise, use_bf16
+import numpy as np
+
+from contract import (
+    ROOT,
+    add_run_flags,
+    describe_run,
+    fail,
+    is_finished,
+    model_folder,
+    number,
+    open_run,
+    read_labels,
+    read_rows,
+    read_task,
+    run_folder,
+    run_script,
+    without_labels,
+    write_labels,
+    write_results,
+)
+from metrics import all_metrics, check_comparison, compare_models, cosine_similarity, format_comparison, format_metrics
+from models import (
+    add_model_flags,
+    answer_word_ids,
+    apply_chat_template,
+    autocast,
+    encode_prompts,
+    forward_all,
+    move_padding_left,
+    next_word_logits,
+    open_checkpoint,
+    open_language_model,
+    pick_device,
+    position_ids,
+    predict,
+    tokenize,
+)
+
+RETRIEVERS = ("random", "confident", "oversight", "bm25", "topk", "votek")
+N_VOTED = 100                        # vote-k selects so many rows: the larger of the paper's two budgets
+MAY_DIFFER_FROM_CEILING = {"labels", "supervisor", "ceiling", "out", "device", "force"}
+
+
+# --------------------------------------------------------------------------- which rows to show: the maths
+
+
+def sample_per_class(is_yes, k, rng, confidence=None):
+    """
+    k of N rows, half of each class, in random order. If k is odd, a coin decides which class gets one more. If a class
+    has too few rows, the other one fills its places.
+
+    is_yes       (N,) bool, the supervisor's labels
+    confidence   (N,); the rows with the highest are taken, of equals the earlier; None: rows are taken at random
+    returns      (k,) indices
+
+    >>> is_yes = np.array([True, True, False, False])
+    >>> sorted(sample_per_class(is_yes, 2, np.random.default_rng(0), confidence=np.array([.6, .9, .7, .7])).tolist())
+    [1, 2]
+    """
+    order = rng.permutation(len(is_yes)) if confidence is None else np.argsort(-confidence, kind="stable")
+    no = order[~is_yes[order]]
+    yes = order[is_yes[order]]
+    n_yes = k // 2 + (k % 2) * int(rng.integers(2))
+    n_yes = min(max(n_yes, k - len(no)), len(yes))
+    return rng.permutation(np.concatenate([yes[:n_yes], no[:k - n_yes]]))
+
+
+def bm25(queries, pool, k1=1.5, b=0.75):
+    """
+    How many of a query's rare words a text has (Robertson and Zaragoza 2009, eq. 3.15, with an idf that is never
+    negative). M texts, N texts -> (M, N) float32
+
+        score = sum over the query's words of  idf * tf (k1 + 1) / (tf + k1 (1 - b + b length / mean length))
+        idf   = log(1 + (N - n + 0.5) / (n + 0.5))
+
+    n: how many of the N texts have the word; tf: how often this one has it. Repetitions count less and less (k1), and a
+    long text needs more of them (b).
+
+    >>> print(bm25(["Gold?"], ["gold is heavy", "ants are light"]))        # log(1 + 1.5 / 1.5) * 2.5 / (1 + 1.5)
+    [[0.6931472 0.       ]]
+    """
+    word_counts = [Counter(re.findall(r"\w+", text.lower())) for text in pool]
+    lengths = np.array([counts.total() for counts in word_counts])
+    occurrences = defaultdict(dict)                        # word -> {index of a text: how often it has the word}
+    for j, counts in enumerate(word_counts):
+        for word, tf in counts.items():
+            occurrences[word][j] = tf
+    word_scores = {}                                       # word -> (indices of texts, what it adds to their scores)
+    for word, tf_of in occurrences.items():
+        rows = list(tf_of)
+        tf = np.array(list(tf_of.values()))
+        idf = math.log(1 + (len(pool) - len(rows) + 0.5) / (len(rows) + 0.5))
+        word_scores[word] = rows, idf * tf * (k1 + 1) / (tf + k1 * (1 - b + b * lengths[rows] / lengths.mean()))
+    scores = np.zeros((len(queries), len(pool)), np.float32)
+    for i, query in enumerate(queries):
+        for word in re.findall(r"\w+", query.lower()):
+            if word in word_scores:
+                rows, gain = word_scores[word]
+                scores[i, rows] += gain
+    return scores
+
+
+def most_similar(similarity, k):
+    """
+    The k most similar rows, the most similar LAST, next to the question. Of equals the earlier row counts as more
+    similar. (M, N) -> (M, k) indices
+
+    >>> most_similar(np.array([[0.1, 0.9, 0.5, 0.9]]), 3).tolist()
+    [[2, 3, 1]]
+    """
+    return np.argsort(-similarity, axis=1, kind="stable")[:, :k][:, ::-1]
+
+
+def vote_k(features, n, n_neighbours, rho=10.0):
+    """
+    n rows that represent all rows (Su et al. 2022, https://arxiv.org/abs/2209.01975, section 2.1). Every row votes for
+    its nearest neighbours, and the row with the most votes is selected, n times. A vote is divided by rho for each
+    neighbour of its voter that is selected already. Selected rows have no vote. Of equals the earlier row is selected.
+    (N, C) features -> (n,) indices in the order of selection
+
+    >>> angles = np.array([0.0, 0.10, 0.21, 1.0, 1.1])         # two groups: rows 0 to 2, and rows 3 and 4
+    >>> vote_k(np.stack([np.cos(angles), np.sin(angles)], axis=1), 2, n_neighbours=1).tolist()
+    [1, 3]
+    """
+    similarity = cosine_similarity(features, features)
+    np.fill_diagonal(similarity, -np.inf)                  # no row votes for itself
+    nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :min(n_neighbours, len(features) - 1)]
+    votes = np.zeros(similarity.shape, np.float32)         # votes[v, u] = 1: v votes for u
+    np.put_along_axis(votes, nearest, 1, axis=1)
+    selected = []
+    free = np.ones(len(features), bool)
+    n_selected = np.zeros(len(features))                   # of each row's neighbours
+    while len(selected) < min(n, len(features)):
+        weights = free * rho ** -n_selected
+        score = np.where(free, (weights @ votes).round(9), -1)             # rounded: ten tenths tie with one
+        selected.append(int(score.argmax()))
+        free[selected[-1]] = False
+        n_selected += votes[:, selected[-1]]
+    return np.array(selected)
+
+
+def flip_labels(labels, n, rng):
+    """
+    Exactly n of each row's k labels flipped. With the same rng state a larger n flips the same labels and some more.
+    (M, k) bool -> (M, k) bool
+
+    >>> int(flip_labels(np.array([[True, True, True]]), 2, np.random.default_rng(0)).sum())
+    1
+    """
+    ranks = rng.permuted(np.tile(np.arange(labels.shape[1]), (len(labels), 1)), axis=1)
+    return labels ^ (ranks < n)
+
+
+def contextual_calibration(soft_labels, content_free):
+    """
+    Divide by the prompt's bias, its prediction for a text without content such as "N/A" (Zhao et al. 2021,
+    https://arxiv.org/abs/2102.09690, section 5):  p'_i  ~  p_i / p_i(content-free).  (N, 2), (N, 2) or (1, 2) -> (N, 2)
+
+    >>> contextual_calibration(np.array([[0.6, 0.4]]), np.array([[0.75, 0.25]])).round(3).tolist()     # bias toward no
+    [[0.333, 0.667]]
+    """
+    ratio = soft_labels / content_free.clip(1e-6)
+    return ratio / ratio.sum(1, keepdims=True)
 
 
 # --------------------------------------------------------------------------- the prompt
 
-def demonstration(text, word, confidence=None):
-    """One line of the sheet. Nobody is surer than 0.99.  ("Q: ...? A: six", " yes", 0.871)  ->  "Q: ...? A: six yes (confidence 0.87)" """
-    return text + word + ("" if confidence is None else f" (confidence {min(confidence, 0.99):.2f})")
+
+def format_demonstration(text, word, confidence=None):
+    """
+    One line of the prompt. A confidence above 0.99 is shown as 0.99.
+
+    >>> format_demonstration("Q: ...? A: six", " yes", 0.871)
+    'Q: ...? A: six yes (confidence 0.87)'
+    """
+    if confidence is None:
+        return text + word
+    return f"{text}{word} (confidence {min(confidence, 0.99):.2f})"
 
 
-def fill(tokenizer, lines, text, words):
-    """
-    The template: the demonstrations, a line each, and the text to judge. A base model reads on from there; a chat model is told what to do first.
-    """
-    sheet = "\n".join([*lines, text])
+def build_prompt(tokenizer, lines, text, words):
+    """The demonstrations, a line each, then the text. A base model continues it; a chat model gets an instruction."""
+    body = "\n".join([*lines, text])
     if not tokenizer.chat_template:
-        return sheet
+        return body
     no, yes = (word.strip() for word in words)
-    told = "Each text ends in somebody's verdict, which may be wrong. Give your own on the last text" if lines else "Give your verdict on this text"
-    return as_chat(tokenizer, [f"{told}, in one word: {yes} or {no}.\n\n{sheet}"])[0]
+    instruction = "Give your verdict on this text"
+    if lines:
+        instruction = "Each text ends in somebody's verdict, which may be wrong. Give your own on the last text"
+    return apply_chat_template(tokenizer, [f"{instruction}, in one word: {yes} or {no}.\n\n{body}"])[0]
 
 
-def fit_to_context(tokenizer, sheets, texts, words, longest):
+def fit_to_context(tokenizer, demonstrations, texts, words, max_length):
     """
-    N lists of lines, N texts -> (N lists of ids, (N,) number of lines left out): a prompt longer than the context loses the lines farthest from
-    its question, the first ones. Only a question that is too long all by itself loses its beginning (prompting.encode says so).
+    Prompts as token ids. A prompt that is too long loses the demonstrations farthest from its question, the first ones.
+    Only a question that is too long by itself loses its beginning (models.encode_prompts prints a note).
+
+    demonstrations   N lists of lines
+    returns          (N lists of ids, (N,) how many lines were left out)
     """
-    import numpy as np
-    dropped, ids, todo = np.zeros(len(texts), int), [None] * len(texts), range(len(texts))
-    while len(todo):
-        for i, found in zip(todo, encode(tokenizer, [fill(tokenizer, sheets[i][dropped[i]:], texts[i], words) for i in todo], 1 << 30)):
-            ids[i] = found
-        todo = [i for i in todo if len(ids[i]) > longest and dropped[i] < len(sheets[i])]
-        dropped[list(todo)] += 1
-    too_long = [i for i in range(len(texts)) if len(ids[i]) > longest]
-    for i, found in zip(too_long, encode(tokenizer, [fill(tokenizer, [], texts[i], words) for i in too_long], longest) if too_long else []):
-        ids[i] = found
+    def encode(rows, limit):
+        prompts = [build_prompt(tokenizer, demonstrations[i][dropped[i]:], texts[i], words) for i in rows]
+        return encode_prompts(tokenizer, prompts, limit) if prompts else []
+
+    dropped = np.zeros(len(texts), int)
+    ids = encode(range(len(texts)), 1 << 30)
+    while True:
+        too_long = [i for i in range(len(texts)) if len(ids[i]) > max_length]
+        shorten = [i for i in too_long if dropped[i] < len(demonstrations[i])]
+        if not shorten:
+            break
+        dropped[shorten] += 1
+        for i, shorter in zip(shorten, encode(shorten, 1 << 30)):
+            ids[i] = shorter
+    for i, cut in zip(too_long, encode(too_long, max_length)):
+        ids[i] = cut
     return ids, dropped
+
+
+def content_free_text(row):
+    """
+    The row's text without content, for contextual_calibration.
+
+    >>> content_free_text({"text": "Q: Is it? A: six", "question": "Is it?", "answer": "six"})
+    'Q: N/A A: N/A'
+    >>> content_free_text({"text": "buy now"})
+    'N/A'
+    """
+    question = row.get("question")
+    answer = row.get("answer")
+    if not all(isinstance(part, str) and part and part in row["text"] for part in (question, answer)):
+        return "N/A"
+    return "N/A".join(row["text"].replace(question, "N/A", 1).rsplit(answer, 1))
 
 
 # --------------------------------------------------------------------------- scoring
 
-def answer_ids(tokenizer, words):
-    """The label words as tokens: a base model's verdict follows the answer (" yes"), a chat model's begins a line ("Yes")."""
-    return label_word_ids(tokenizer, [w.strip() for w in words], "\n") if tokenizer.chat_template else label_word_ids(tokenizer, words)
 
-
-def shared_beginning(ids):
+def shared_prefix_length(ids):
     """
-    How many tokens all lists begin with, a last one left to each.
+    How many tokens all lists begin with; at least one token of each list is left over.
 
-    >>> shared_beginning([[5, 6, 7, 1], [5, 6, 8], [5, 6, 7]])
+    >>> shared_prefix_length([[5, 6, 7, 1], [5, 6, 8], [5, 6, 7]])
     2
     """
-    first, last = min(ids), max(ids)                       # in alphabetical order: what these two share, all share
-    return next((n for n in range(min(map(len, ids)) - 1) if first[n] != last[n]), min(map(len, ids)) - 1)
+    first = min(ids)                                       # in the order of a dictionary: a prefix of the first and the
+    last = max(ids)                                        # last is a prefix of all lists between them
+    longest = min(map(len, ids)) - 1
+    return next((n for n in range(longest) if first[n] != last[n]), longest)
 
 
-def next_word_scores_after(beginning, word_ids):
+def next_word_logits_after_prefix(prefix_cache, word_ids):
     """
-    An `outputs` function for train_weak.predict, as prompting.next_word_scores, for prompts whose beginning has been read: a DynamicCache of
-    one row. Its P keys and values a layer are the same for each row of the batch, so they are repeated, not computed.
+    models.next_word_logits for prompts whose shared prefix has been read: an output_fn for forward_all.
+
+    prefix_cache   a DynamicCache of one row; its keys and values are repeated for each row of a batch, not computed
     """
     import torch
 
     def outputs(model, batch):
-        mask, n_read = batch["attention_mask"], beginning.get_seq_length()
-        rows, width = mask.shape
-        turn = (torch.arange(width, device=mask.device)[None] + mask.sum(1, keepdim=True)) % width      # the last token into the last column
-        ids, mask = batch["input_ids"].gather(1, turn), mask.gather(1, turn)
-        read = copy.deepcopy(beginning)                    # the forward pass appends to it
-        read.batch_repeat_interleave(rows)
-        extra = {"position_ids": n_read + (mask.cumsum(1) - 1).clamp(min=0)}
-        known = inspect.signature(model.forward).parameters
-        logits = model(input_ids=ids, attention_mask=torch.cat([mask.new_ones(rows, n_read), mask], dim=1), past_key_values=read, use_cache=True,
-                       logits_to_keep=1, **{k: v for k, v in extra.items() if k in known}).logits
+        left = move_padding_left(batch)
+        mask = left["attention_mask"]                      # (B, T) of what follows the prefix
+        cache = copy.deepcopy(prefix_cache)                # the forward pass appends to it
+        cache.batch_repeat_interleave(len(mask))
+        n_prefix = prefix_cache.get_seq_length()
+        full_mask = torch.cat([mask.new_ones(len(mask), n_prefix), mask], dim=1)
+        logits = model(input_ids=left["input_ids"], attention_mask=full_mask, **position_ids(model, mask, n_prefix),
+                       past_key_values=cache, use_cache=True, logits_to_keep=1).logits
         return logits[:, -1, word_ids].float()
     return outputs
 
 
-def score(model, tokenizer, ids, word_ids, device, dtype="fp32", tokens=8192):
-    """
-    Soft labels (N, 2) of N prompts from the raw next-token logits of two words. What all prompts begin with is read once.
-    """
+def score_prompts(model, tokenizer, ids, word_ids, device, dtype="fp32", tokens=8192):
+    """Soft labels (N, 2) of N prompts, by the raw next-token logits of two words. A shared prefix is read once."""
     import torch
-    n = shared_beginning(ids)
-    if n < 16 or len(ids) < 2:
-        return predict(model, tokenizer, ids, device, dtype, tokens, next_word_scores(word_ids))
+    n_prefix = shared_prefix_length(ids)
+    if n_prefix < 16 or len(ids) < 2:
+        return predict(model, tokenizer, ids, device, dtype, tokens, next_word_logits(word_ids))
     model.eval()
-    with torch.inference_mode(), torch.autocast(device.split(":")[0], torch.bfloat16, enabled=use_bf16(dtype, device)):
-        beginning = model(torch.tensor([ids[0][:n]], device=device), use_cache=True, logits_to_keep=1).past_key_values
-    rest = [i[n:] for i in ids]
-    width = max(map(len, rest))                            # the repeated beginning counts: what a batch holds is what attention looks at
-    return predict(model, tokenizer, rest, device, dtype, tokens * width // (n + width), next_word_scores_after(beginning, word_ids))
+    with torch.inference_mode(), autocast(dtype, device):
+        prefix = torch.tensor([ids[0][:n_prefix]], device=device)
+        prefix_cache = model(prefix, use_cache=True, logits_to_keep=1).past_key_values
+    rest = [i[n_prefix:] for i in ids]
+    width = max(map(len, rest))
+    tokens = tokens * width // (n_prefix + width)          # attention also looks at the repeated prefix
+    return predict(model, tokenizer, rest, device, dtype, tokens, next_word_logits_after_prefix(prefix_cache, word_ids))
 
 
-def judge_after(model, tokenizer, sheets, texts, words, device, longest, dtype="fp32"):
+def predict_in_context(model, tokenizer, demonstrations, texts, words, device, max_length, dtype="fp32"):
     """
-    What the model says of N texts, each after its demonstrations.
+    The model's soft labels of N texts, each after its demonstrations.
 
-    sheets    N lists of lines, or a single one for all
-    returns   ((N, 2) soft labels, (N,) number of lines that did not fit)
+    demonstrations   N lists of lines, or a single list for all texts
+    returns          ((N, 2) soft labels, (N,) number of lines that did not fit)
     """
-    import numpy as np
-    word_ids = answer_ids(tokenizer, words)
-    ids, dropped = fit_to_context(tokenizer, sheets if len(sheets) > 1 else sheets * len(texts), texts, words, longest)
-    soft_labels, same = np.empty((len(ids), 2), np.float32), dropped if len(sheets) == 1 else np.zeros(len(ids))
-    for n in np.unique(same):                              # who shares its demonstrations still does after losing as many
-        rows = np.flatnonzero(same == n)
-        soft_labels[rows] = score(model, tokenizer, [ids[i] for i in rows], word_ids, device, dtype)
+    word_ids = answer_word_ids(tokenizer, words)
+    shared = len(demonstrations) == 1
+    lines = demonstrations * len(texts) if shared else demonstrations
+    ids, dropped = fit_to_context(tokenizer, lines, texts, words, max_length)
+    same_lines = dropped if shared else np.zeros(len(ids))     # prompts that lost as many lines still share the others
+    soft_labels = np.empty((len(ids), 2), np.float32)
+    for n in np.unique(same_lines):
+        rows = np.flatnonzero(same_lines == n)
+        soft_labels[rows] = score_prompts(model, tokenizer, [ids[i] for i in rows], word_ids, device, dtype)
     return soft_labels, dropped
 
 
-# --------------------------------------------------------------------------- the story
-
-def content_free(row):
-    """The row's text with nothing to judge: "Q: N/A A: N/A" where question and answer are known, otherwise just "N/A"."""
-    if all(isinstance(row.get(key), str) and row[key] and row[key] in row["text"] for key in ("question", "answer")):
-        return "N/A".join(row["text"].replace(row["question"], "N/A", 1).rsplit(row["answer"], 1))
-    return "N/A"
-
-
 def mean_hidden(model, batch):
-    """An `outputs` function for train_weak.sweep: the mean over a text's tokens of the last hidden state, (B, T) -> (B, C)."""
-    body, mask = model.base_model, batch["attention_mask"][..., None]
-    return (body(**batch).last_hidden_state * mask).sum(1) / mask.sum(1)
+    """An output_fn for forward_all: the mean over a text's tokens of the last hidden state, (B, T) -> (B, C)."""
+    mask = batch["attention_mask"][..., None]
+    return (model.base_model(**batch).last_hidden_state * mask).sum(1) / mask.sum(1)
 
 
-def read_pool(args, labels_folder, oversight, test):
+# --------------------------------------------------------------------------- the stage
+
+
+def uses_truth(args):
+    """Does --labels name the truth of this task, by the word or by its folder?"""
+    truth_folder = os.path.join(ROOT, "data", args.task, "truth")
+    return args.labels == "truth" or os.path.realpath(args.labels) == os.path.realpath(truth_folder)
+
+
+def find_folders(args):
+    """The folders that this run reads: {"labels", "supervisor", "ceiling", "oversight"}, None where not given."""
+    names = {"labels": args.labels, "supervisor": args.supervisor or args.labels,
+             "ceiling": args.ceiling, "oversight": args.oversight}
+    folders = {key: run_folder(name, args.task, args.seed) if name else None for key, name in names.items()}
+    if uses_truth(args):
+        folders["labels"] = os.path.join(ROOT, "data", args.task, "truth")
+        folders["supervisor"] = None                       # the ceiling is compared with nothing
+    return folders
+
+
+def read_pool(args, folders, test):
     """
-    -> (rows to demonstrate with, sorted by id; their soft labels). A text stands there once, and not if it is one that will be judged.
+    The rows to demonstrate with, sorted by id: rows of train2 without duplicate texts, and without texts of test. With
+    --oversight only rows to which both supervisors give the same label.
+
+    returns   (N rows, (N, 2) the supervisor's soft labels)
     """
-    rows, seen = [], {row["text"] for row in test}
+    pool = []
+    seen = {row["text"] for row in test}
     for row in sorted(read_rows(args.task, "train2", args.max_rows), key=lambda row: row["id"]):
         if row["text"] not in seen:
             seen.add(row["text"])
-            rows.append(row)
-    soft_labels = read_labels(labels_folder, rows)
-    if oversight:
-        same = (soft_labels[:, 1] > 0.5) == (read_labels(oversight, rows)[:, 1] > 0.5)
-        print(f"data: {os.path.relpath(oversight)} says the same of {same.sum():,} of {len(rows):,} rows; demonstrations come from these")
-        rows, soft_labels = [row for row, s in zip(rows, same) if s], soft_labels[same]
-    return rows, soft_labels
+            pool.append(row)
+    soft_labels = read_labels(folders["labels"], pool)
+    if folders["oversight"]:
+        agrees = (soft_labels[:, 1] > 0.5) == (read_labels(folders["oversight"], pool)[:, 1] > 0.5)
+        pool = [row for row, keep in zip(pool, agrees) if keep]
+        soft_labels = soft_labels[agrees]
+    n_candidates = min(len(pool), N_VOTED) if args.retriever == "votek" else len(pool)
+    if max(args.shots) > n_candidates:
+        fail(f"--shots {max(args.shots)}: there are only {n_candidates:,} rows to choose demonstrations from")
+    return pool, soft_labels
 
 
-def retriever(args, pool, soft_labels, test, model, tokenizer, longest, device):
-    """-> a function (k, rng) -> indices into the pool: (1, k), the same for all rows, or (M, k), each row its own, the nearest last"""
-    import numpy as np
-    says = soft_labels[:, 1] > 0.5
+def choose_words(args, task_words, tokenizer):
+    """The words that stand for (no, yes) in the prompt: one token each, or one clear line says that they are not."""
+    words = task_words
+    if args.label_words:
+        words = [" " + word.strip() for word in args.label_words.split(",")]
+    if args.invert:
+        words = words[::-1]
+    if tokenizer.chat_template:
+        words = [" " + word.strip().capitalize() for word in words]
+    answer_word_ids(tokenizer, words)
+    return words
+
+
+def make_retriever(args, pool, soft_labels, test, model, tokenizer, max_length, device):
+    """-> retrieve(k, rng) -> indices into the pool, (1, k) for all rows together or (M, k), the most similar last"""
+    is_yes = soft_labels[:, 1] > 0.5
     if args.retriever in ("random", "oversight"):
-        return lambda k, rng: per_class(says, k, rng)[None]
+        return lambda k, rng: sample_per_class(is_yes, k, rng)[None]
     if args.retriever == "confident":
-        return lambda k, rng: per_class(says, k, rng, rank=soft_labels.max(1))[None]
+        return lambda k, rng: sample_per_class(is_yes, k, rng, confidence=soft_labels.max(1))[None]
     if args.retriever == "bm25":
         similarity = bm25([row["text"] for row in test], [row["text"] for row in pool])
         return lambda k, rng: most_similar(similarity, k)
     if args.encoder:
-        model, tokenizer, longest = open_checkpoint(args.encoder, "AutoModel", device, args.trust_remote_code)
-    features = sweep(model, tokenizer, tokenise(tokenizer, pool + test, longest), device, args.dtype, outputs=mean_hidden)
-    known, asked = features[:len(pool)], features[len(pool):]
-    if args.retriever == "topk":
-        similarity = cosine(asked, known)
-        return lambda k, rng: most_similar(similarity, k)
-    chosen = np.sort(vote_k(known, VOTED, neighbours=max(3, len(pool) // 20)))
-    similarity = cosine(asked, known[chosen])
-    return lambda k, rng: chosen[most_similar(similarity, k)]
+        model, tokenizer, max_length = open_checkpoint(args.encoder, "AutoModel", device, args.trust_remote_code)
+    ids = tokenize(tokenizer, pool + test, max_length)
+    features = forward_all(model, tokenizer, ids, device, args.dtype, output_fn=mean_hidden)
+    candidates = np.arange(len(pool))
+    if args.retriever == "votek":
+        candidates = np.sort(vote_k(features[:len(pool)], N_VOTED, n_neighbours=max(3, len(pool) // 20)))
+    similarity = cosine_similarity(features[len(pool):], features[candidates])
+    return lambda k, rng: candidates[most_similar(similarity, k)]
 
 
-RETRIEVERS = ("random", "bm25", "topk", "votek", "confident", "oversight")
-VOTED = 100                                                # of which vote-k's demonstrations come: the larger of the paper's two budgets
+def draw_demonstrations(args, pool, soft_labels, words, retrieve, shots, noise, draw):
+    """`shots` demonstrations, `noise` of their labels flipped -> a single list of lines for all M rows of test, or M"""
+    if not shots:
+        return [[]]
+    chosen = retrieve(shots, np.random.default_rng([args.seed, draw]))                         # (1 or M, shots)
+    is_yes = soft_labels[:, 1] > 0.5
+    shown = flip_labels(is_yes[chosen], noise, np.random.default_rng([args.seed, draw, 1]))
+    demonstrations = []
+    for indices, labels in zip(chosen, shown):
+        lines = []
+        for i, label in zip(indices, labels):
+            confidence = soft_labels[i].max() if args.confidence else None
+            lines.append(format_demonstration(pool[i]["text"], words[int(label)], confidence))
+        demonstrations.append(lines)
+    return demonstrations
 
 
-def counts(text):
+def predict_test(args, test, demonstrations, predict_texts):
+    """All rows of test after one draw of demonstrations -> ((M, 2) soft labels, number of lines that did not fit)"""
+    soft_labels, dropped = predict_texts(demonstrations, [row["text"] for row in test])
+    if args.calibrate:
+        content_free, _ = predict_texts(demonstrations, [content_free_text(row) for row in test])
+        soft_labels = contextual_calibration(soft_labels, content_free)
+    return soft_labels, int(dropped.sum())
+
+
+def predict_curve(args, test, demonstrate, predict_texts):
+    """
+    Every point of the curve, --orders times if anything in it is random. There is no point with more flips than shots.
+
+    demonstrate   (shots, noise, draw) -> demonstrations
+    returns       {(shots, noise): [(soft labels, number of lines that did not fit), one a draw]}
+    """
+    predictions = {}
+    for shots in args.shots:
+        for noise in args.noise:
+            if noise > shots:
+                continue
+            is_random = shots > 0 and (noise > 0 or args.retriever in ("random", "confident", "oversight"))
+            predictions[shots, noise] = []
+            for draw in range(args.orders if is_random else 1):
+                demonstrations = demonstrate(shots, noise, draw)
+                predictions[shots, noise].append(predict_test(args, test, demonstrations, predict_texts))
+    return predictions
+
+
+def measure_curve(predictions, test):
+    """predict_curve's predictions, rows with labels -> a dict for each point: means over draws, and their spread"""
+    curve = []
+    for (shots, noise), draws in predictions.items():
+        scores = [all_metrics(soft_labels, test) for soft_labels, _ in draws]
+        accuracies = [m["accuracy"] for m in scores]
+        point = {"shots": shots, "noise": noise, "draws": accuracies}
+        for key in ("accuracy", "auroc", "ece", "says_yes"):
+            point[key] = float(np.mean([m[key] for m in scores]))
+        point["spread"] = float(np.std(accuracies, ddof=1)) if len(draws) > 1 else None
+        point["demonstrations_dropped"] = sum(dropped for _, dropped in draws)
+        curve.append(point)
+        spread = f"±{point['spread']:.3f} over {len(draws)} draws" if len(draws) > 1 else "one draw"
+        note = ""
+        if point["demonstrations_dropped"]:
+            n_prompts = len(draws) * len(test)
+            note = f" | {point['demonstrations_dropped']:,} demonstrations did not fit into {n_prompts:,} prompts"
+        print(f"{shots} shots, {noise} flipped: accuracy {point['accuracy']:.3f} ({spread}) | "
+              f"AUROC {point['auroc']:.3f} | ECE {point['ece']:.3f} | says yes {point['says_yes']:.2f}{note}")
+    return curve
+
+
+# --------------------------------------------------------------------------- flags
+
+
+def numbers(text):
     """argparse type: "0,1,2,4" -> [0, 1, 2, 4]"""
     return [number(int, 0, 1000)(part) for part in text.split(",")]
 
 
-def parse(parser):
+def build_parser():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_run_flags(parser, out="icl")
+    add_model_flags(parser, model="tiny-4")
     count = number(int, 1, 10 ** 9)
-    parser.add_argument("--task", default="tinyworld", help="a folder of data/")
-    parser.add_argument("--model", default="tiny-4", help="who reads the prompts: a shipped model, a local folder, or a hub name")
-    parser.add_argument("--labels", default="weak", help="whose labels are shown: a supervisor's folder, or its bare name; 'truth' makes the ceiling")
-    parser.add_argument("--out", default="icl", help="where to: a bare name means data/<task>/seed<seed>/<name>")
-    parser.add_argument("--shots", type=counts, default=[4], help="demonstrations in a prompt; of a list (a curve) the last is the run's result")
-    parser.add_argument("--noise", type=counts, default=[0], help="how many of their labels are turned; of a list the first is the run's result")
-    parser.add_argument("--orders", type=count, default=4, help="draws (which demonstrations, in what order, which labels turned), averaged")
+    parser.add_argument("--labels", default="weak", help="a supervisor's folder, or its name; 'truth': the ceiling")
+    parser.add_argument("--shots", type=numbers, default=[4], help="demonstrations; of a list the last is the result")
+    parser.add_argument("--noise", type=numbers, default=[0], help="flipped labels; of a list the first is the result")
+    parser.add_argument("--orders", type=count, default=4, help="draws of demonstrations and flips, averaged")
     parser.add_argument("--retriever", default="random", choices=RETRIEVERS, help="which demonstrations: see above")
-    parser.add_argument("--encoder", default="", help="for topk and votek: whose mean hidden states (default: the model's own)")
-    parser.add_argument("--oversight", default="", help="for the retriever of that name: the other supervisor's folder")
-    parser.add_argument("--confidence", action="store_true", help="show how sure the supervisor was of each label")
-    parser.add_argument("--label-words", default="", help="two words for no and yes, as in no,yes (default: those of task.json)")
-    parser.add_argument("--invert", action="store_true", help="the word for no stands for yes, and the other way round")
-    parser.add_argument("--calibrate", action="store_true", help="divide by what the same prompt makes the model say of N/A (Zhao et al. 2021)")
-    parser.add_argument("--supervisor", default="", help="folder whose test labels the student is compared with (default: that of --labels)")
+    parser.add_argument("--encoder", default="", help="topk, votek: a model for hidden states (default: --model)")
+    parser.add_argument("--oversight", default="", help="--retriever oversight: the second supervisor's folder")
+    parser.add_argument("--confidence", action="store_true", help="show the supervisor's confidence after each label")
+    parser.add_argument("--label-words", default="", help="for no and yes, as in no,yes (default: those of task.json)")
+    parser.add_argument("--invert", action="store_true", help="use the word for no as yes, and the other way round")
+    parser.add_argument("--calibrate", action="store_true", help="contextual calibration (Zhao et al. 2021)")
+    parser.add_argument("--supervisor", default="", help="folder to compare with (default: --labels)")
     parser.add_argument("--ceiling", default="", help="folder of the ceiling, for the PGR")
-    parser.add_argument("--seed", type=number(int, 0, 2 ** 31), default=0, help="of the draws; splits never depend on it")
-    parser.add_argument("--device", default="", help="cuda|mps|cpu (default: the best there is)")
-    parser.add_argument("--dtype", default="auto", choices=["auto", "fp32", "bf16"], help="bf16: autocast over fp32 weights; auto: on GPUs")
-    parser.add_argument("--trust-remote-code", action="store_true", help="run code that a hub repository brings; off for good reason")
-    parser.add_argument("--max-rows", type=count, default=None, help="use the first N rows of each split, for a quick look")
-    parser.add_argument("--force", action="store_true", help="do it again though it is done")
-    args = parser.parse_args()
-    if args.label_words and (args.label_words.count(",") != 1 or len({word.strip() for word in args.label_words.split(",")} - {""}) != 2):
+    return parser
+
+
+def check_args(args):
+    """Find contradictions between flags before any work."""
+    words = {word.strip() for word in args.label_words.split(",")} - {""}
+    if args.label_words and (args.label_words.count(",") != 1 or len(words) != 2):
         fail(f"--label-words {args.label_words!r}: give two different words, for no and yes, as in no,yes")
     if (args.retriever == "oversight") != bool(args.oversight):
-        fail("--retriever oversight and --oversight FOLDER go together: the labels that this other supervisor shares are shown")
+        fail("--retriever oversight and --oversight FOLDER go together: labels that both give are shown")
     if args.encoder and args.retriever not in ("topk", "votek"):
         fail(f"--encoder is for --retriever topk and votek, not {args.retriever}")
     if args.noise[0] > args.shots[-1]:
-        fail(f"--noise {args.noise[0]}: there are only {args.shots[-1]} labels to turn round (--shots)")
-    return args
-
-
-def main():
-    args = parse(argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter))
-    started = time.time()
-    truth_folder = os.path.join(ROOT, "data", args.task, "truth")
-    if os.path.realpath(args.labels) == os.path.realpath(truth_folder):
-        args.labels = "truth"
-    is_ceiling = args.labels == "truth"
-    if is_ceiling and (args.ceiling or args.supervisor):
+        fail(f"--noise {args.noise[0]}: there are only {args.shots[-1]} labels to flip (--shots)")
+    if uses_truth(args) and (args.ceiling or args.supervisor):
         fail("--labels truth makes a ceiling; --ceiling and --supervisor are for students")
-    files, words = read_task(args.task)
-    words = [" " + word.strip() for word in args.label_words.split(",")] if args.label_words else words
-    words = words[::-1] if args.invert else words
-    labels_folder = truth_folder if is_ceiling else run_folder(args.labels, args.task, args.seed)
-    supervisor = None if is_ceiling else run_folder(args.supervisor, args.task, args.seed) if args.supervisor else labels_folder
-    ceiling = run_folder(args.ceiling, args.task, args.seed) if args.ceiling else None
-    oversight = run_folder(args.oversight, args.task, args.seed) if args.oversight else None
-    check_comparison(args, supervisor, ceiling, "icl.py", sorted(set(vars(args)) - {"labels", "supervisor", "ceiling", "out", "device", "force"}))
-    test = [{key: value for key, value in row.items() if key != "label"} for row in read_rows(args.task, "test", args.max_rows)]
-    texts = [row["text"] for row in test]
-    pool, soft_labels = read_pool(args, labels_folder, oversight, test)
-    most = min(len(pool), VOTED) if args.retriever == "votek" else len(pool)
-    if max(args.shots) > most:
-        fail(f"--shots {max(args.shots)}: there are only {most:,} rows to choose demonstrations from")
-    sources = {folder for folder in (labels_folder, supervisor, ceiling, oversight) if folder}
-    models = [model_folder(name) for name in (args.model, args.encoder) if name]
-    folder, config = start(args, [*files, *models, *(os.path.join(f, "labels.jsonl") for f in sorted(sources))], sources)
 
-    import numpy as np
-    device, why = pick_device(args.device)
-    print(f"device: {device} ({why})")
-    model, tokenizer, longest = open_language_model(args.model, device, args.trust_remote_code)
-    words = [" " + word.strip().capitalize() for word in words] if tokenizer.chat_template else words
-    answer_ids(tokenizer, words)                           # words that are no tokens show now, not after the retrieval
-    says, sure = soft_labels[:, 1] > 0.5, soft_labels.max(1)
-    retrieve = retriever(args, pool, soft_labels, test, model, tokenizer, longest, device)
 
-    def sheets(shots, noise, draw):
-        """-> one list of lines for all rows, or one each"""
-        if not shots:
-            return [[]]
-        chosen = retrieve(shots, np.random.default_rng([args.seed, draw]))
-        shown = flip(says[chosen], noise, np.random.default_rng([args.seed, draw, 1]))
-        return [[demonstration(pool[i]["text"], words[int(label)], sure[i] if args.confidence else None) for i, label in zip(some, those)]
-                for some, those in zip(chosen, shown)]
+def main(argv=None):
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    started = time.time()
+    check_args(args)
+    files, task_words = read_task(args.task)
+    folders = find_folders(args)
+    is_ceiling = uses_truth(args)
+    identity = {**vars(args), "role": "icl-ceiling" if is_ceiling else "icl-student",
+                "labels": "truth" if is_ceiling else args.labels}
+    same_flags = sorted(vars(args).keys() - MAY_DIFFER_FROM_CEILING)
+    check_comparison(identity, folders["supervisor"], folders["ceiling"], "icl-ceiling", same_flags)
+    test = without_labels(read_rows(args.task, "test", args.max_rows))
+    pool, soft_labels = read_pool(args, folders, test)
+    sources = {folder for folder in folders.values() if folder}
+    model_folders = [model_folder(name) for name in (args.model, args.encoder) if name]
+    inputs = [*files, *model_folders, *(os.path.join(source, "labels.jsonl") for source in sorted(sources))]
+    folder, config = describe_run(__file__, parser, args, identity, inputs, sources)
+    if is_finished(folder, config, args.force):
+        return
+    with open_run(folder):
+        device = pick_device(args.device)
+        model, tokenizer, max_length = open_language_model(args.model, device, args.trust_remote_code)
+        words = choose_words(args, task_words, tokenizer)
+        retrieve = make_retriever(args, pool, soft_labels, test, model, tokenizer, max_length, device)
+        demonstrate = functools.partial(draw_demonstrations, args, pool, soft_labels, words, retrieve)
+        predict_texts = functools.partial(predict_in_context, model, tokenizer, words=words, device=device,
+                                          max_length=max_length, dtype=args.dtype)
+        which = "rows of train2 that both supervisors label the same" if args.oversight else "rows of train2"
+        print(f"data: {len(pool):,} {which} to demonstrate with ({(soft_labels[:, 1] > 0.5).mean():.1%} yes, by "
+              f"{os.path.relpath(folders['labels'])}); {len(test):,} rows of test to label")
+        lines = demonstrate(args.shots[-1], args.noise[0], 0)[0]
+        prompt = build_prompt(tokenizer, lines, test[0]["text"], words).replace("\n", "\n  ")
+        print(f"one prompt, exactly as the model sees it (it continues with one of {words}):\n  {prompt}")
 
-    def ask(shots, noise, draw):
-        lines = sheets(shots, noise, draw)
-        said, dropped = judge_after(model, tokenizer, lines, texts, words, device, longest, args.dtype)
-        if args.calibrate:
-            nothing = judge_after(model, tokenizer, lines, [content_free(row) for row in test], words, device, longest, args.dtype)[0]
-            said = calibrate(said, nothing)
-        return said, int(dropped.sum())
+        predictions = predict_curve(args, test, demonstrate, predict_texts)
+        result = np.mean([probs for probs, _ in predictions[args.shots[-1], args.noise[0]]], axis=0).astype(np.float32)
+        write_labels(folder, test, result)
 
-    print(f"data: {len(pool):,} rows of train2 to demonstrate with, labelled by {os.path.relpath(labels_folder)} ({says.mean():.1%} yes); "
-          f"{len(test):,} rows of test to judge")
-    print("one prompt, exactly as the model sees it (it continues with one of " + f"{words}):\n"
-          + "\n".join("  " + line for line in fill(tokenizer, sheets(args.shots[-1], args.noise[0], 0)[0], texts[0], words).split("\n")))
-    begin(folder, config)
-
-    said = {}                                              # (shots, noise) -> a list of (soft labels, lines that did not fit), one a draw
-    for shots, noise in [(s, n) for s in args.shots for n in args.noise if n <= s]:
-        chance_has_a_part = shots and (noise or args.retriever in ("random", "confident", "oversight"))
-        said[shots, noise] = [ask(shots, noise, draw) for draw in range(args.orders if chance_has_a_part else 1)]
-    result = np.mean([s for s, _ in said[args.shots[-1], args.noise[0]]], axis=0).astype(np.float32)
-    write_labels(folder, test, result)
-
-    # only now are the labels of test read
-    test, curve = read_rows(args.task, "test", args.max_rows), []
-    for (shots, noise), draws in said.items():
-        each = [metrics(s, test) for s, _ in draws]
-        point = {"shots": shots, "noise": noise, "draws": [m["accuracy"] for m in each]}
-        point |= {key: float(np.mean([m[key] for m in each])) for key in ("accuracy", "auroc", "ece", "says_yes")}
-        point |= {"spread": float(np.std(point["draws"], ddof=1)) if len(each) > 1 else None, "demonstrations_dropped": sum(n for _, n in draws)}
-        curve.append(point)
-        spread = f"±{point['spread']:.3f} over {len(each)} draws" if len(each) > 1 else "one draw"
-        print(f"{shots} shots, {noise} turned round: {point['accuracy']:.3f} ({spread}) | AUROC {point['auroc']:.3f} | "
-              f"ECE {point['ece']:.3f} | says yes {point['says_yes']:.2f} | "
-              f"{point['demonstrations_dropped']:,} demonstrations did not fit into {len(each) * len(test):,} prompts")
-    scores = metrics(result, test)
-    line, comparison = say("ceiling" if is_ceiling else "student", scores), None
-    if supervisor:
-        comparison = compare(test, read_labels(supervisor, test), result, read_labels(ceiling, test) if ceiling else None)
-        print(line)
-        line = last_line(comparison, scores)
-    finish(folder, config, device, started, line, test=scores, comparison=comparison, curve=curve)
+        # only now are the labels of test read
+        test = read_rows(args.task, "test", args.max_rows)
+        curve = measure_curve(predictions, test)
+        scores = all_metrics(result, test)
+        line = format_metrics("ceiling" if is_ceiling else "student", scores)
+        comparison = None
+        if not is_ceiling:
+            print(line)
+            supervisor_labels = read_labels(folders["supervisor"], test)
+            ceiling_labels = read_labels(folders["ceiling"], test) if folders["ceiling"] else None
+            comparison = compare_models(test, supervisor_labels, result, ceiling_labels)
+            line = format_comparison(comparison, scores)
+        write_results(folder, config, device, started, line, test=scores, comparison=comparison, curve=curve)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

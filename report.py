@@ -1,215 +1,441 @@
 """
-The last chapter: every finished run of a task, over its seeds, in one report.
+Every finished run of a task, over its seeds, in one report: tables, figures, one debate to read.
 
 $ python report.py                          # all tasks that have runs
 $ python report.py --task tinyworld
-$ python report.py --readme                 # and the tables of README.md, from the runs that are there (experiments.sh makes them)
+$ python report.py --docs                   # also fill the tables of README.md and docs/results from these runs
 
-Reads   data/<task>/seed*/<run>/{results.json, labels.jsonl}, data/<task>/test.jsonl, and what cdeval.py left in data/cdeval/
-Prints  and writes data/<task>/report.md: a table for each chapter, mean over seeds, one debate to read, and which cultures the models lean to (the same
-        in every report: models are asked about no task); with matplotlib also figures beside it, report-*.png
-        --readme: data/measured.json, what was measured last of each run, README.md, whose tables are filled from it, and its figures/
+Needs   contract.py, metrics.py, models.py, train_weak.py, train_strong.py, ensemble.py, sft.py, align_tasks.py,
+        cdeval.py, debate.py: it prints their tables and one debate
+Reads   data/<task>/seed*/<run>/{results.json, labels.jsonl}, data/<task>/test.jsonl, and cdeval.py's runs in
+        data/cdeval/
+Writes  data/<task>/report.md and prints it: a table for each stage, mean over seeds; one debate; the cultural
+        orientations (the same in every report: models are asked about no task). With matplotlib also report-*.png.
+        --docs: data/measured.json (the last measurement of each run), the tables of README.md and docs/results/*.md,
+        whose numbers come from it, and figures/
 
-Intervals are 95 % by bootstrap over questions and over seeds (measure.py: bootstrap). With one seed they do not know how another seed would
-have come out: run three or more before you believe a difference. Runs of one name but with different flags are different rows. A run whose inputs
-have changed since is named as stale and left out; a chapter without any run is named as missing.
+Intervals are 95 % by bootstrap over questions and over seeds (metrics.bootstrap). With one seed they do not include the
+variation between seeds: run three or more before you believe a difference. Runs of one name with different flags are
+different rows. A run whose inputs have changed since is named as stale and left out. A stage without any run is named
+as missing.
 """
-import argparse, functools, glob, json, os, re, shutil
+import argparse
+import functools
+import glob
+import json
+import os
+import re
+import shutil
 from collections import defaultdict
 
-from contract import ROOT, as_left, fail, fingerprint, read_labels, read_lines, read_rows, run_folder, write_file, writing
-from train_weak import auroc, ece, right
-from measure import bootstrap, pgr, pgr_interval
-from plots import FIGURES
-import align_tasks, cdeval, debate
+import numpy as np
 
-CHAPTERS = {"train_weak.py": "the supervisor", "train_strong.py": "students and their ceiling", "ensemble.py": "many supervisors", "debate.py": "oversight",
-            "icl.py": "without training", "auto_align.py": "phase 2"}
-COLUMNS = {"ensemble.py": ["members used", "gain over single [95 %]"], "debate.py": ["gain over single [95 %]", "knew / did not"],
+import align_tasks
+import cdeval
+import debate
+from contract import (
+    ROOT,
+    catch_write_errors,
+    fail,
+    fingerprint,
+    read_json,
+    read_labels,
+    read_rows,
+    reject_damaged,
+    run_folder,
+    run_script,
+    task_name,
+    write_file,
+)
+from metrics import auroc, bootstrap, correct, ece, pgr, pgr_interval
+
+STAGES = {"train_weak.py": "the supervisor", "train_strong.py": "students and their ceiling",
+          "ensemble.py": "many supervisors", "debate.py": "oversight", "icl.py": "without training",
+          "auto_align.py": "phase 2"}
+STAGE_OF_ROLE = {"supervisor": "train_weak.py", "student": "train_strong.py", "ceiling": "train_strong.py",
+                 "ensemble": "ensemble.py", "oversight": "debate.py", "icl-student": "icl.py", "icl-ceiling": "icl.py",
+                 "align": "auto_align.py", "table": "align_tasks.py", "writer": "sft.py", "culture": "cdeval.py"}
+COLUMNS = {"ensemble.py": ["members used", "gain over single [95 %]"],
+           "debate.py": ["gain over single [95 %]", "knew / did not"],
            "train_strong.py": ["PGR [95 %]", "agrees where right / wrong"], "icl.py": ["says yes"],
-           "auto_align.py": ["evaluator by round", "attacks succeed", "updates rejected", "labels bought", "PGR [95 %]"]}
-MEASURED, README = os.path.join(ROOT, "data", "measured.json"), os.path.join(ROOT, "README.md")
+           "auto_align.py": ["evaluator by round", "attacks succeed", "updates rejected", "labels bought",
+                             "PGR [95 %]"]}
+MEASURED = os.path.join(ROOT, "data", "measured.json")
 fingerprint = functools.lru_cache(maxsize=None)(fingerprint)                   # of a file that a hundred runs have read
 
 
 # --------------------------------------------------------------------------- runs and their numbers
 
+
+def is_current(config):
+    """Are the files that a run read still as they were?"""
+    return all(was == name or fingerprint(os.path.join(ROOT, name)) == was for name, was in config["inputs"].items())
+
+
 def find_runs(task):
     """-> (runs that differ at most in their seed, as lists of (folder, results); names of stale runs)"""
-    runs, stale = defaultdict(list), []
+    runs = defaultdict(list)
+    stale = []
     for path in sorted(glob.glob(os.path.join(ROOT, "data", task, "seed*", "*", "results.json"))):
         folder = os.path.dirname(path)
         try:
-            results = read_lines(path, whole=True)[0]
+            results = read_json(path)
             config = results["config"]
-            current = all(was == name or fingerprint(os.path.join(ROOT, name)) == was for name, was in config["inputs"].items())
-            flags = json.dumps({k: re.sub(r"seed\d+", "seed*", str(v)) for k, v in config.items() if k not in ("seed", "inputs")})
+            current = is_current(config) and config.get("role") in STAGE_OF_ROLE
+            flags = {}
+            for key, value in config.items():
+                if key not in ("seed", "inputs", "code"):
+                    flags[key] = re.sub(r"seed\d+", "seed*", str(value))
             assert "line" in results
         except (IndexError, KeyError, TypeError, AttributeError, AssertionError):
             fail(f"{path} is not a results.json of this project; delete it")
         if current:
-            runs[os.path.basename(folder), flags].append((folder, results))
+            runs[os.path.basename(folder), json.dumps(flags)].append((folder, results))
         else:
             stale.append(os.path.relpath(folder, ROOT))
     return list(runs.values()), stale
 
 
-@functools.lru_cache(maxsize=None)
-def said(task, folder, max_rows):
-    """What a run says of test, (N,) p(yes), and where it is right, (N,)"""
+def stage_of(runs):
+    """A list of (folder, results) -> the script that made them"""
+    return STAGE_OF_ROLE[runs[0][1]["config"]["role"]]
+
+
+@functools.cache
+def predictions_on_test(task, folder, max_rows):
+    """A run's labels of test: (N,) p(yes), and where its verdict is correct, (N,)"""
     test = read_rows(task, "test", max_rows)
     p_yes = read_labels(folder, test)[:, 1]
-    return p_yes, right(p_yes, [row["label"] for row in test])
+    return p_yes, correct(p_yes, [row["label"] for row in test])
 
 
-def interval(mean, draws, form="{:.3f}"):
-    """-> mean [low, high] as text"""
-    import numpy as np
+def format_interval(mean, draws, form="{:.3f}"):
+    """-> "mean [low, high]" """
     return f"{form} [{form}, {form}]".format(mean, *np.percentile(draws, [2.5, 97.5]))
 
 
-def describe(task, runs):
-    """
-    Everything a table may say of runs that differ in their seed alone: {column: text}, with "accuracy" (mean, low, high) and "pgr" as numbers for
-    the figures. Students are scored beside their supervisor and ceiling, on the same draws of questions and seeds; others beside `weak`.
-    """
-    import numpy as np
-    config = runs[0][1]["config"]
-    most = config["max_rows"]
-    test = read_rows(task, "test", most)
-    truth, groups, script = np.array([row["label"] for row in test]), [row["group"] for row in test], config["script"]
-    p = [said(task, folder, most)[0] for folder, _ in runs]
+def format_pgr(value, low, high):
+    return f"{value:.2f} " + ("[open]" if low is None or np.isnan(low) else f"[{low:.2f}, {high:.2f}]")
 
-    def beside(*folders_of):                               # (S, M, N)
-        return np.array([[said(task, f(folder, r["config"]), most)[1] for f in folders_of] for folder, r in runs])
+
+def supervisor_of(config):
+    """The run that a student is compared with"""
+    return config.get("supervisor") or config.get("labels") or config["evaluator"].split(",")[0]
+
+
+def describe_runs(task, runs):
+    """
+    Everything a table may hold about runs that differ in their seed alone: {column: text}, with "accuracy" (mean, low,
+    high) and "pgr" as numbers for the figures. Students are scored beside their supervisor and ceiling, on the same
+    draws of questions and seeds; others beside `weak`.
+    """
+    config = runs[0][1]["config"]
+    max_rows = config["max_rows"]
+    test = read_rows(task, "test", max_rows)
+    truth = np.array([row["label"] for row in test])
+    groups = [row["group"] for row in test]
+    stage = stage_of(runs)
+    probs = [predictions_on_test(task, folder, max_rows)[0] for folder, _ in runs]
+
+    def hits_of(*folders_of):                              # (S, M, N): seeds, models, rows
+        hits = []
+        for folder, results in runs:
+            folders = [folder_of(folder, results["config"]) for folder_of in folders_of]
+            hits.append([predictions_on_test(task, f, max_rows)[1] for f in folders])
+        return np.array(hits)
 
     def run_of(key):
         return lambda folder, c: run_folder(key(c), task, c["seed"])
-    own = lambda folder, c: folder
-    hits = beside(own)
-    draws, mean = bootstrap(hits, groups), float(hits.mean())
-    row = {"run": os.path.basename(runs[0][0]), "script": script, "model": os.path.basename(config["model"]),
-           "learns from": config.get("labels") or config.get("evaluator") or "train1", "seeds": str(len(runs)), "n": f"{len(test):,}", "accuracy [95 %]": interval(mean, draws), "accuracy": [mean, *np.percentile(draws, [2.5, 97.5])],
-           "AUROC": f"{np.mean([auroc(x, truth) for x in p]):.3f}", "ECE": f"{np.mean([ece(x, truth) for x in p]):.2f}",
-           "says yes": f"{np.mean([(x > 0.5).mean() for x in p]):.2f}", "seconds": f"{np.mean([r['seconds'] for _, r in runs]):.0f}"}
-    if script == "auto_align.py":
-        row |= describe_rounds([r["rounds"] for _, r in runs], runs[0][1].get("labels_to_choose", 0))
+
+    def itself(folder, c):
+        return folder
+    hits = hits_of(itself)
+    draws = bootstrap(hits, groups)
+    mean = float(hits.mean())
+    row = {"run": os.path.basename(runs[0][0]), "stage": stage, "model": os.path.basename(config["model"]),
+           "learns from": config.get("labels") or config.get("evaluator") or "train1", "seeds": str(len(runs)),
+           "n": f"{len(test):,}", "accuracy [95 %]": format_interval(mean, draws),
+           "accuracy": [mean, *np.percentile(draws, [2.5, 97.5])],
+           "AUROC": f"{np.mean([auroc(p, truth) for p in probs]):.3f}",
+           "ECE": f"{np.mean([ece(p, truth) for p in probs]):.2f}",
+           "says yes": f"{np.mean([(p > 0.5).mean() for p in probs]):.2f}",
+           "seconds": f"{np.mean([results['seconds'] for _, results in runs]):.0f}"}
+    if stage == "auto_align.py":
+        row |= describe_rounds([results["rounds"] for _, results in runs], runs[0][1].get("labels_to_choose", 0))
     weak = run_of(lambda c: "weak")
-    if os.path.basename(runs[0][0]) != "weak" and all(os.path.exists(os.path.join(weak(f, r["config"]), "labels.jsonl")) for f, r in runs):
-        two = beside(weak, own)
-        draws = bootstrap(two, groups)
-        row["gain over single [95 %]"] = interval(mean - two[:, 0].mean(), draws[:, 1] - draws[:, 0], "{:+.3f}")
-        row["knew / did not"] = "{:.2f} / {:.2f}".format(*(np.mean([b[a == x].mean() for a, b in two]) for x in (1, 0)))
-    if script == "ensemble.py":
-        used = sorted(r["members_used"] for _, r in runs)
+    has_weak = all(os.path.exists(os.path.join(weak(f, r["config"]), "labels.jsonl")) for f, r in runs)
+    if row["run"] != "weak" and has_weak:
+        hits = hits_of(weak, itself)
+        draws = bootstrap(hits, groups)
+        gain = mean - hits[:, 0].mean()
+        row["gain over single [95 %]"] = format_interval(gain, draws[:, 1] - draws[:, 0], "{:+.3f}")
+        knew = [np.mean([after[before == x].mean() for before, after in hits]) for x in (1, 0)]
+        row["knew / did not"] = "{:.2f} / {:.2f}".format(*knew)
+    if stage == "ensemble.py":
+        used = sorted(results["members_used"] for _, results in runs)
         row["members used"] = f"{used[0]}-{used[-1]}" if used[0] < used[-1] else str(used[0])
     if config.get("ceiling"):
-        above = run_of(lambda c: c.get("supervisor") or c.get("labels") or c["evaluator"].split(",")[0])
-        three = beside(above, own, run_of(lambda c: c["ceiling"]))
-        reached, (low, high, _) = pgr(*three.mean((0, 2))), pgr_interval(bootstrap(three, groups))
-        row["PGR [95 %]"] = "no gap" if np.isnan(reached) else f"{reached:.2f} " + ("[open]" if np.isnan(low) else f"[{low:.2f}, {high:.2f}]")
-        row["pgr"] = None if np.isnan(reached) else reached
-        taught = beside(run_of(lambda c: c["labels"]), own) if config.get("labels") else three[:, :2]
-        row["agrees where right / wrong"] = "{:.2f} / {:.2f}".format(*(np.mean([(b == a)[a == x].mean() for a, b in taught]) for x in (1, 0)))
+        hits = hits_of(run_of(supervisor_of), itself, run_of(lambda c: c["ceiling"]))
+        value = pgr(*hits.mean((0, 2)))
+        low, high, _ = pgr_interval(bootstrap(hits, groups))
+        row["PGR [95 %]"] = "no gap" if np.isnan(value) else format_pgr(value, low, high)
+        row["pgr"] = None if np.isnan(value) else value
+        taught = hits_of(run_of(lambda c: c["labels"]), itself) if config.get("labels") else hits[:, :2]
+        agrees = [np.mean([(student == teacher)[teacher == x].mean() for teacher, student in taught]) for x in (1, 0)]
+        row["agrees where right / wrong"] = "{:.2f} / {:.2f}".format(*agrees)
     return row
 
 
 def describe_rounds(seeds, bought=0):
     """
-    Phase 2, a list of rounds for each seed: the evaluator before and after every round, the last learner, what the guard did, and how many true labels
-    it cost, with those bought before the first round.
+    Phase 2, a list of rounds for each seed: the evaluator's accuracy before and after every round, attacks that fool
+    the last learner, rejected updates, and the number of true labels bought, `bought` of them before the first round.
     """
-    import numpy as np
-    path = np.mean([[rounds[0]["evaluator"][0]["accuracy"]] + [r["evaluator"][1]["accuracy"] for r in rounds] for rounds in seeds], 0)
-    fooled = [rounds[-1]["attack_success"][1] for rounds in seeds]
-    return {"evaluator by round": " → ".join(f"{a:.3f}" for a in path),
-            "attacks succeed": f"{np.mean(fooled):.3f}" if None not in fooled else "",
-            "updates rejected": f"{sum(r['rejected'] for rounds in seeds for r in rounds)} of {sum(map(len, seeds))}",
+    paths = []
+    for rounds in seeds:
+        paths.append([rounds[0]["evaluator"][0]["accuracy"]] + [r["evaluator"][1]["accuracy"] for r in rounds])
+    success = [rounds[-1]["attack_success"][1] for rounds in seeds]
+    n_rejected = sum(r["rejected"] for rounds in seeds for r in rounds)
+    return {"evaluator by round": " → ".join(f"{a:.3f}" for a in np.mean(paths, 0)),
+            "attacks succeed": f"{np.mean(success):.3f}" if None not in success else "",
+            "updates rejected": f"{n_rejected} of {sum(map(len, seeds))}",
             "labels bought": str(bought + sum(r["audits"] for r in seeds[0]))}
 
 
-def describe_task(task, runs):
-    """align_tasks.py's own table over all its seeds -> (markdown, {run: {column: text}}): there PGR is on balanced accuracy, or on what is not toxic"""
-    table, kind, test, _ = align_tasks.gather(task, [r["config"]["seed"] for _, r in runs])
-    texts, headline = {}, "not toxic [95 %]" if kind == "toxicity" else "balanced accuracy [95 %]"
+def describe_task_table(task, runs):
+    """align_tasks.py's table over all its seeds -> (markdown, {run: {column: text}})"""
+    table, kind, test, _ = align_tasks.gather_tables(task, [results["config"]["seed"] for _, results in runs])
+    headline = "not toxic [95 %]" if kind == "toxicity" else "balanced accuracy [95 %]"
+    texts = {}
     for row in table:
         low, high = row["headline_interval"]
-        texts[row["run"]] = {title: f"{row[key]:.{1 if key == 'perplexity' else 3}f}" for key, title in align_tasks.COLUMNS[kind].items()}
-        texts[row["run"]] |= {headline: f"{row['headline']:.3f} [{low:.3f}, {high:.3f}]", "seeds": str(row["seeds"]), "n": f"{len(test):,}"}
+        cells = {}
+        for key, title in align_tasks.COLUMNS[kind].items():
+            cells[title] = f"{row[key]:.{1 if key == 'perplexity' else 3}f}"
+        cells[headline] = f"{row['headline']:.3f} [{low:.3f}, {high:.3f}]"
+        cells |= {"seeds": str(row["seeds"]), "n": f"{len(test):,}"}
         if "pgr" in row:
-            texts[row["run"]]["PGR [95 %]"] = f"{row['pgr']:.2f} " + ("[open]" if row["interval"] is None else "[{:.2f}, {:.2f}]".format(*row["interval"]))
-    return align_tasks.show(task, kind, table, test), texts
+            cells["PGR [95 %]"] = format_pgr(row["pgr"], *(row["interval"] or (None, None)))
+        texts[row["run"]] = cells
+    return align_tasks.markdown_table(task, kind, table, test), texts
 
 
 def one_debate(task, found):
     """
-    One debate as debate.py --show prints it -> markdown, "" if nobody has talked. Nobody looks for a good one: it is the first row of test, in the
-    first run by name (two sides before one), in its first seed.
+    One debate as debate.py --show prints it -> markdown, "" without a run. It is not picked for its content: the first
+    row of test, in the first run by name (two sides before one), in its first seed.
     """
-    runs = [runs[0] for runs in found if runs[0][1]["config"]["script"] == "debate.py" and runs[0][1].get("transcripts")]
+    runs = [runs[0] for runs in found if stage_of(runs) == "debate.py" and runs[0][1].get("transcripts")]
     if not runs:
         return ""
     folder, results = min(runs, key=lambda run: (run[1]["config"].get("mode") != "debate", os.path.basename(run[0])))
-    with as_left(os.path.relpath(os.path.join(folder, "results.json"))):
-        lines = debate.transcript(folder, results, read_rows(task, "test", 1)[0])
-    return "\n".join([f"One row of {os.path.relpath(folder, ROOT)}, as a person reads it: the first of test, chosen by its place in the file alone.", "", "```text",
-                      *lines, "```", ""])
+    with reject_damaged(os.path.relpath(os.path.join(folder, "results.json"))):
+        lines = debate.transcript_lines(folder, results, read_rows(task, "test", 1)[0])
+    intro = f"One row of {os.path.relpath(folder, ROOT)}: the first of test, chosen by its place in the file alone."
+    return "\n".join([intro, "", "```text", *lines, "```", ""])
 
 
-def cultures(where):
-    """cdeval.py's runs: their tables, and their radar figures as links from the folder `where` -> (markdown, "" without runs; names of stale runs)"""
+def culture_tables(report_folder):
+    """cdeval.py's runs: tables, and links to their radar figures -> (markdown, "" without runs; names of stale runs)"""
     found, stale = find_runs("cdeval")
-    lines, figures = [], []
-    for folder, results in (run for runs in found for run in runs if run[1]["config"].get("script") == "cdeval.py"):
-        name, radar = os.path.relpath(folder, os.path.join(ROOT, "data", "cdeval")), os.path.join(folder, "radar.png")
-        with as_left(os.path.relpath(os.path.join(folder, "results.json"))):
-            lines += ["", *cdeval.table(name, results)]
+    lines = []
+    figures = []
+    for folder, results in (run for runs in found for run in runs if stage_of(runs) == "cdeval.py"):
+        name = os.path.relpath(folder, os.path.join(ROOT, "data", "cdeval"))
+        radar = os.path.join(folder, "radar.png")
+        with reject_damaged(os.path.relpath(os.path.join(folder, "results.json"))):
+            lines += ["", *cdeval.markdown_table(name, results)]
             n = [x["n"] for x in next(iter(results["models"].values()))["dimensions"].values()]
         if os.path.exists(radar):
-            figures += ["", f"![{name}]({os.path.relpath(radar, where)})", "",
-                        f"{name}: mean P(option 1) of n={sum(n):,} questions, at least {min(n)} a dimension; the intervals are in its table"]
-    title = ["## culture: cdeval.py", "", "Mean P(option 1), the high pole of each dimension, and its 95 % interval by bootstrap over questions; 0.5 leans nowhere. Where the two answers",
-             "have less than half of the probability, it is hardly an answer."]
+            caption = (f"{name}: mean P(option 1) of n={sum(n):,} questions, at least {min(n)} a dimension; "
+                       "the intervals are in its table")
+            figures += ["", f"![{name}]({os.path.relpath(radar, report_folder)})", "", caption]
+    title = ["## culture: cdeval.py", "",
+             "Mean P(option 1), the high pole of each dimension, and its 95 % interval by bootstrap over questions;",
+             "0.5 is neutral. If both answers together have less than half of the probability, it is hardly an answer."]
     return "\n".join([*title, *lines, *figures, ""]) if lines else "", stale
 
 
 def culture_texts(found):
     """
-    cdeval.py's runs over their seeds, for README -> {run: {dimension: text}}: of the first model the mean with its interval over questions; and
-    under "RUN, MODEL" how far another one is from it, mean over seeds [lowest, highest].
+    cdeval.py's runs over their seeds, for the docs -> {run: {dimension: text}}: the first model's mean with its
+    interval over questions; and under "RUN, MODEL" the difference of another model from it, mean over seeds [lowest,
+    highest].
     """
     texts = {}
     for runs in found:
-        name, seeds = os.path.basename(runs[0][0]), [results for _, results in runs]
-        first, *others = seeds[0]["models"].items()
-        texts[name] = {d: cdeval.spell(x, "{:.2f}") for d, x in first[1]["dimensions"].items()} | {"seeds": str(len(seeds))}
+        name = os.path.basename(runs[0][0])
+        seeds = [results for _, results in runs]
+        (_, first), *others = seeds[0]["models"].items()
+        texts[name] = {d: cdeval.format_interval(x, "{:.2f}") for d, x in first["dimensions"].items()}
+        texts[name]["seeds"] = str(len(seeds))
         for label, model in others:
-            moved = [r["differences"][re.sub(r"seed\d+", f"seed{r['config']['seed']}", label)] for r in seeds]
-            texts[f"{name}, {os.path.basename(label)}"] = {"seeds": str(len(seeds))} | {
-                d: "{:+.3f} [{:+.3f}, {:+.3f}]".format(sum(m) / len(m), min(m), max(m)) for d in model["dimensions"] for m in [[x[d]["mean"] for x in moved]]}
+            cells = {"seeds": str(len(seeds))}
+            differences = []
+            for results in seeds:
+                label_of_seed = re.sub(r"seed\d+", f"seed{results['config']['seed']}", label)
+                differences.append(results["differences"][label_of_seed])
+            for dimension in model["dimensions"]:
+                moved = [difference[dimension]["mean"] for difference in differences]
+                cells[dimension] = f"{sum(moved) / len(moved):+.3f} [{min(moved):+.3f}, {max(moved):+.3f}]"
+            texts[f"{name}, {os.path.basename(label)}"] = cells
     return texts
 
 
-def tables(task, rows, stale, talk="", culture=""):
-    """-> markdown: a table for each chapter that has runs; below oversight a debate to read, at the end the cultures"""
+def markdown_report(task, rows, stale, debate_text="", culture_text=""):
+    """-> markdown: a table for each stage that has runs; below oversight a debate to read, at the end the cultures"""
     order = {"weak": 0, "student": 1, "ceiling": 3}
     lines = [f"# {task}" + ", test accuracy" * bool(rows), ""]
-    for script, title in CHAPTERS.items():
-        some = sorted([row for row in rows if row["script"] == script], key=lambda r: (order.get(r["run"], 2), r["run"], r["model"]))
+    for stage, title in STAGES.items():
+        some = [row for row in rows if row["stage"] == stage]
+        some.sort(key=lambda row: (order.get(row["run"], 2), row["run"], row["model"]))
         if not some:
             continue
-        columns = ["run", "model", "learns from", "seeds", "accuracy [95 %]", "ECE", *COLUMNS.get(script, []), "n"]
-        lines += [f"## {title}: {script}", "", "| " + " | ".join(columns) + " |", "|---" * len(columns) + "|",
-                  *("| " + " | ".join(row.get(c, "") for c in columns) + " |" for row in some), ""]
-        lines += [talk] if script == "debate.py" and talk else []
-    lines += [culture] if culture else []
-    missing = [script for script in CHAPTERS if not any(row["script"] == script for row in rows)] + ["cdeval.py"] * (not culture)
+        columns = ["run", "model", "learns from", "seeds", "accuracy [95 %]", "ECE", *COLUMNS.get(stage, []), "n"]
+        lines += [f"## {title}: {stage}", "", "| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+        lines += ["| " + " | ".join(row.get(column, "") for column in columns) + " |" for row in some]
+        lines += ["", debate_text] if stage == "debate.py" and debate_text else [""]
+    lines += [culture_text] if culture_text else []
+    missing = [stage for stage in STAGES if not any(row["stage"] == stage for row in rows)]
+    missing += ["cdeval.py"] * (not culture_text)
     lines += [f"missing: no run of {', '.join(missing)}"] * bool(missing)
-    return "\n".join(lines + [f"stale (made from files that have changed since), left out: {name}" for name in stale]).strip() + "\n"
+    lines += [f"stale (made from files that have changed since), left out: {name}" for name in stale]
+    return "\n".join(lines).strip() + "\n"
 
 
-def draw(task, rows, found):
-    """All figures that there is something for -> their paths"""
+# --------------------------------------------------------------------------- figures
+# Each function draws from all runs what it has something for, or returns None. rows: describe_runs' dicts; found: for
+# each row a list of (folder, results) over the seeds. Markers and labels tell lines apart without their colours.
+
+
+def new_figure(title, xlabel, ylabel, size=(7, 4.5)):
+    import matplotlib
+    matplotlib.use("Agg")                                  # no window
+    import matplotlib.pyplot as plt
+    plt.style.use("tableau-colorblind10")
+    figure, axes = plt.subplots(figsize=size)
+    axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    axes.grid(alpha=0.3)
+    return figure, axes
+
+
+def draw_mean_line(axes, x, seeds, label, k):
+    """Mean over seeds, with a bar from the worst to the best. seeds (S, len(x))"""
+    a = np.array(seeds)
+    axes.errorbar(x, a.mean(0), [a.mean(0) - a.min(0), a.max(0) - a.mean(0)], marker="osv^D*"[k % 6], capsize=2,
+                  label=f"{label}, {len(a)} seeds")
+
+
+def draw_dot(axes, row, y, marker, color, label=None):
+    """A run's accuracy with its interval."""
+    mean, low, high = row["accuracy"]
+    axes.errorbar(mean, y, xerr=[[mean - low], [high - mean]], marker=marker, color=color, capsize=2, label=label)
+
+
+def draw_students(rows, found):
+    """Each run with a PGR as a dot with its interval, between supervisor and ceiling."""
+    some = [r for r in rows if r.get("pgr") is not None and r["stage"] in ("train_strong.py", "auto_align.py")]
+    some.sort(key=lambda row: row["accuracy"][0])
+    if not some:
+        return None
+    title = f"students (squares: phase 2), 95 % intervals, n={some[0]['n']}"
+    figure, axes = new_figure(title, "test accuracy", "", (7, 1.5 + 0.18 * len(some)))
+    for k, row in enumerate(some):
+        draw_dot(axes, row, k, "o" if row["stage"] == "train_strong.py" else "s", "C0")
+    axes.set_yticks(range(len(some)), [f"{r['run']} ({r['seeds']} seeds)" for r in some], fontsize=7)
+    for name, label, style in (("weak", "supervisor", ":"), ("ceiling", "ceiling", "--")):
+        for row in rows:
+            if row["run"] == name:
+                axes.axvline(row["accuracy"][0], linestyle=style, color="black", label=label)
+    axes.legend(fontsize="small", loc="lower right")
+    return figure
+
+
+def draw_ensembles(rows, found):
+    """Test accuracy over the number of members, a line for each kind of ensemble; the single supervisor dashed."""
+    curves = {}
+    for runs in found:
+        if stage_of(runs) == "ensemble.py":
+            points = [[point["test"]["accuracy"] for point in results["curve"]] for _, results in runs]
+            curves[os.path.basename(runs[0][0])] = points
+    if not curves:
+        return None
+    figure, axes = new_figure("ensembles of supervisors (bars: worst and best seed)", "members", "test accuracy")
+    for k, (name, seeds) in enumerate(sorted(curves.items())):
+        n = min(map(len, seeds))                           # boosting may stop early with some seeds
+        draw_mean_line(axes, range(1, n + 1), [seed[:n] for seed in seeds], name, k)
+    for row in rows:
+        if row["run"] == "weak":
+            axes.axhline(row["accuracy"][0], linestyle="--", color="gray", label="the single supervisor")
+    axes.legend(fontsize="x-small", loc="upper left", bbox_to_anchor=(1.02, 1))
+    return figure
+
+
+def draw_oversight(rows, found):
+    """The judge with each kind of help, and the student trained on its labels, each with its interval."""
+    judges = [row for row in rows if row["stage"] == "debate.py" or row["run"] == "weak"]
+    judges.sort(key=lambda row: row["accuracy"][0])
+    if len(judges) < 2:
+        return None
+    title = f"judges with help, and the students that they teach; 95 %, n={judges[0]['n']}"
+    figure, axes = new_figure(title, "test accuracy", "", (7, 1.5 + 0.28 * len(judges)))
+    by_run = {row["run"]: row for row in rows}
+    for k, judge in enumerate(judges):
+        student = by_run.get("student" if judge["run"] == "weak" else "student-" + judge["run"])
+        draw_dot(axes, judge, k, "o", "C0", None if k else "judge")
+        if student:
+            draw_dot(axes, student, k, "s", "C1", None if k else "student")
+    names = ["no help" if row["run"] == "weak" else row["run"] for row in judges]
+    axes.set_yticks(range(len(judges)), [f"{n} ({r['seeds']} seeds)" for n, r in zip(names, judges)], fontsize=8)
+    axes.legend(fontsize="small")
+    return figure
+
+
+def draw_icl_curves(rows, found, key, title):
+    """icl.py's accuracy over the number of demonstrations ("shots") or of flipped labels ("noise")"""
+    curves = {}
+    for runs in found:
+        points = [results.get("curve") or [{}] for _, results in runs]
+        if len(points[0]) > 1 and len({point.get(key) for point in points[0]}) == len(points[0]):
+            curves[os.path.basename(runs[0][0])] = points
+    if not curves:
+        return None
+    figure, axes = new_figure(f"{title} (one prompt; bars: worst and best seed)", title, "test accuracy")
+    for k, (name, seeds) in enumerate(sorted(curves.items())):
+        accuracies = [[point["accuracy"] for point in points] for points in seeds]
+        draw_mean_line(axes, range(len(seeds[0])), accuracies, name, k)
+        axes.set_xticks(range(len(seeds[0])), [point[key] for point in seeds[0]])
+    axes.axhline(0.5, linestyle=":", color="gray", label="chance")
+    axes.legend(fontsize="small")
+    return figure
+
+
+def draw_rounds(rows, found):
+    """Phase 2: evaluator and learner over the rounds of `align`, mean over seeds; the ceiling dashed."""
+    aligned = [runs for runs in found if stage_of(runs) == "auto_align.py" and os.path.basename(runs[0][0]) == "align"]
+    if not aligned:
+        return None
+    seeds = [results["rounds"] for _, results in aligned[0]]
+    n = len(seeds[0])
+    figure, axes = new_figure("phase 2 (bars: worst and best seed)", "round", "test accuracy")
+    evaluators = [[s[0]["evaluator"][0]["accuracy"]] + [r["evaluator"][1]["accuracy"] for r in s] for s in seeds]
+    draw_mean_line(axes, range(n + 1), evaluators, "evaluator", 0)
+    draw_mean_line(axes, range(1, n + 1), [[r["learner_test"]["accuracy"] for r in s] for s in seeds], "learner", 1)
+    axes.set_xticks(range(n + 1), ["start"] + [f"{k + 1}: {r['student']}" for k, r in enumerate(seeds[0])])
+    for row in rows:
+        if row["run"] == "ceiling":
+            axes.axhline(row["accuracy"][0], linestyle="--", color="black", label=f"ceiling ({row['model']})")
+    axes.legend(fontsize="small")
+    return figure
+
+
+FIGURES = {"students": draw_students, "ensembles": draw_ensembles, "oversight": draw_oversight,
+           "shots": functools.partial(draw_icl_curves, key="shots", title="demonstrations"),
+           "noise": functools.partial(draw_icl_curves, key="noise", title="flipped labels"), "rounds": draw_rounds}
+
+
+def draw_figures(task, rows, found):
+    """All figures that there are runs for -> their paths"""
     paths = []
     for name, function in FIGURES.items():
         try:
@@ -219,97 +445,148 @@ def draw(task, rows, found):
             return paths
         if figure:
             paths.append(os.path.join(ROOT, "data", task, f"report-{name}.png"))
-            figure.savefig(paths[-1], dpi=130, bbox_inches="tight")
+            with catch_write_errors(paths[-1]):
+                figure.savefig(paths[-1], dpi=130, bbox_inches="tight")
             figure.clf()
     return paths
 
 
-# --------------------------------------------------------------------------- README.md
+# --------------------------------------------------------------------------- the tables of README.md and docs/
 
-def fill(text, measured):
+
+def fill_tables(text, measured):
     """
-    README's tables, from what was measured. A table belongs to a task if a line  <!-- measured: TASK -->  stands before it. In a row whose column
-    "run" names a run, each column with a title that this run has numbers for is filled; "student ..." columns take those of student-RUN. All
-    else is left as it was written.
+    A page's tables, from what was measured. A table belongs to a task if a line  <!-- measured: TASK -->  stands before
+    it. In a row whose column "run" names a run, each column with a title that this run has numbers for is filled;
+    "student ..." columns take those of student-RUN. Everything else stays as it was written.
 
-    >>> fill("<!-- measured: t -->\\n| run | what | ECE |\\n|---|---|---|\\n| `a` | mine | ? |\\n", {"t": {"a": {"ECE": "0.06"}}}).splitlines()[-1]
+    >>> page = "<!-- measured: t -->\\n| run | what | ECE |\\n|---|---|---|\\n| `a` | mine | ? |\\n"
+    >>> fill_tables(page, {"t": {"a": {"ECE": "0.06"}}}).splitlines()[-1]
     '| `a` | mine | 0.06 |'
     """
-    out, task, header = [], None, None
+    out = []
+    task = header = None
     for line in text.split("\n"):
         if mark := re.fullmatch(r"<!-- measured: (\S+) -->", line):
-            task, header = mark[1], None
+            task = mark[1]
+            header = None
         elif not line.startswith("|"):
-            task, header = (task if not line.strip() and header is None else None), None
+            task = task if not line.strip() and header is None else None
+            header = None
         elif task and header is None:
             header = [cell.strip() for cell in line.strip("|").split("|")]
         elif task and not line.startswith("|---"):
-            cells = [cell.strip() for cell in line.strip("|").split("|")]
-            run = cells[header.index("run")].strip("`") if "run" in header else ""
-            known = measured.get(task, {})
-            for k, title in enumerate(header):
-                of, column = (("student" if run == "weak" else f"student-{run}"), title[8:]) if title.startswith("student ") else (run, title)
-                if title != "run" and column in known.get(of, {}):
-                    cells[k] = known[of][column]
-            line = "| " + " | ".join(cells) + " |"
+            line = fill_row(line, header, measured.get(task, {}))
         out.append(line)
     return "\n".join(out)
 
 
-def remember(measured, task, rows):
-    """The numbers of these rows into `measured`, {task: {run: {column: text}}}; what was measured with fewer seeds replaces nothing."""
+def fill_row(line, header, known):
+    """One row of a table (see fill_tables). known: {run: {column: text}}"""
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    run = cells[header.index("run")].strip("`") if "run" in header else ""
+    for k, title in enumerate(header):
+        source = run
+        column = title
+        if title.startswith("student "):
+            source = "student" if run == "weak" else f"student-{run}"
+            column = title.removeprefix("student ")
+        if title != "run" and column in known.get(source, {}):
+            cells[k] = known[source][column]
+    return "| " + " | ".join(cells) + " |"
+
+
+def update_measured(measured, task, rows):
+    """Put these rows' texts into `measured`, {task: {run: {column: text}}}. Fewer seeds never replace more."""
     known = measured.setdefault(task, {})
     for row in sorted(rows, key=lambda row: int(row["seeds"])):
         if int(row["seeds"]) >= int(known.get(row["run"], {}).get("seeds", 0)):
-            known[row["run"]] = {key: value for key, value in row.items() if isinstance(value, str) and key not in ("run", "script")}
+            texts = {key: value for key, value in row.items() if isinstance(value, str)}
+            known[row["run"]] = {key: value for key, value in texts.items() if key not in ("run", "stage")}
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--task", help="a folder of data/ (default: all that have runs)")
-    parser.add_argument("--readme", action="store_true", help="fill the tables of README.md from these runs")
-    args = parser.parse_args()
-    names = sorted({path.split(os.sep)[-4] for path in glob.glob(os.path.join(ROOT, "data", args.task or "*", "seed*", "*", "results.json"))})
-    names = [name for name in names if name != "cdeval"] or names
-    if not names:
-        fail(f"no finished run under data/{args.task or ''}. Make one first:  bash run.sh")
-    measured, readme = {}, ""
-    if args.readme and not os.path.exists(README):
-        fail("--readme: there is no README.md beside report.py whose tables could be filled")
-    if args.readme:
-        measured = read_lines(MEASURED, whole=True)[0] if os.path.exists(MEASURED) else {}
-        with open(README, encoding="utf-8") as f:
-            readme = f.read()
-    for task in names:
-        found, stale = find_runs(task)
-        rows, own, below = [], {}, ""
-        for runs in found:
-            with as_left(os.path.relpath(os.path.join(runs[0][0], "results.json"))):
-                script = runs[0][1]["config"]["script"]
-                rows += [describe(task, runs)] if script in CHAPTERS else []
-                if script == "align_tasks.py":
-                    below, own = describe_task(task, runs)
-        culture, old = cultures(os.path.join(ROOT, "data", task))
-        text = tables(task, rows, stale + [name for name in old if task != "cdeval"], one_debate(task, found), culture) + below
-        paths = draw(task, rows, found)
-        write_file(os.path.join(ROOT, "data", task, "report.md"), text + "".join(f"\n![{os.path.basename(p)}]({os.path.basename(p)})\n" for p in paths))
-        print(text + f"\nwrote data/{task}/report.md" + "".join(f", {os.path.basename(p)}" for p in paths))
-        remember(measured, task, rows)
-        for run, texts in own.items():
-            known = measured.setdefault(task, {})
-            known[run] = known.get(run, {}) | texts
-        for path in paths if args.readme else []:
-            shown = os.path.join("figures", f"{task}-{os.path.basename(path)[7:]}")
-            if shown in readme:
-                with writing(shown):
+def pages_with_tables():
+    """-> {path: text} of README.md and docs/results/*.md"""
+    pages = {}
+    for path in [os.path.join(ROOT, "README.md"), *sorted(glob.glob(os.path.join(ROOT, "docs", "results", "*.md")))]:
+        if os.path.exists(path):
+            with open(path, encoding="utf-8") as f:
+                pages[path] = f.read()
+    if not pages:
+        fail("--docs: there is neither README.md nor docs/results beside report.py, so no table can be filled")
+    return pages
+
+
+def update_docs(measured, figures):
+    """--docs: data/measured.json, the tables that are filled from it, and the figures that a page shows."""
+    pages = pages_with_tables()
+    write_file(MEASURED, json.dumps(measured, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
+    for path, text in pages.items():
+        write_file(path, fill_tables(text, measured))
+    for task, paths in figures.items():
+        for path in paths:
+            name = f"{task}-{os.path.basename(path).removeprefix('report-')}"
+            if any(f"figures/{name}" in text for text in pages.values()):
+                with catch_write_errors(name):
                     os.makedirs(os.path.join(ROOT, "figures"), exist_ok=True)
-                    shutil.copy(path, os.path.join(ROOT, shown))
-    if args.readme:
+                    shutil.copy(path, os.path.join(ROOT, "figures", name))
+    print(f"filled the tables of {len(pages)} pages; data/measured.json has their numbers")
+
+
+# --------------------------------------------------------------------------- the report
+
+
+def report_task(task, measured):
+    """One task: print and write its report, and put its numbers into `measured`. -> paths of the figures"""
+    found, stale = find_runs(task)
+    rows = []
+    task_table = ""
+    task_texts = {}
+    for runs in found:
+        with reject_damaged(os.path.relpath(os.path.join(runs[0][0], "results.json"))):
+            if stage_of(runs) in STAGES:
+                rows.append(describe_runs(task, runs))
+            elif stage_of(runs) == "align_tasks.py":
+                task_table, task_texts = describe_task_table(task, runs)
+    folder = os.path.join(ROOT, "data", task)
+    culture_text, stale_cultures = culture_tables(folder)
+    stale += stale_cultures if task != "cdeval" else []
+    text = markdown_report(task, rows, stale, one_debate(task, found), culture_text) + task_table
+    figures = draw_figures(task, rows, found)
+    names = [os.path.basename(path) for path in figures]
+    write_file(os.path.join(folder, "report.md"), text + "".join(f"\n![{name}]({name})\n" for name in names))
+    print(text + f"\nwrote data/{task}/report.md" + "".join(f", {name}" for name in names))
+    update_measured(measured, task, rows)
+    for run, texts in task_texts.items():
+        known = measured.setdefault(task, {})
+        known[run] = known.get(run, {}) | texts
+    return figures
+
+
+def build_parser():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", type=task_name, help="a folder of data/ (default: all that have runs)")
+    parser.add_argument("--docs", action="store_true",
+                        help="fill the tables of README.md and docs/results from these runs")
+    return parser
+
+
+def main(argv=None):
+    args = build_parser().parse_args(argv)
+    paths = glob.glob(os.path.join(ROOT, "data", args.task or "*", "seed*", "*", "results.json"))
+    tasks = sorted({path.split(os.sep)[-4] for path in paths})
+    if not tasks:
+        fail(f"no finished run under data/{args.task or ''}. Make one first:  bash run.sh")
+    if args.docs:
+        pages_with_tables()
+    measured = read_json(MEASURED) if args.docs and os.path.exists(MEASURED) else {}
+    figures = {}
+    for task in [task for task in tasks if task != "cdeval"] or tasks:     # cdeval's tables stand in every report
+        figures[task] = report_task(task, measured)
+    if args.docs:
         measured["cdeval"] = measured.get("cdeval", {}) | culture_texts(find_runs("cdeval")[0])
-        write_file(MEASURED, json.dumps(measured, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
-        write_file(README, fill(readme, measured))
-        print("filled the tables of README.md; data/measured.json has their numbers")
+        update_docs(measured, figures)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

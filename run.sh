@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
-# The whole experiment, in the order the README tells it: phase 1, people are helped to supervise; phase 2, the evaluator grows with its students.
+# The whole experiment, in the README's order. Phase 1: human supervision is made better. Phase 2: the evaluator is
+# updated recursively with its students.
 #
-#   bash run.sh                            # tinyworld, offline, some minutes on two cores: ends with the tables of report.py
-#   bash run.sh --seeds 0,1,2,3,4          # once more for each seed (--seed 1: only that one); the tables are over all that are there
+#   bash run.sh                            # tinyworld, offline, minutes on two cores: ends with the tables of report.py
+#   bash run.sh --seeds 0,1,2,3,4          # once for each seed (--seed 1: only that one); tables over all seeds
 #   bash run.sh --task mine                # rows of your own, made by data/own/prepare.py
 #   bash run.sh --epochs 3                 # --epochs --lr --device --max-rows ... go to every trainer
 #   bash run.sh --preset sciq              # gpt2 supervises gpt2-large on SciQ: one GPU and the hub
-#   bash run.sh --preset paper             # Qwen2.5-0.5B supervises Qwen2.5-7B: 122 GB for the student; --lora 16 needs 30
+#   bash run.sh --preset paper             # Qwen2.5-0.5B supervises Qwen2.5-7B: 122 GB for the student; --lora 16: 30
 #   bash run.sh --preset paper --dry-run   # only print the commands, to copy them line by line
 #
-# Each command also runs alone: copy it, paste it, change a flag. What is finished is not done again.
-set -euo pipefail                          # stop at the first failure: no stage may run on what a failed one left behind
+# Each command also runs alone: copy it, change a flag. Finished runs are skipped; --force repeats them.
+set -euo pipefail                          # stop at the first failure: no stage runs on what a failed one left behind
 cd "$(dirname "$0")"
 
 preset=tinyworld task="" seeds=0 dry="" all=() trainers=()
@@ -23,28 +24,41 @@ while [ $# -gt 0 ]; do
         --device | --dtype | --max-rows) all+=("$1" "${2:-}"); shift ;;
         --force) all+=("$1") ;;
         --model* | --out* | --labels* | --loss* | --supervisor* | --ceiling*)
-            echo "error: $1 differs between the stages; run their commands one by one (--dry-run prints them)" >&2; exit 2 ;;
+            echo "error: $1 differs between the stages; run them one by one (--dry-run prints the commands)" >&2
+            exit 2 ;;
         *) trainers+=("$1") ;;
     esac
     shift
 done
+big="--gradient-checkpointing --micro-batch-size 8"
 case "$preset" in
-    tinyworld) prepare=data/tinyworld/prepare.py weak="" strong="" helper="" crowd="--by models --members 3" writer="--assistant tiny-4" ladder="" ;;
-    sciq)      prepare=data/sciq/prepare.py
-               weak="--task sciq --model gpt2 --lr 5e-5"
-               strong="--task sciq --model gpt2-large --lr 1e-5" helper="--task sciq --model gpt2-large"
-               crowd="--by data" writer="--assistant gpt2-large" ladder="--task sciq --ladder gpt2-medium,gpt2-large --lr 1e-5" ;;
-    paper)     prepare=data/sciq/prepare.py
-               weak="--task sciq --model Qwen/Qwen2.5-0.5B --lr 1e-5"
-               strong="--task sciq --model Qwen/Qwen2.5-7B --lr 1e-5 --gradient-checkpointing --micro-batch-size 8" helper="--task sciq --model Qwen/Qwen2.5-7B"
-               crowd="--by data" writer="--assistant Qwen/Qwen2.5-7B"
-               ladder="--task sciq --ladder Qwen/Qwen2.5-1.5B,Qwen/Qwen2.5-7B --lr 1e-5 --gradient-checkpointing --micro-batch-size 8" ;;
-    *)         echo "error: no preset '$preset'; there are tinyworld, sciq and paper" >&2; exit 2 ;;
+    tinyworld)
+        prepare=data/tinyworld/prepare.py
+        weak="" strong="" helper="" crowd="--by models --members 3" assistant="--assistant tiny-4" ladder="" ;;
+    sciq)
+        prepare=data/sciq/prepare.py
+        weak="--task sciq --model gpt2 --lr 5e-5"
+        strong="--task sciq --model gpt2-large --lr 1e-5"
+        helper="--task sciq --model gpt2-large"
+        crowd="--by data" assistant="--assistant gpt2-large"
+        ladder="--task sciq --ladder gpt2-medium,gpt2-large --lr 1e-5" ;;
+    paper)
+        prepare=data/sciq/prepare.py
+        weak="--task sciq --model Qwen/Qwen2.5-0.5B --lr 1e-5"
+        strong="--task sciq --model Qwen/Qwen2.5-7B --lr 1e-5 $big"
+        helper="--task sciq --model Qwen/Qwen2.5-7B"
+        crowd="--by data" assistant="--assistant Qwen/Qwen2.5-7B"
+        ladder="--task sciq --ladder Qwen/Qwen2.5-1.5B,Qwen/Qwen2.5-7B --lr 1e-5 $big" ;;
+    *)
+        echo "error: no preset '$preset'; there are tinyworld, sciq and paper" >&2
+        exit 2 ;;
 esac
 oversight="--mode interaction" attacks=""
-if [ -n "$task" ] && [ "$task" != tinyworld ]; then                        # rows of your own: they are there, and need not have a question apart
+if [ -n "$task" ] && [ "$task" != tinyworld ]; then      # rows of your own: perhaps without a question apart
     prepare=""
-    grep -qs '"question"' "data/$task/train1.jsonl" || { oversight="--mode debate"; attacks="--attack-share 0"; }
+    if ! grep -qs '"question"' "data/$task/train1.jsonl"; then
+        oversight="--mode debate" attacks="--attack-share 0"
+    fi
 fi
 run() { echo "\$ $*"; [ -n "$dry" ] || "$@"; }
 ask() { run python "$@" ${all[@]+"${all[@]}"} --seed "$seed"; }
@@ -55,19 +69,19 @@ student() { train train_strong.py --labels "$1" --out "$2" --supervisor weak --c
 [ -z "$prepare" ] || run python $prepare
 
 for seed in ${seeds//,/ }; do
-    # phase 1. A supervisor: a small model and the true labels of train1 -> soft labels for everything else
+    # phase 1. The supervisor: a small model and the true labels of train1 -> soft labels for everything else
     train train_weak.py $weak
-    # the ceiling: the big model and the true labels of train2; the student: the same model and rows, the supervisor's labels
+    # the ceiling: the big model and the true labels of train2. The student: the same, with the supervisor's labels
     train train_strong.py --labels truth --out ceiling $strong
     student weak student
-    # the same without training: the supervisor's labels in the student's prompt
+    # without training: the supervisor's labels in the student's prompt
     ask icl.py --labels weak $helper
-    # better supervision: many supervisors, and one that the strong model helps, each with its student
+    # better supervision: several supervisors, and one that the strong model assists, each with its student
     train ensemble.py $weak $crowd --out crowd
     student crowd student-crowd
-    train debate.py $oversight --out oversight $weak $writer
+    train debate.py $oversight --out oversight $weak $assistant
     student oversight student-oversight
-    # phase 2: of these supervisors the best on valid becomes the evaluator, and is updated with every stronger student
+    # phase 2: the best of these supervisors on valid becomes the evaluator, updated with every stronger student
     train auto_align.py --evaluator weak,crowd,oversight --ceiling ceiling $attacks $ladder
 done
 

@@ -1,52 +1,118 @@
 """
-Chapter 2, second half. A student learns from labels that are wrong, and may end up better than whoever wrote them.
+The student: a strong model is fine-tuned on a weak supervisor's labels, and may end up better than its supervisor.
 
-The student is a stronger model than its supervisor: it has read more. Fine-tuned on the supervisor's soft labels for train2 it could copy
-the supervisor's errors, or the labels could merely tell it which of the things it knows is being asked for (Burns et al. 2023,
-https://arxiv.org/abs/2312.09390). How much of the way to a model trained on the truth does it go (measure.py: PGR)?
+Why: the labels are often wrong, and the student is the stronger model. It can copy the supervisor's errors, or learn
+from the labels only which task is meant (Burns et al. 2023, https://arxiv.org/abs/2312.09390). The PGR (metrics.py) is
+the share of the gap that it closes between its supervisor and the ceiling, the same model trained on the true labels.
+One script makes both, and only the labels differ:
 
-One script makes both, and the only difference is whose labels it reads:
+$ python train_strong.py --labels truth --out ceiling                 # the ceiling
+$ python train_strong.py --labels weak --ceiling ceiling              # the student, and its PGR
+$ python train_strong.py --labels crowd --supervisor weak --ceiling ceiling --out student-crowd
 
-$ python train_strong.py --labels truth --out ceiling             # the ceiling: the same model and rows, true labels
-$ python train_strong.py --labels weak --ceiling ceiling          # the student
-$ python train_strong.py --labels weak --loss logconf --out student-logconf --ceiling ceiling
+--labels names a supervisor's folder, which may be another student's. --supervisor names another one to compare with, so
+that students of several supervisors have their PGR on one scale.
 
-What can be done about the wrong labels, in the order of this file: believe them less (--loss), sharpen or choose among them (--hard, --clean,
---truth-budget), train less of the model (--probe), prepare it (--generative-steps), go in small steps (--chain), label again (--self-train),
-stop in time (--early-stop). --oracle-stop looks at the truth to stop: cheating, for study, and printed as such.
+What to do about wrong labels, in the order of this file. Without these flags the student is the paper's naive one.
 
-Reads   a supervisor's folder (labels.jsonl), data/<task>/{train2, valid, test}.jsonl; truth/ only after training, for the curve over the
-        steps, or where a flag asks for it (--labels truth, --truth-budget, --oracle-stop)
-Writes  data/<task>/seed<seed>/student/{config.json, checkpoint/, labels.jsonl, results.json}: a folder like its supervisor's, so
-        that a student can supervise the next
+    --loss logconf            another target for the cross entropy (see LOSSES; add yours there)
+    --clean knn --keep 0.5    keep the least doubtful half of each class's labels (confident, knn or logistic)
+    --truth-budget 64         buy 64 true labels, for the rows where student and supervisor disagree most; with --pick
+                              uncertain where the supervisor is unsure, with --pick random for any rows
+    --generative-steps 50     first train the language model on 50 batches of the task's texts
+    --probe only              train the last layer alone. first: probe, then fine-tune; after: fine-tune, then probe
+    --early-stop              keep the weights that agree best with the supervisor's labels of valid
+    --oracle-stop             the same with the true labels of valid: unavailable in practice, printed as CHEATING
+    --hard                    round the labels to 0 and 1
+    --chain tiny-2,tiny-4     students in a row, each supervised by the one before; the last is the result
+    --self-train 1            start over once, with the student's own predictions as labels
 
-    diff train_weak.py train_strong.py     # where the labels come from, and what the model is to believe of them
+Needs   contract.py, metrics.py, models.py, train_weak.py
+Reads   the supervisor's labels.jsonl and data/<task>/{task.json, train1.jsonl, train2.jsonl, valid.jsonl, test.jsonl};
+        truth/ after training, for the curve, and before it only for --labels truth, --truth-budget or --oracle-stop
+Writes  data/<task>/seed<seed>/student/{checkpoint/, labels.jsonl, config.json, results.json}; results.json comes last.
+        A finished run is skipped (--force repeats it). With an edited loss it is another run, and runs again.
 """
-import argparse, math, os, time
+import argparse
+import math
+import os
+import time
+from types import SimpleNamespace
 
-import distributed
-from clean_labels import keep_confident, keep_uncontradicted, knn_opinion, logistic, logistic_opinion, pick_for_truth
-from contract import (ROOT, add_common_flags, begin, fail, finish, model_folder, number, read_labels, read_rows, read_task, run_folder,
-                      save_checkpoint, start, write_labels)
-from measure import check_comparison, compare, last_line, share, show_cases
-from prompting import mean_surprise, open_language_model, surprise
-from train_weak import (accuracy, classify, fit, label_word_ids, load_model, metrics, pick_device, predict, prepare_for_training, right, say,
-                        soft_xent, sweep, tokenise)
+import numpy as np
 
+from contract import (
+    ROOT,
+    add_run_flags,
+    describe_run,
+    fail,
+    is_finished,
+    model_folder,
+    number,
+    open_run,
+    read_labels,
+    read_rows,
+    read_task,
+    run_folder,
+    run_script,
+    save_checkpoint,
+    write_labels,
+    write_results,
+)
+from metrics import (
+    accuracy,
+    all_metrics,
+    check_comparison,
+    compare_models,
+    correct,
+    format_comparison,
+    format_metrics,
+    format_share,
+    print_cases,
+    sigmoid,
+    unit_rows,
+)
+from models import (
+    add_model_flags,
+    classify,
+    forward_all,
+    label_word_ids,
+    load_classifier,
+    mean_nll,
+    open_language_model,
+    pick_device,
+    predict,
+    restore_weights,
+    set_weight,
+    tokenize,
+)
+from train_weak import (
+    add_training_flags,
+    batch_maker,
+    fit,
+    keep_best,
+    one_hot,
+    prepare_for_training,
+    soft_label_loss,
+    soft_xent,
+)
 
-# --------------------------------------------------------------------------- the maths: what the student is to believe
-# Every loss here is cross entropy against a target: a function of the batch's labels, of the student's own scores (without gradient)
-# and of how far training has come. (logits (B, 2), labels (B, 2), progress in [0, 1)) -> (B, 2)
+MODEL = "tiny-4"
+
+# --------------------------------------------------------------------------- the maths: losses
+# Each loss is the cross entropy against a target, and each function here makes that target for a whole batch:
+# logits (B, 2) of the student, without gradient; labels (B, 2); progress of training in [0, 1) -> targets (B, 2)
+
 
 def xent(logits, labels, progress):
-    """The supervisor's soft labels as they are: naive fine-tuning."""
+    """The supervisor's soft labels as they are: naive fine-tuning (Burns et al., section 4.2)."""
     return labels
 
 
 def confidence_weight(progress, largest=0.5, warmup=0.2):
     """
-    The weight a of the student's own opinion: from 0 straight up to `largest` over the first fifth of training, then constant (Burns et al.,
-    appendix A.4; 0.75 for their very largest students). Their released code jumps at the end of warm-up, the paper does not.
+    The weight a of the student's own verdicts: linear from 0 to `largest` over the first fifth of training, then
+    constant (Burns et al., appendix A.4; 0.75 for their largest students).
 
     >>> confidence_weight(0.0), confidence_weight(0.1), confidence_weight(0.2), confidence_weight(0.9)
     (0.0, 0.25, 0.5, 0.5)
@@ -56,322 +122,558 @@ def confidence_weight(progress, largest=0.5, warmup=0.2):
 
 def harden(logits, share_yes):
     """
-    The student's opinion as 0 or 1: yes for the `share_yes` of the batch with the highest p(yes), not for all above 1/2. With a fixed
-    threshold a student that leans to one class would talk itself into that class alone.
+    The student's verdicts as 0 or 1: yes for the `share_yes` of the batch with the highest p(yes), not for all rows
+    above 1/2. With a fixed threshold a student that prefers one class would reinforce itself, to predict only that one.
 
-    logits (B, 2), share_yes in [0, 1] -> (B,), whose mean is share_yes: where that is not a whole number of rows, the row at the threshold
-    gets the rest
+    logits (B, 2), share_yes in [0, 1] -> (B,) with the mean share_yes. If that is no whole number of rows, the row at
+    the threshold gets the rest.
 
-    >>> harden(torch.tensor([[0., 3.], [0., 2.], [0., 1.], [0., 0.]]), 0.5)     # all lean to yes, half may
+    >>> import torch
+    >>> harden(torch.tensor([[0., 3.], [0., 2.], [0., 1.], [0., 0.]]), 0.5)     # none is below 1/2, half become yes
     tensor([1., 1., 0., 0.])
     """
-    lean = logits[:, 1] - logits[:, 0]
-    rank = lean.argsort(descending=True, stable=True).argsort()                # (B,) 0 for the surest yes
-    return (share_yes * len(lean) - rank).clamp(0, 1)
+    margin = logits[:, 1] - logits[:, 0]
+    rank = margin.argsort(descending=True, stable=True).argsort()              # (B,) 0 for the highest p(yes)
+    return (share_yes * len(margin) - rank).clamp(0, 1)
+
+
+def confidence_target(logits, labels, a):
+    """
+    The auxiliary confidence loss (Burns et al., eq. 1):  (1 - a) CE(f, supervisor) + a CE(f, hardened student). Cross
+    entropy is linear in its target, so this is CE(f, (1 - a) supervisor + a hardened student).
+
+    As many rows pass the threshold as the labels of the batch say yes on average: half where classes balance, as in the
+    paper, and still right where they do not (so does the released code).
+
+    >>> import torch
+    >>> confidence_target(torch.tensor([[0., 2.], [0., 1.]]), torch.tensor([[0.6, 0.4], [0.4, 0.6]]), 0.5)[:, 1]
+    tensor([0.7000, 0.3000])
+    """
+    import torch
+    student = harden(logits, labels[:, 1].mean())
+    return (1 - a) * labels + a * torch.stack([1 - student, student], dim=1)
 
 
 def logconf(logits, labels, progress):
-    """
-    The auxiliary confidence loss (Burns et al., eq. 1):  (1 - a) CE(f, supervisor) + a CE(f, own hard opinion), which, cross entropy
-    being linear in its target, is CE(f, (1 - a) supervisor + a own hard opinion).
-
-    The threshold lets as many of the whole batch pass as the supervisor's labels say yes on average: half where classes balance, as in
-    the paper, and still right where they do not (so does the released code).
-    """
-    import torch
-    own = harden(logits, labels[:, 1].mean())
-    a = confidence_weight(progress)
-    return (1 - a) * labels + a * torch.stack([1 - own, own], dim=1)
+    """The confidence loss with the paper's weight."""
+    return confidence_target(logits, labels, confidence_weight(progress))
 
 
 def logconf_released(logits, labels, progress):
     """
-    The confidence loss as openai/weak-to-strong has it: the weight is 0.5 * progress for the first tenth of training (so at most 0.05), and
-    then jumps to 0.5. Kept to compare; nothing else differs (their threshold is a quantile, which may let one row more or less pass).
+    The confidence loss with the weight of openai/weak-to-strong: 0.5 * progress for the first tenth of training (at
+    most 0.05), then it jumps to 0.5. Nothing else differs (their threshold, a quantile, may pass one row more or less).
     """
-    import torch
-    own = harden(logits, labels[:, 1].mean())
-    a = 0.5 * (1.0 if progress > 0.1 else progress)
-    return (1 - a) * labels + a * torch.stack([1 - own, own], dim=1)
+    return confidence_target(logits, labels, 0.5 * (1.0 if progress > 0.1 else progress))
 
 
 def product(logits, labels, progress):
     """
-    What supervisor and student say together, as if they had judged independently (openai/weak-to-strong, product_loss_fn):  target is
-    proportional to p_student * p_supervisor.
+    Student and supervisor combined as if their errors were independent: the target is proportional to
+    p_student * p_supervisor (openai/weak-to-strong, product_loss_fn).
 
-    >>> product(torch.zeros(1, 2), torch.tensor([[0.3, 0.7]]), 0.5)     # a student without opinion leaves the label as it is
+    >>> import torch
+    >>> product(torch.zeros(1, 2), torch.tensor([[0.3, 0.7]]), 0.5)     # a student at 1/2 leaves the label as it is
     tensor([[0.3000, 0.7000]])
     """
-    both = logits.softmax(-1) * labels.clamp(1e-6, 1)      # a label of exactly 0 would forbid the student its opinion
-    return both / both.sum(-1, keepdim=True)
+    joint = logits.softmax(-1) * labels.clamp(1e-6, 1)     # a label of exactly 0 would overrule every student
+    return joint / joint.sum(-1, keepdim=True)
 
 
 def window(logits, labels, progress, radius=0.15):
     """
-    Learn only where the student is in doubt (EleutherAI/w2s, confidence_window_loss, radius 0.15): where its p is beyond 0.5 +- radius its
-    target is what it says already, and cross entropy against one's own opinion has no gradient.
+    Learn only where the student is unsure (EleutherAI/w2s, confidence_window_loss, radius 0.15). Where its p is beyond
+    0.5 +- radius the target is its own prediction, and the cross entropy against that has no gradient.
 
+    >>> import torch
     >>> window(torch.tensor([[0., 0.], [0., 3.]]), torch.tensor([[0.9, 0.1], [0.9, 0.1]]), 0.5)[:, 0]
     tensor([0.9000, 0.0474])
     """
-    own = logits.softmax(-1)
-    return own.where(own.max(-1, keepdim=True).values >= 0.5 + radius, labels)
+    student_probs = logits.softmax(-1)
+    return student_probs.where(student_probs.max(-1, keepdim=True).values >= 0.5 + radius, labels)
 
 
 def entropy(logits, labels, progress):
     """
-    Be sure of something:  (1 - a) CE(f, supervisor) + a H(f),  a as in the confidence loss. H's gradient with respect to the logits is that of
-    cross entropy against  p (1 + log p + H), whose rows sum to 1; it is no distribution, and need not be.
+    Penalize unsure predictions:  (1 - a) CE(f, supervisor) + a H(f),  a as in the confidence loss. The gradient of H in
+    the logits is that of the cross entropy against  p (1 + log p + H). Its rows sum to 1; it is no distribution.
 
-    EleutherAI/w2s calls "entropy" CE against the student's own soft opinion, held fixed: that has no gradient (see window), so theirs is
-    naive fine-tuning with 1 - a of its step.
+    EleutherAI/w2s calls "entropy" the cross entropy against the student's own prediction, held fixed. That has no
+    gradient (see window), so theirs is naive fine-tuning with 1 - a of its step.
+
+    >>> import torch
+    >>> entropy(torch.zeros(1, 2), torch.tensor([[0.3, 0.7]]), 0.5)     # half the label, half (1/2, 1/2)
+    tensor([[0.4000, 0.6000]])
     """
-    own, logs = logits.softmax(-1), logits.log_softmax(-1)
+    student_probs = logits.softmax(-1)
+    log_probs = logits.log_softmax(-1)
     a = confidence_weight(progress)
-    return (1 - a) * labels + a * own * (1 + logs - (own * logs).sum(-1, keepdim=True))
+    return (1 - a) * labels + a * student_probs * (1 + log_probs - (student_probs * log_probs).sum(-1, keepdim=True))
 
 
-LOSSES = {"xent": xent, "logconf": logconf, "logconf-released": logconf_released, "product": product, "window": window, "entropy": entropy}
+LOSSES = {"xent": xent, "logconf": logconf, "logconf-released": logconf_released, "product": product, "window": window,
+          "entropy": entropy}
+
+# --------------------------------------------------------------------------- the maths: labels to keep, labels to buy
+# Without the truth one can see how sure the supervisor is (confident, as in Sang et al. 2024), whether rows that look
+# alike to the student have the same label (knn), and whether a linear rule over the student's features predicts it
+# (logistic). A row must not vote on itself: a 1-nearest-neighbour filter whose neighbour is the row confirms every
+# label. So predictions are made without the row and without the other rows of its question, whose wrong answer lies
+# right beside the correct one. EleutherAI (blog of 14 June 2024, code EleutherAI/w2s) found no consistent gain from
+# such filters. Burns et al. (appendix E) found that confidence thresholds help when the supervisor is bad.
 
 
-# --------------------------------------------------------------------------- the student
+def keep_least_doubtful(soft_labels, doubt, fraction):
+    """
+    Choose the `fraction` of each class (by the label's own verdict) with the least doubt.
+
+    soft_labels (N, 2), doubt (N,) -> (N,) bool
+    >>> labels = np.array([[.9, .1], [.6, .4], [.2, .8], [.45, .55]])
+    >>> keep_least_doubtful(labels, doubt=-labels.max(1), fraction=0.5).tolist()       # by the supervisor's confidence
+    [True, False, True, False]
+    """
+    keep = np.zeros(len(soft_labels), bool)
+    verdicts = soft_labels[:, 1] > 0.5
+    for verdict in (False, True):
+        rows = np.flatnonzero(verdicts == verdict)
+        order = np.argsort(doubt[rows], kind="stable")
+        keep[rows[order[:round(fraction * len(rows))]]] = True
+    return keep
+
+
+def knn_prediction(features, soft_labels, groups, k=50):
+    """
+    The mean label of the k nearest rows by cosine, without the row's own question (EleutherAI/w2s: k = 50).
+
+    features (N, C), soft_labels (N, 2), groups N -> (N,) p(yes)
+    >>> features = np.array([[1., 0.], [1., .1], [0., 1.], [.1, 1.]])
+    >>> knn_prediction(features, np.array([[.1, .9], [.2, .8], [.9, .1], [.7, .3]]), ["a", "b", "c", "d"], k=1)
+    array([0.8, 0.9, 0.3, 0.1])
+    """
+    unit = unit_rows(features)
+    member = np.unique(groups, return_inverse=True)[1]
+    prediction = np.empty(len(unit))
+    for start in range(0, len(unit), 1024):                # N x N similarities at once would not fit for large N
+        rows = slice(start, start + 1024)
+        similarity = unit[rows] @ unit.T
+        similarity[member[rows, None] == member[None]] = -np.inf
+        nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
+        prediction[rows] = soft_labels[nearest, 1].mean(1)
+    return prediction
+
+
+def logistic(features, p_yes, l2, bias=True, steps=25):
+    """
+    Logistic regression on soft labels by Newton's method:  min_w  mean_i CE(sigmoid(w x_i), p_i) + l2 / 2 |w|^2.
+    The bias is not penalized.
+
+    features (N, C), p_yes (N,) -> (C,) weights, or (C + 1,) with the bias last
+    >>> logistic(np.ones((4, 1)), np.full(4, 0.75), l2=1e-9, bias=False).round(3)      # odds of 3 to 1: log 3
+    array([1.099])
+    """
+    x = np.concatenate([features, np.ones((len(features), 1))], 1) if bias else np.asarray(features)
+    x = x.astype(np.float64)
+    ridge = l2 * np.ones(x.shape[1])
+    ridge[-1] = 1e-9 if bias else l2
+    w = np.zeros(x.shape[1])
+
+    def loss(w):
+        z = x @ w
+        return np.mean(np.logaddexp(0, z) - p_yes * z) + 0.5 * (ridge * w * w).sum()
+
+    for _ in range(steps):
+        p = sigmoid(np.clip(x @ w, -30, 30))
+        gradient = x.T @ (p - p_yes) / len(x) + ridge * w
+        hessian = (x * (p * (1 - p))[:, None]).T @ x / len(x) + np.diag(ridge)
+        step = np.linalg.solve(hessian + 1e-10 * np.eye(len(w)), gradient)
+        size = 1.0
+        while loss(w - size * step) > loss(w) and size > 1e-6:
+            size /= 2                                      # far from the minimum a Newton step can be too long
+        w = w - size * step
+        if np.abs(gradient).max() < 1e-7:
+            break
+    return w
+
+
+def logistic_prediction(features, soft_labels, groups, l2=1e-2, folds=10, seed=0):
+    """
+    Ten logistic regressions, each fitted without a tenth of the questions, which it then predicts (EleutherAI/w2s:
+    l2 = 1e-2). features (N, C), soft_labels (N, 2), groups N -> (N,) p(yes)
+    """
+    member = np.unique(groups, return_inverse=True)[1]
+    n_groups = member.max() + 1
+    folds = min(folds, n_groups)
+    fold = np.random.default_rng(seed).permutation(n_groups)[member] % folds
+    prediction = np.empty(len(features))
+    for k in range(folds):
+        held = fold == k
+        w = logistic(features[~held], soft_labels[~held, 1], l2)
+        prediction[held] = sigmoid(features[held] @ w[:-1] + w[-1])
+    return prediction
+
+
+def select_rows_to_label(soft_labels, n, how, student_p=None, seed=0):
+    """
+    The n rows whose true labels to buy. -> their indices (n,), in ascending order; of equal rows the first
+
+    how   random; uncertain: the supervisor's label is nearest to 1/2; disagree: it is farthest from the prediction of a
+          student that was trained on the labels (student_p (N,), its p(yes))
+    >>> select_rows_to_label(np.array([[.9, .1], [.55, .45], [.2, .8]]), 1, "uncertain").tolist()
+    [1]
+    """
+    if how == "random":
+        order = np.random.default_rng([seed, 1]).permutation(len(soft_labels))
+    elif how == "uncertain":
+        order = np.argsort(np.abs(soft_labels[:, 1] - 0.5), kind="stable")
+    else:
+        order = np.argsort(-np.abs(soft_labels[:, 1] - student_p), kind="stable")
+    return np.sort(order[:n])
+
+
+# --------------------------------------------------------------------------- one student, step by step
+
+
+def pretrain_on_texts(model, name, rows, words, args, device):
+    """
+    --generative-steps: train the language model `name` on the task's texts, correct and wrong answers alike. That makes
+    the task more salient (Burns et al., section 5.2.2). Its body and its rows for the label words go to `model`.
+    """
+    if not hasattr(model, "score"):
+        fail(f"--generative-steps: {name!r} is no language model")
+    language_model, tokenizer, max_length = open_language_model(name, device, args.trust_remote_code)
+    ids = [i for i in tokenize(tokenizer, rows, max_length) if len(i) > 1]
+    rng = np.random.default_rng(args.seed)
+    n_texts = args.generative_steps * args.batch_size
+    order = np.concatenate([rng.permutation(len(ids)) for _ in range(math.ceil(n_texts / len(ids)))])[:n_texts]
+    chosen = [ids[i] for i in order]
+    one_epoch = argparse.Namespace(**{**vars(args), "epochs": 1})
+    before = forward_all(language_model, tokenizer, ids[:200], device, args.dtype, output_fn=mean_nll).mean()
+    make_batch = batch_maker(chosen, tokenizer, device)
+    fit(language_model, [len(i) for i in chosen], make_batch, mean_nll, one_epoch, device)
+    after = forward_all(language_model, tokenizer, ids[:200], device, args.dtype, output_fn=mean_nll).mean()
+    print(f"read {n_texts:,} texts of train2: {before:.2f} -> {after:.2f} nats a token")
+    for weight, trained in zip(model.base_model.parameters(), language_model.base_model.parameters()):
+        set_weight(weight, trained.detach())
+    if args.head == "lm":
+        output_rows = language_model.get_output_embeddings().weight
+        set_weight(model.score.weight, output_rows[label_word_ids(tokenizer, words)].detach())
+
 
 def last_layer(model):
-    """The linear layer whose two outputs are the scores of no and yes."""
+    """The linear layer whose two outputs are the logits of no and yes."""
     import torch
     found = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m.out_features == 2]
     return found[-1] if found else fail("--probe and --clean: this model has no linear layer of two outputs at its end")
 
 
 def read_features(model, tokenizer, ids, args, device):
-    """What the last layer reads, computed once for all rows: N lists of ids -> (N, C) float32."""
-    read = []
-    hook = last_layer(model).register_forward_pre_hook(lambda module, inputs: read.append(inputs[0]))
+    """The last layer's inputs for all rows: N lists of ids -> (N, C) float32"""
+    captured = []
+    hook = last_layer(model).register_forward_pre_hook(lambda module, inputs: captured.append(inputs[0]))
 
     def inputs_of_last_layer(model, batch):
-        read.clear()
+        captured.clear()
         classify(model, batch)
-        return read[0]
-    features = sweep(model, tokenizer, ids, device, args.dtype, outputs=inputs_of_last_layer)
+        return captured[0]
+    features = forward_all(model, tokenizer, ids, device, args.dtype, output_fn=inputs_of_last_layer)
     hook.remove()
     return features
 
 
+def clean_labels(model, tokenizer, rows, ids, soft_labels, args, device):
+    """--clean: the ids and soft labels of the rows that are kept, the least doubtful --keep of each class"""
+    if args.clean == "confident":
+        doubt = -soft_labels.max(1)
+    else:
+        features = read_features(model, tokenizer, ids, args, device)
+        predict_from_others = knn_prediction if args.clean == "knn" else logistic_prediction
+        doubt = np.abs(soft_labels[:, 1] - predict_from_others(features, soft_labels, [row["group"] for row in rows]))
+    keep = keep_least_doubtful(soft_labels, doubt, args.keep)
+    ids = [i for i, is_kept in zip(ids, keep) if is_kept]
+    soft_labels = soft_labels[keep]
+    print(f"cleaning: {len(ids):,} of {len(rows):,} rows are kept ({soft_labels[:, 1].mean():.1%} yes on average)")
+    return ids, soft_labels
+
+
 def fit_probe(model, tokenizer, ids, soft_labels, valid_ids, valid_labels, args, device):
     """
-    A linear probe: nothing but the last layer is trained, by logistic regression on features computed once. The strength of its penalty is
-    the one that fits the labels of valid best; they are the supervisor's too.
+    --probe: set the last layer alone, by logistic regression on features that are computed once. The penalty is the one
+    that fits the labels of valid best; they are the supervisor's too.
     """
-    import numpy as np, torch
+    import torch
     layer = last_layer(model)
-    x, x_valid = (read_features(model, tokenizer, i, args, device) for i in (ids, valid_ids))
-    best = None
+    has_bias = layer.bias is not None
+    x = read_features(model, tokenizer, ids, args, device)
+    x_valid = read_features(model, tokenizer, valid_ids, args, device)
+    n_features = x.shape[1]
+    fits = []
     for l2 in (1e-4, 1e-3, 1e-2, 1e-1, 1.0):
-        w = logistic(x, soft_labels[:, 1], l2, bias=layer.bias is not None)
-        z = x_valid @ w[:x.shape[1]] + (w[-1] if layer.bias is not None else 0.0)
+        w = logistic(x, soft_labels[:, 1], l2, bias=has_bias)
+        z = x_valid @ w[:n_features] + (w[-1] if has_bias else 0.0)
         loss = float(soft_xent(torch.tensor(np.stack([-z / 2, z / 2], 1)), torch.tensor(valid_labels)).mean())
-        if best is None or loss < best[0]:
-            best = loss, l2, w
-    w = torch.tensor(best[2], dtype=torch.float32, device=device) / 2
+        fits.append((loss, l2, w))
+    loss, l2, w = min(fits, key=lambda fitted: fitted[0])
+    w = torch.tensor(w, dtype=torch.float32, device=device) / 2
     with torch.no_grad():                                  # two rows, -w/2 and w/2: their difference is the probe
-        distributed.set_weight(layer.weight, torch.stack([-w, w])[:, :x.shape[1]])
-        if layer.bias is not None:
-            distributed.set_weight(layer.bias, torch.stack([-w[-1], w[-1]]))
-    print(f"probe: {x.shape[1]} features, penalty {best[1]:g} fits the {len(valid_ids):,} valid rows' labels best ({best[0]:.3f} nats)")
+        set_weight(layer.weight, torch.stack([-w, w])[:, :n_features])
+        if has_bias:
+            set_weight(layer.bias, torch.stack([-w[-1], w[-1]]))
+    print(f"probe: {n_features} features, penalty {l2:g} fits the labels of {len(valid_ids):,} valid rows best "
+          f"({loss:.3f} nats)")
 
 
-def read_the_texts_first(model, name, rows, words, args, device):
+def fine_tune(model, tokenizer, ids, soft_labels, valid_ids, valid_labels, valid_truth, args, device):
     """
-    Unsupervised fine-tuning of the language model on the task's texts, right and wrong answers alike (Burns et al., section 5.2.2: it makes what
-    the task is about more salient): --generative-steps batches; then its body and its rows for the label words become the classifier's.
+    Train all weights with --loss; predict valid before training and at eight moments of it. --early-stop keeps the
+    weights that agree best with valid_labels (M, 2), --oracle-stop those that agree best with valid_truth (M,).
+
+    returns   the curve: a list of (step, steps, p_yes (M,))
     """
-    import numpy as np
-    if not hasattr(model, "score"):
-        fail(f"--generative-steps: {name!r} is no language model")
-    writer, tokenizer, longest = open_language_model(name, device, args.trust_remote_code)
-    ids = [i for i in tokenise(tokenizer, rows, longest) if len(i) > 1]
-    rng, need = np.random.default_rng(args.seed), args.generative_steps * args.batch_size
-    order = np.concatenate([rng.permutation(len(ids)) for _ in range(-(-need // len(ids)))])[:need]
-    chosen = [ids[i] for i in order]
-    once = argparse.Namespace(**{**vars(args), "epochs": 1})
-    before = sweep(writer, tokenizer, ids[:200], device, args.dtype, outputs=mean_nats).mean()
-    real = np.array([[len(i) - 1] for i in chosen], dtype=np.float32)
-    fit(writer, tokenizer, chosen, real, once, device, outputs=surprise, loss=mean_surprise)
-    after = sweep(writer, tokenizer, ids[:200], device, args.dtype, outputs=mean_nats).mean()
-    print(f"read {need:,} texts of train2: {before:.2f} -> {after:.2f} nats a token")
-    for own, read in zip(model.base_model.parameters(), writer.base_model.parameters()):
-        distributed.set_weight(own, read.detach())
-    if args.head == "lm":
-        distributed.set_weight(model.score.weight, writer.get_output_embeddings().weight[label_word_ids(tokenizer, words)].detach())
+    curve = []
+    best = {"score": -1.0}
+    steps = math.ceil(len(ids) / args.batch_size) * args.epochs
+    stop_by = valid_truth if args.oracle_stop else (valid_labels[:, 1] > 0.5).astype(int)
 
+    def after_step(step, steps):
+        if step % math.ceil(steps / 8) and step < steps:
+            return
+        p_yes = predict(model, tokenizer, valid_ids, device, args.dtype)[:, 1]
+        curve.append((step, steps, p_yes))
+        if step and (args.early_stop or args.oracle_stop):
+            keep_best(best, accuracy(p_yes, stop_by), model, step=step)
 
-def mean_nats(model, batch):
-    return mean_surprise(surprise(model, batch), batch["attention_mask"].sum(1, keepdim=True) - 1)
+    after_step(0, steps)
+    make_batch = batch_maker(ids, tokenizer, device, soft_labels=soft_labels)
+    target_fn = None if args.loss == "xent" else LOSSES[args.loss]
+    fit(model, [len(i) for i in ids], make_batch, soft_label_loss, args, device, target_fn, after_step)
+    if "step" in best:
+        restore_weights(model, best["weights"])
+        source = "CHEATING, by the truth of valid" if args.oracle_stop else "by the labels of valid"
+        print(f"stopped at step {best['step']} of {steps}: {source}")
+    return curve
 
 
 def train_student(name, rows, soft_labels, valid, valid_labels, valid_truth, words, args, device):
     """
-    One student, from a fresh checkpoint `name`.
+    Train one student, from the checkpoint `name`, on its supervisor's labels.
 
-    soft_labels (N, 2), valid_labels (M, 2)   what it is taught, and what it may be stopped by
-    valid_truth                               (M,) of 0 and 1 with --oracle-stop, else None: nobody sees the truth
-    returns     (model, tokenizer, longest, curve): curve holds (step, steps, p_yes (M,)) before and at eight moments of fine-tuning
+    soft_labels (N, 2), valid_labels (M, 2); valid_truth (M,) of 0 and 1 with --oracle-stop, else None
+    returns     (model, tokenizer, max_length, curve), the curve as in fine_tune
     """
     import torch
     torch.manual_seed(args.seed)
-    model, tokenizer, longest = load_model(name, args.head, words, device, args.trust_remote_code)
-    ids, valid_ids = tokenise(tokenizer, rows, longest), tokenise(tokenizer, valid, longest)
+    model, tokenizer, max_length = load_classifier(name, args.head, words, device, args.trust_remote_code)
+    ids = tokenize(tokenizer, rows, max_length)
+    valid_ids = tokenize(tokenizer, valid, max_length)
     print(f"one example, exactly as the model sees it:\n  {tokenizer.decode(ids[0])!r} -> "
           f"soft label (no {soft_labels[0, 0]:.2f}, yes {soft_labels[0, 1]:.2f})")
     if args.generative_steps:
-        read_the_texts_first(model, name, rows, words, args, device)
+        pretrain_on_texts(model, name, rows, words, args, device)
     if args.clean != "none":
-        if args.clean == "confident":
-            keep = keep_confident(soft_labels, args.keep)
-        else:
-            features, ask = read_features(model, tokenizer, ids, args, device), knn_opinion if args.clean == "knn" else logistic_opinion
-            keep = keep_uncontradicted(soft_labels, ask(features, soft_labels, [row["group"] for row in rows]), args.keep)
-        ids, soft_labels = [i for i, k in zip(ids, keep) if k], soft_labels[keep]
-        print(f"cleaning: {len(ids):,} of {len(rows):,} rows are kept ({soft_labels[:, 1].mean():.1%} yes on average)")
+        ids, soft_labels = clean_labels(model, tokenizer, rows, ids, soft_labels, args, device)
     if args.probe in ("only", "first"):
         fit_probe(model, tokenizer, ids, soft_labels, valid_ids, valid_labels, args, device)
     if args.probe == "only":
-        return model, tokenizer, longest, []
-
-    model, ordinary = prepare_for_training(model, args)
-    curve, best = [], {"score": -1.0}
-    judge_by = valid_truth if args.oracle_stop else (valid_labels[:, 1] > 0.5).astype(int)
-
-    def look(step, steps):
-        if step % math.ceil(steps / 8) and step < steps:
-            return
-        p = predict(model, tokenizer, valid_ids, device, args.dtype)[:, 1]
-        curve.append((step, steps, p))
-        score = accuracy(p, judge_by)
-        if step and (args.early_stop or args.oracle_stop) and score > best["score"]:
-            best.update(score=score, step=step, weights=distributed.keep_weights(model))
-
-    look(0, math.ceil(len(ids) / args.batch_size) * args.epochs)
-    fit(model, tokenizer, ids, soft_labels, args, device, target=None if args.loss == "xent" else LOSSES[args.loss], after_step=look)
-    if best.get("step"):
-        distributed.put_back(model, best["weights"])
-        by = "CHEATING, by the truth of valid" if args.oracle_stop else "by the labels of valid"
-        print(f"stopped at step {best['step']} of {curve[-1][1]}: {by}")
-    model = ordinary()
+        return model, tokenizer, max_length, []
+    model, restore_ordinary = prepare_for_training(model, args)
+    curve = fine_tune(model, tokenizer, ids, soft_labels, valid_ids, valid_labels, valid_truth, args, device)
+    model = restore_ordinary()
     if args.probe == "after":
         fit_probe(model, tokenizer, ids, soft_labels, valid_ids, valid_labels, args, device)
-    return model, tokenizer, longest, curve
+    return model, tokenizer, max_length, curve
 
 
-# --------------------------------------------------------------------------- the story
+# --------------------------------------------------------------------------- the stage: students in a row, their scores
 
-def main():
+
+def buy_true_labels(first_student, soft_labels, rows, truth_folder, args, device):
+    """
+    --truth-budget: true labels for the rows that --pick selects. -> their indices (K,), true labels (K, 2)
+
+    first_student   the result of train_student, for --pick disagree; else None
+    """
+    student_p = None
+    if first_student:
+        model, tokenizer, max_length, _ = first_student
+        student_p = predict(model, tokenizer, tokenize(tokenizer, rows, max_length), device, args.dtype)[:, 1]
+    bought = select_rows_to_label(soft_labels, args.truth_budget, args.pick, student_p, args.seed)
+    true_labels = read_labels(truth_folder, [rows[i] for i in bought])
+    print(f"truth: {len(bought):,} labels of train2 bought ({args.pick}); the supervisor had "
+          f"{accuracy(soft_labels[bought, 1], true_labels[:, 1]):.3f} of them right")
+    return bought, true_labels
+
+
+def train_students(run, train2, valid, args, device):
+    """
+    Train one student, or several in a row (--chain, --self-train): each labels train2 and valid for the next.
+
+    run       the result of check_args
+    returns   model, tokenizer, max_length and curve of the last, its soft labels for train2 and valid (N + M, 2), and
+              the ids of the rows whose true labels were bought
+    """
+    soft_labels = read_labels(run.labels_folder, train2)
+    valid_labels = read_labels(run.labels_folder, valid)
+    valid_truth = read_labels(run.truth_folder, valid)[:, 1] if args.oracle_stop else None
+    print(f"data: {len(train2):,} rows of train2, labelled by {os.path.relpath(run.labels_folder)} "
+          f"({soft_labels[:, 1].mean():.1%} yes on average)")
+    if args.hard:
+        soft_labels = one_hot(soft_labels[:, 1] > 0.5)
+        valid_labels = one_hot(valid_labels[:, 1] > 0.5)
+
+    def train(name, soft_labels, valid_labels):
+        return train_student(name, train2, soft_labels, valid, valid_labels, valid_truth, run.words, args, device)
+
+    bought = []
+    if args.truth_budget:
+        first = train(run.models[0], soft_labels, valid_labels) if args.pick == "disagree" else None
+        bought, true_labels = buy_true_labels(first, soft_labels, train2, run.truth_folder, args, device)
+        soft_labels[bought] = true_labels
+    for k, name in enumerate(run.models, 1):
+        if len(run.models) > 1:
+            print(f"student {k} of {len(run.models)}: {os.path.basename(name)}")
+        model, tokenizer, max_length, curve = train(name, soft_labels, valid_labels)
+        probs = predict(model, tokenizer, tokenize(tokenizer, train2 + valid, max_length), device, args.dtype)
+        soft_labels = probs[:len(train2)].copy()
+        valid_labels = probs[len(train2):]
+        if args.truth_budget:
+            soft_labels[bought] = true_labels              # bought labels stay true for the next student
+    return model, tokenizer, max_length, curve, probs, [train2[i]["id"] for i in bought]
+
+
+def score_curve(curve, run, valid):
+    """fine_tune's curve -> list of dicts: at each step, agreement with the labels and with the truth of valid"""
+    labels = (read_labels(run.labels_folder, valid)[:, 1] > 0.5).astype(int)
+    truth = read_labels(run.truth_folder, valid)[:, 1]
+    scored = []
+    for step, steps, p_yes in curve:
+        scored.append({"step": step, "of": steps, "agrees_with_labels": accuracy(p_yes, labels),
+                       "agrees_with_truth": accuracy(p_yes, truth)})
+    points = [f"{c['step']} ({c['agrees_with_labels']:.3f}, {c['agrees_with_truth']:.3f})" for c in scored]
+    if points:
+        print("agrees on valid with (labels, truth) at step " + ", ".join(points))
+    return scored
+
+
+def compare_on_test(run, test, probs, scores):
+    """
+    Compare the student with its supervisor and ceiling, and print rows on which it differs from the supervisor.
+
+    probs (N, 2), scores   the student's soft labels for test, and their metrics
+    returns                (the run's last line, the dict of compare_models)
+    """
+    supervisor = read_labels(run.supervisor_folder, test)
+    ceiling = read_labels(run.ceiling_folder, test) if run.ceiling_folder else None
+    comparison = compare_models(test, supervisor, probs, ceiling)
+    truth = [row["label"] for row in test]
+    supervisor_correct = correct(supervisor[:, 1], truth) == 1
+    student_correct = correct(probs[:, 1], truth) == 1
+    student_gains = np.flatnonzero(student_correct & ~supervisor_correct)
+    student_losses = np.flatnonzero(~student_correct & supervisor_correct)
+    print_cases("student right where its supervisor is wrong", student_gains, test, supervisor, probs)
+    print_cases("student wrong where its supervisor is right", student_losses, test, supervisor, probs)
+    agrees_right = format_share(comparison["agrees_where_supervisor_right"])
+    agrees_wrong = format_share(comparison["agrees_where_supervisor_wrong"])
+    print(format_metrics("student", scores))
+    print(f"agrees with its supervisor where that is right {agrees_right}, where it is wrong {agrees_wrong}")
+    return format_comparison(comparison, scores), comparison
+
+
+# --------------------------------------------------------------------------- flags, checks, and the story
+
+
+def build_parser():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_common_flags(parser, model="tiny-4", out="student", epochs=2)
-    parser.add_argument("--labels", default="weak", help="whose labels: a supervisor's folder, or its bare name; 'truth' makes the ceiling")
-    parser.add_argument("--supervisor", default="", help="folder whose test labels the student is compared with (default: that of --labels)")
-    parser.add_argument("--ceiling", default="", help="folder of the ceiling, for the PGR")
-    parser.add_argument("--loss", default="xent", choices=list(LOSSES), help="what to believe of the labels")
-    parser.add_argument("--hard", action="store_true", help="round the labels to 0 and 1")
-    parser.add_argument("--clean", default="none", choices=["none", "confident", "knn", "logistic"], help="leave out labels that deserve doubt")
-    parser.add_argument("--keep", type=number(float, 0.01, 1.0), default=0.5, help="share of each class that --clean keeps")
-    parser.add_argument("--truth-budget", type=number(int, 0, 10 ** 9), default=0, help="true labels of train2 that a person gives")
-    parser.add_argument("--pick", default="disagree", choices=["random", "uncertain", "disagree"], help="for which rows")
-    parser.add_argument("--probe", default="none", choices=["none", "only", "first", "after"],
-                        help="train the last layer alone: instead of, before (LP-FT) or after fine-tuning")
-    parser.add_argument("--generative-steps", type=number(int, 0, 10 ** 9), default=0, help="batches of train2's texts to read first")
-    parser.add_argument("--chain", default="", help="students in between: tiny-2,tiny-3,tiny-4, each taught by the one before")
-    parser.add_argument("--self-train", type=number(int, 0, 100), default=0, help="rounds of labelling anew by the student, and starting over")
-    parser.add_argument("--early-stop", action="store_true", help="keep the weights that agree best with the labels of valid")
-    parser.add_argument("--oracle-stop", action="store_true", help="the same with the truth of valid: cheating, for study")
-    args = parser.parse_args()
-    started = time.time()
+    add_run_flags(parser, out="student")
+    add_model_flags(parser, model=MODEL)
+    add_training_flags(parser, epochs=2)
+    add = parser.add_argument
+    count = number(int, 0, 10 ** 9)
+    add("--labels", default="weak", help="a supervisor's folder, or its bare name; 'truth' makes the ceiling")
+    add("--supervisor", default="", help="folder of the supervisor to compare with (default: that of --labels)")
+    add("--ceiling", default="", help="folder of the ceiling, for the PGR")
+    add("--loss", default="xent", choices=list(LOSSES), help="the target of the cross entropy")
+    add("--clean", default="none", choices=["none", "confident", "knn", "logistic"], help="how to find doubtful labels")
+    add("--keep", type=number(float, 0.01, 1.0), default=0.5, help="share of each class that --clean keeps")
+    add("--truth-budget", type=count, default=0, help="true labels of train2 to buy")
+    add("--pick", default="disagree", choices=["random", "uncertain", "disagree"], help="which rows to buy them for")
+    add("--generative-steps", type=count, default=0, help="batches of train2's texts to train on first")
+    add("--probe", default="none", choices=["none", "only", "first", "after"],
+        help="fit the last layer alone: instead of, before or after fine-tuning")
+    add("--early-stop", action="store_true", help="keep the weights that agree best with the labels of valid")
+    add("--oracle-stop", action="store_true", help="the same with the truth of valid: cheating, for study")
+    add("--hard", action="store_true", help="round the labels to 0 and 1")
+    add("--chain", default="", help="models of students in a row: tiny-2,tiny-3,tiny-4")
+    add("--self-train", type=number(int, 0, 100), default=0, help="times to start over with the student's own labels")
+    return parser
 
+
+def check_args(args):
+    """
+    Check flags and files before any work.
+
+    returns   a namespace: models (one a student, in order), words (for no and yes), labels_folder, supervisor_folder,
+              ceiling_folder (the last two may be None), truth_folder; identity, inputs and sources for describe_run
+    """
     truth_folder = os.path.join(ROOT, "data", args.task, "truth")
-    if os.path.realpath(args.labels) == os.path.realpath(truth_folder):
-        args.labels = "truth"
-    is_ceiling = args.labels == "truth"
+    labels = args.labels.rstrip("/")
+    is_ceiling = labels == "truth" or os.path.realpath(labels) == os.path.realpath(truth_folder)
     if is_ceiling and (args.ceiling or args.supervisor):
         fail("--labels truth makes a ceiling; --ceiling and --supervisor are for students")
-    if args.chain:
-        if args.model not in (parser.get_default("model"), args.chain.split(",")[-1]):
-            fail(f"--chain ends with {args.chain.split(',')[-1]!r}, --model says {args.model!r}: leave one of them out")
-        args.model = args.chain.split(",")[-1]
-    steps = (args.chain.split(",") if args.chain else [args.model]) + [args.model] * args.self_train
+    models = args.chain.split(",") if args.chain else [args.model]
+    if args.model not in (MODEL, models[-1]):
+        fail(f"--chain ends with {models[-1]!r}, --model says {args.model!r}: leave one of them out")
+    models += [models[-1]] * args.self_train
     files, words = read_task(args.task)
-    labels_folder = truth_folder if is_ceiling else run_folder(args.labels, args.task, args.seed)
-    supervisor = None if is_ceiling else run_folder(args.supervisor, args.task, args.seed) if args.supervisor else labels_folder
-    ceiling = run_folder(args.ceiling, args.task, args.seed) if args.ceiling else None
-    train2, valid = read_rows(args.task, "train2", args.max_rows), read_rows(args.task, "valid", args.max_rows)
-    soft_labels, valid_labels = read_labels(labels_folder, train2), read_labels(labels_folder, valid)
-    read_labels(truth_folder, valid)                       # is it there and whole? It is wanted after training
-    check_comparison(args, supervisor, ceiling)
-    sources = {folder for folder in (labels_folder, supervisor, ceiling) if folder}
+    labels_folder = truth_folder if is_ceiling else run_folder(labels, args.task, args.seed)
+    supervisor_folder = None if is_ceiling else run_folder(args.supervisor or labels, args.task, args.seed)
+    ceiling_folder = run_folder(args.ceiling, args.task, args.seed) if args.ceiling else None
+    valid = read_rows(args.task, "valid", args.max_rows)
+    read_labels(labels_folder, read_rows(args.task, "train2", args.max_rows) + valid)
+    read_labels(truth_folder, valid)                       # the curve needs it after training
+    identity = {**vars(args), "role": "student", "labels": labels, "model": models[-1]}
+    if is_ceiling:
+        identity.update(role="ceiling", labels="truth")
+    check_comparison(identity, supervisor_folder, ceiling_folder)
+    sources = {folder for folder in (labels_folder, supervisor_folder, ceiling_folder) if folder}
     if args.truth_budget or args.oracle_stop:
         sources.add(truth_folder)
-    inputs = [*files, *map(model_folder, dict.fromkeys(steps)), *(os.path.join(f, "labels.jsonl") for f in sorted(sources))]
-    folder, config = start(args, inputs, sources)
+    inputs = [*files, *(model_folder(name) for name in dict.fromkeys(models))]
+    inputs += [os.path.join(folder, "labels.jsonl") for folder in sorted(sources)]
+    return SimpleNamespace(
+        models=models, words=words, labels_folder=labels_folder, supervisor_folder=supervisor_folder,
+        ceiling_folder=ceiling_folder, truth_folder=truth_folder, identity=identity, inputs=inputs, sources=sources)
 
-    import numpy as np
-    device, why = pick_device(args.device)
-    print(f"device: {device} ({why})")
-    print(f"data: {len(train2):,} rows of train2, labelled by {os.path.relpath(labels_folder)} ({soft_labels[:, 1].mean():.1%} yes on average)")
-    begin(folder, config)
-    if args.hard:
-        soft_labels, valid_labels = (np.eye(2, dtype=np.float32)[(p[:, 1] > 0.5).astype(int)] for p in (soft_labels, valid_labels))
-    valid_truth = read_labels(truth_folder, valid)[:, 1] if args.oracle_stop else None
 
-    def student_of(name, labels, labels_of_valid):
-        return train_student(name, train2, labels, valid, labels_of_valid, valid_truth, words, args, device)
+def main(argv=None):
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    started = time.time()
+    run = check_args(args)
+    folder, config = describe_run(__file__, parser, args, run.identity, run.inputs, {*run.sources, run.truth_folder})
+    if is_finished(folder, config, args.force):
+        return
+    with open_run(folder):
+        device = pick_device(args.device)
+        train2 = read_rows(args.task, "train2", args.max_rows)
+        valid = read_rows(args.task, "valid", args.max_rows)
+        model, tokenizer, max_length, curve, probs, truth_ids = train_students(run, train2, valid, args, device)
 
-    bought = np.array([], dtype=int)
-    if args.truth_budget:
-        p = None
-        if args.pick == "disagree":                        # a first student, taught by the supervisor alone, shows where to look
-            model, tokenizer, longest, _ = student_of(steps[0], soft_labels, valid_labels)
-            p = predict(model, tokenizer, tokenise(tokenizer, train2, longest), device, args.dtype)[:, 1]
-        bought = pick_for_truth(soft_labels, args.truth_budget, args.pick, p, args.seed)
-        true_labels = read_labels(truth_folder, [train2[i] for i in bought])
-        print(f"truth: {len(bought):,} labels of train2 bought ({args.pick}); the supervisor had "
-              f"{accuracy(soft_labels[bought, 1], true_labels[:, 1]):.3f} of them right")
-        soft_labels[bought] = true_labels
-    for k, name in enumerate(steps):
-        if len(steps) > 1:
-            print(f"student {k + 1} of {len(steps)}: {os.path.basename(name)}")
-        model, tokenizer, longest, curve = student_of(name, soft_labels, valid_labels)
-        ids = tokenise(tokenizer, train2 + valid, longest)
-        own = predict(model, tokenizer, ids, device, args.dtype)
-        soft_labels, valid_labels = own[:len(train2)].copy(), own[len(train2):]      # if another student follows, it is taught by this one
-        if args.truth_budget:
-            soft_labels[bought] = true_labels
-
-    # only now are rows of test read, and the truth of valid, for the curve
-    test = read_rows(args.task, "test", args.max_rows)
-    everything = train2 + valid + test
-    on_test = predict(model, tokenizer, tokenise(tokenizer, test, longest), device, args.dtype)
-    save_checkpoint(folder, model, tokenizer)
-    write_labels(folder, everything, np.concatenate([own, on_test]))
-    scores = metrics(on_test, test)
-    taught, true = read_labels(labels_folder, valid)[:, 1], read_labels(truth_folder, valid)[:, 1]
-    curve = [{"step": step, "of": of, "agrees_with_labels": accuracy(p, (taught > 0.5).astype(int)), "agrees_with_truth": accuracy(p, true)}
-             for step, of, p in curve]
-    if curve:
-        print("agrees on valid with (labels, truth) at step " + ", ".join(
-            f"{c['step']} ({c['agrees_with_labels']:.3f}, {c['agrees_with_truth']:.3f})" for c in curve))
-    line, comparison = say("ceiling" if is_ceiling else "student", scores), None
-    if supervisor:
-        weak = read_labels(supervisor, test)
-        comparison = compare(test, weak, on_test, read_labels(ceiling, test) if ceiling else None)
-        labels = [row["label"] for row in test]
-        weak_right, own_right = right(weak[:, 1], labels) == 1, right(on_test[:, 1], labels) == 1
-        show_cases("student right where its supervisor is wrong", np.flatnonzero(own_right & ~weak_right), test, weak, on_test)
-        show_cases("student wrong where its supervisor is right", np.flatnonzero(~own_right & weak_right), test, weak, on_test)
-        print(f"{line}\nagrees with its supervisor where that is right {share(comparison['agrees_where_supervisor_right'])}, "
-              f"where it is wrong {share(comparison['agrees_where_supervisor_wrong'])}")
-        line = last_line(comparison, scores) + (" | CHEATING: stopped by the truth" if args.oracle_stop else "")
-    finish(folder, config, device, started, line, test=scores, comparison=comparison, curve=curve, truth_ids=[train2[i]["id"] for i in bought])
+        # only now are rows of test read, and the truth of valid, for the curve
+        test = read_rows(args.task, "test", args.max_rows)
+        test_probs = predict(model, tokenizer, tokenize(tokenizer, test, max_length), device, args.dtype)
+        save_checkpoint(folder, model, tokenizer)
+        write_labels(folder, train2 + valid + test, np.concatenate([probs, test_probs]))
+        scores = all_metrics(test_probs, test)
+        curve = score_curve(curve, run, valid)
+        line = format_metrics(run.identity["role"], scores)
+        comparison = None
+        if run.supervisor_folder:
+            line, comparison = compare_on_test(run, test, test_probs, scores)
+        if args.oracle_stop:
+            line += " | CHEATING: stopped by the truth"
+        write_results(folder, config, device, started, line, test=scores, comparison=comparison, curve=curve,
+                      truth_ids=truth_ids)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

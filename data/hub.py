@@ -1,142 +1,104 @@
 """
-Public datasets become tasks: what data/{sciq,boolq,cosmos_qa,amazon_polarity,anthropic_hh}/prepare.py share, taught once.
+Public datasets become tasks: what data/{sciq,boolq,cosmos_qa,amazon_polarity,anthropic_hh}/prepare.py share.
 
-    raw     what the hub holds, one dict a line: read by `datasets` at one commit, or --from-file, from a file or folder in the hub's format
-    rows    {"group", "text", "label", ...}, made by each prepare.py's own rows_of(raw): a text, and the group it must not be parted from
-    splits  train1 (the supervisor's), train2 (the student's), valid, test: dealt by the hash of the group
-    files   data/<task>/, in the form of contract.py; written by data/own/prepare.py's write_task, task.json last
+    raw     one dict a row, as the hub has it: read by `datasets` at one commit, or with --from-file from files
+    rows    {"group", "text", "label", ...}, made by rows_of(raw) of each prepare.py; a group stays in one split
+    splits  train1 (the supervisor's), train2 (the student's), valid and test, chosen by the hash of the group
+    files   data/<task>/ in the form of contract.py, written by data/tasks.py
 
-Five things go wrong silently with public data. Each is a few lines here, and what is left out is counted aloud:
-1) The same question, passage or review lies in the official train and test. It stays in test, and goes from train.
-2) The same text carries both labels (people disagree): all its copies go. The same text twice with one label: one copy stays.
-3) One class is larger, and a model that always says it looks clever. The larger one is cut to the smaller, in each split.
-4) A coin or a sample drawn by row order changes when the file is sorted anew. Here every choice is made by a hash of the row's own text.
-5) "The dataset" changes on the hub. The commit that was read is recorded in task.json; --revision COMMIT reads it again.
+Five things go wrong silently with public data. Each takes a few lines here. Rows that are left out are counted and
+printed.
+1) The same question, passage or review is in the official train and test splits. It stays in test, not in train.
+2) The same text has both labels, because people disagree. All its copies are left out. A text that occurs twice with
+   one label is kept once.
+3) One class is larger, so that a constant answer scores above 0.5. The larger class is cut to the size of the smaller
+   one, in each split.
+4) A coin flip or a sample that is drawn in the order of rows changes when the file is sorted. Here a hash of the
+   row's text decides.
+5) A dataset changes on the hub. task.json records the commit that was read, and --revision COMMIT reads it again.
 
-This page has no command line; data/boolq/prepare.py is the shortest that has one. Left out, on purpose: other languages, more than two
-classes, and streaming (amazon_polarity is downloaded whole, 1.1 GB, and read in some minutes).
+This page has no command line. The shortest script that uses it is data/boolq/prepare.py. Left out on purpose: other
+languages, more than two classes, and streaming (amazon_polarity is downloaded whole, 1.1 GB, and read in minutes).
+
+Needs  contract.py, data/tasks.py
 """
-import argparse, glob, gzip, hashlib, heapq, json, os, re, sys
+import argparse
+import glob
+import heapq
+import json
+import os
+import re
 from collections import Counter
 
-DATA = os.path.dirname(os.path.abspath(__file__))
-sys.path.insert(0, os.path.dirname(DATA))
-from contract import fail, fingerprint, is_text, number
-from own.prepare import normal, read_label, read_table, split_of, unit, write_task
+from tasks import (
+    DATA,
+    ENDINGS,
+    PLAIN_NAME,
+    hash_fraction,
+    normalize,
+    open_task,
+    read_table,
+    row_id,
+    short_hash,
+    split_of_group,
+    write_task,
+)
 
-ENDINGS = (".json", ".jsonl", ".jsonl.gz", ".csv", ".parquet")
-
+from contract import fail, fingerprint, is_text, number, task_name
 
 # --------------------------------------------------------------------------- rows and splits
 
-def short(text):
-    """
-    A name for a text: twelve hex digits that tell neither its label nor its place in the source.
-
-    >>> short("Is gold heavy?") == short("is  gold heavy?")
-    True
-    """
-    return hashlib.sha256(normal(text).encode()).hexdigest()[:12]
-
-
 def coin(key):
-    """0 or 1, by a hash of the text: the same for a row wherever it stands (openai/weak-to-strong draws in the order of the rows)."""
-    return int(unit("coin " + normal(key)) < 0.5)
+    """0 or 1 by the hash of a text. It does not depend on the order of rows, as openai/weak-to-strong's draw does."""
+    return int(hash_fraction("coin " + normalize(key)) < 0.5)
 
 
 def choose(key, options):
-    """One of the options, by a hash of the text."""
-    return options[int(unit("choose " + normal(key)) * len(options))]
+    """One of the options, by the hash of a text."""
+    return options[int(hash_fraction("choose " + normalize(key)) * len(options))]
 
 
-def named(task, split, row):
-    """
-    A row as it will stand in the file. `key`, if rows_of gave one, is what the id is made of instead of the text: rows with another prompt
-    (sciq --with-support) then have the same ids, and a supervisor who reads the one can teach a student who reads the other.
-    """
+def file_row(task, split, row):
+    """A row of rows_of -> the row as it is written: with an id, and a hash for its group."""
     more = {k: v for k, v in row.items() if k not in ("key", "group", "text", "label")}
-    name = f"{task}-{split}-{short(row.get('key', row['text']))}"
-    return {"id": name, "group": short(row["group"]), "text": row["text"], "label": row["label"], **more}
+    named = {"id": row_id(task, split, row), "group": short_hash(row["group"]), "text": row["text"]}
+    return {**named, "label": row["label"], **more}
 
 
-def by_hash(row):
-    """The order in which rows are taken, when not all are: by the hash of their group, so that a group stays together."""
-    return unit("pick " + normal(row["group"])), row["text"]
+def hash_order(row):
+    """Sort key for taking some of many rows: by the hash of the group, so that a group stays together."""
+    return hash_fraction("pick " + normalize(row["group"])), row["text"]
 
 
-def unique(rows):
+def drop_duplicates(rows):
     """
-    Texts that are the same but for case and spacing: one copy stays if their labels agree, none if not.
+    Of texts that differ in case and spacing alone, one copy is kept if their labels agree, and none if they do not.
 
-    rows of any order -> (rows kept, how many doubles, how many contradictory)
+    rows in any order -> (rows kept, number of duplicates, number of contradictory rows)
     """
-    labels, kept, seen = {}, [], set()
+    labels = {}
     for row in rows:
-        labels.setdefault(normal(row["text"]), set()).add(row["label"])
-    for row in sorted(rows, key=by_hash):
-        key = normal(row["text"])
+        labels.setdefault(normalize(row["text"]), set()).add(row["label"])
+    kept = []
+    seen = set()
+    for row in sorted(rows, key=hash_order):
+        key = normalize(row["text"])
         if len(labels[key]) == 1 and key not in seen:
             kept.append(row)
         seen.add(key)
-    contradictory = sum(len(labels[normal(row["text"])]) == 2 for row in rows)
+    contradictory = sum(len(labels[normalize(row["text"])]) == 2 for row in rows)
     return kept, len(rows) - contradictory - len(kept), contradictory
 
 
 def balance(rows, size):
     """
-    As many yes as no, at most `size` in all; rows of the larger class that are too many go by the hash of their group.
+    As many yes as no, at most `size` in all. Of the larger class the first rows in hash order are kept.
 
     [yes, yes, yes, no], size 10   ->   one yes and the no
     """
     sides = [[row for row in rows if row["label"] == label] for label in (0, 1)]
     k = min(size // 2, *map(len, sides))
-    return [row for side in sides for row in sorted(side, key=by_hash)[:k]]
-
-
-def deal(pools, sizes):
-    """
-    Official splits -> the four splits of a task: unique, disjoint by group, balanced, of at most these sizes.
-
-    pools    {"train": rows, "test": rows}: train becomes train1, train2 and valid, in the proportions of their sizes; test stays test
-             or {"all": rows}: one file; 35 % of the groups go to train1, 35 to train2, 10 to valid, 20 to test
-    sizes    {"train1": 10000, "train2": 10000, "valid": 2000, "test": 10000}
-    returns  (splits, {reason: how many rows were left out})
-    """
-    left, splits, tested = Counter(), {name: [] for name in sizes}, set()
-    for pool in sorted(pools, key=lambda name: name != "test"):                # test first: what is in it goes from train
-        for row in candidates(pools[pool], 4 * sum(sizes.values()), left):
-            group = short(row["group"])
-            if pool == "train" and group in tested:
-                left["of train whose group is in test"] += 1
-            else:
-                splits["test" if pool == "test" else part_of_train(group, sizes) if pool == "train" else split_of(group)].append(row)
-        tested.update(short(row["group"]) for row in splits["test"])
-    for name, rows in splits.items():
-        splits[name] = balance(rows, sizes[name])
-        even = 2 * min(sum(row["label"] == label for row in rows) for label in (0, 1))
-        left["for balance"] += len(rows) - even
-        left["beyond the size asked for"] += even - len(splits[name])
-    return splits, {reason: n for reason, n in left.items() if n}
-
-
-def candidates(rows, most, left):
-    """
-    The rows worth looking at: with text, in the order of their groups' hash, `most` of them (four times what is asked for: a reserve for
-    doubles and balance), unique. Any order of the source gives the same, and millions of reviews need not fit into memory.
-    """
-    def usable():
-        for row in rows:
-            good = is_text(row["text"]) and is_text(row["group"])
-            left["beyond the size asked for" if good else "without text"] += 1
-            if good:
-                yield row
-
-    chosen = heapq.nsmallest(most, usable(), key=by_hash)
-    left["beyond the size asked for"] -= len(chosen)
-    chosen, doubles, contradictory = unique(chosen)
-    left["doubles"] += doubles
-    left["texts with both labels"] += contradictory
-    return chosen
+    return [row for side in sides for row in sorted(side, key=hash_order)[:k]]
 
 
 def part_of_train(group, sizes):
@@ -147,39 +109,72 @@ def part_of_train(group, sizes):
     ['train1', 'train2', 'train2', 'valid', 'train1', 'train2']
     """
     parts = [name for name in sizes if name != "test"]
-    u = unit("split " + group) * sum(sizes[name] for name in parts)
+    u = hash_fraction("split " + group) * sum(sizes[name] for name in parts)
     for name in parts:
         u -= sizes[name]
         if u < 0:
             return name
+    return parts[-1]
+
+
+def candidates(rows, most, left_out):
+    """
+    The first `most` rows in hash order that have a text and a group, without duplicates. split_rows asks for four times
+    what it needs, a reserve for duplicates and balance. Every order of the source gives the same rows, and millions of
+    reviews need not fit into memory.
+    """
+    def usable():
+        for row in rows:
+            good = is_text(row["text"]) and is_text(row["group"])
+            left_out["beyond the size asked for" if good else "without text"] += 1
+            if good:
+                yield row
+
+    chosen = heapq.nsmallest(most, usable(), key=hash_order)
+    left_out["beyond the size asked for"] -= len(chosen)
+    chosen, doubles, contradictory = drop_duplicates(chosen)
+    left_out["doubles"] += doubles
+    left_out["texts with both labels"] += contradictory
+    return chosen
+
+
+def split_rows(pools, sizes):
+    """
+    Official splits -> the four splits of a task: no duplicates, disjoint by group, balanced, of at most these sizes.
+
+    pools    {"train": rows, "test": rows}: train is split into train1, train2 and valid in proportion to their sizes,
+             and test stays test; or {"all": rows}: one file, split by split_of_group
+    sizes    {"train1": 10000, "train2": 10000, "valid": 2000, "test": 10000}
+    returns  (splits, {reason: number of rows left out})
+    """
+    left_out = Counter()
+    splits = {name: [] for name in sizes}
+    test_groups = set()
+    for pool in sorted(pools, key=lambda name: name != "test"):      # test first: its groups are left out of train
+        for row in candidates(pools[pool], 4 * sum(sizes.values()), left_out):
+            group = short_hash(row["group"])
+            if pool == "train" and group in test_groups:
+                left_out["of train whose group is in test"] += 1
+            elif pool == "train":
+                splits[part_of_train(group, sizes)].append(row)
+            else:
+                splits["test" if pool == "test" else split_of_group(group)].append(row)
+        test_groups.update(short_hash(row["group"]) for row in splits["test"])
+    for name, rows in splits.items():
+        splits[name] = balance(rows, sizes[name])
+        even = 2 * min(sum(row["label"] == label for row in rows) for label in (0, 1))
+        left_out["for balance"] += len(rows) - even
+        left_out["beyond the size asked for"] += even - len(splits[name])
+    return splits, {reason: n for reason, n in left_out.items() if n}
 
 
 # --------------------------------------------------------------------------- raw rows
 
-def read_file(path):
-    """A file in one of the hub's formats -> its rows, one dict after the other"""
-    if path.endswith(".parquet"):
-        try:
-            import pyarrow.parquet
-            for batch in pyarrow.parquet.ParquetFile(path).iter_batches():     # some hold a million reviews
-                yield from batch.to_pylist()
-        except (OSError, ValueError) as error:
-            fail(f"cannot read {path}: {str(error).splitlines()[0]}")
-    elif path.endswith((".json", ".jsonl.gz")):
-        try:
-            with (gzip.open if path.endswith(".gz") else open)(path, "rt", encoding="utf-8-sig") as f:
-                rows = json.load(f) if path.endswith(".json") else [json.loads(line) for line in f if line.strip()]
-        except (OSError, ValueError, EOFError, RecursionError) as error:
-            fail(f"cannot read {path}: {str(error).splitlines()[0]}")
-        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            fail(f"{path}: not a list of {{...}} objects")
-        yield from rows
-    else:
-        yield from (row for _, row in read_table(path))
-
-
 def find_files(path, splits):
-    """A file -> {"all": [file]}; a folder -> {split: [files]}: a split's files are called train-00000-of-00001.parquet or train/0000.parquet"""
+    """
+    A file -> {"all": [file]}; a folder -> {split: [files]}. The files of a split have names such as train.jsonl,
+    train-00000-of-00001.parquet or train/0000.parquet.
+    """
     if os.path.isfile(path):
         if not path.endswith(ENDINGS):
             fail(f"--from-file {path}: the ending must be one of {' '.join(ENDINGS)}")
@@ -187,113 +182,68 @@ def find_files(path, splits):
     if not os.path.isdir(path):
         fail(f"--from-file {path}: no such file or folder")
     names = sorted(n for n in glob.glob(os.path.join(path, "**"), recursive=True) if n.endswith(ENDINGS))
-    found = {split: [n for n in names if re.match(split + r"[-_.]", os.path.basename(n)) or os.path.basename(os.path.dirname(n)) == split]
-             for split in splits}
-    for split, files in found.items():
-        if not files:
+    found = {}
+    for split in splits:
+        found[split] = [name for name in names if re.match(split + r"[-_.]", os.path.basename(name))
+                        or os.path.basename(os.path.dirname(name)) == split]
+        if not found[split]:
             fail(f"--from-file {path}: no file called {split}-....parquet, {split}.json or the like in this folder")
     return found
 
 
+def fail_without_hub(what, repo, revision, error, advice):
+    """No network, no such revision, a full disk: in each case one line says what to fetch and where to put it."""
+    reason = (str(error).strip().splitlines() or [""])[0][:80]
+    fail(f"cannot read {what} at {revision} from the hub ({type(error).__name__}: {reason}). "
+         f"On a machine with a network:  hf download {repo} --repo-type dataset --revision {revision} {advice}")
+
+
 def open_hub(repo, revision, splits, advice):
     """
-    -> ({official split: its rows}, the commit they were read from)
+    A dataset of the hub -> ({official split: rows}, the commit that they were read from)
 
-    The revision, perhaps a moving one such as main, is first resolved to a commit, and the dataset is then asked for by that commit, so
-    that what is recorded is what was read. On any failure: one line that says what to fetch, and where to put it.
+    The revision may move (main does). So it is first resolved to a commit, and the dataset is loaded by that commit:
+    the commit that is recorded is the one that was read.
     """
     try:
-        import datasets, huggingface_hub
+        import datasets
+        import huggingface_hub
         commit = huggingface_hub.HfApi().dataset_info(repo, revision=revision).sha
         builder = datasets.load_dataset_builder(repo, revision=commit)
         if builder.hash != commit:                         # `datasets` falls back on whatever its cache holds
             raise RuntimeError(f"got {builder.hash} from the cache instead")
         builder.download_and_prepare()
         return {split: builder.as_dataset(split=split) for split in splits}, commit
-    except Exception as error:                             # no network, no such revision, a script, a full disk: the way out is the same
-        reason = (str(error).strip().splitlines() or [""])[0][:80]
-        fail(f"cannot read {repo} at {revision} from the hub ({type(error).__name__}: {reason}). {advice}")
+    except Exception as error:
+        fail_without_hub(repo, repo, revision, error, advice)
+
+
+def download_file(repo, name, revision):
+    """One file of a dataset on the hub -> (its path on this machine, the commit that it was read from)"""
+    try:
+        import huggingface_hub
+        commit = huggingface_hub.HfApi().dataset_info(repo, revision=revision).sha
+        return huggingface_hub.hf_hub_download(repo, name, repo_type="dataset", revision=commit), commit
+    except Exception as error:
+        fail_without_hub(f"{name} of {repo}", repo, revision, error,
+                         f"--include {name} --local-dir raw  then give --from-file raw/{name}")
 
 
 def convert(raw, rows_of, where):
-    """rows_of over raw rows, one after the other; a row that lacks a column is named"""
+    """Apply rows_of to raw rows, one after the other. A raw row that lacks a column is named."""
     for n, item in enumerate(raw, 1):
         try:
             rows = rows_of(item)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            fail(f"{where}, row {n}: not in the hub's format ({type(error).__name__}: {error}); its columns are {', '.join(map(str, item))}")
+            fail(f"{where}, row {n}: not in the hub's format ({type(error).__name__}: {error}); "
+                 f"its columns are {', '.join(map(str, item))}")
         yield from rows
 
 
-def yes_or_no(value):
-    """True, 1, "true" (csv files know strings only) -> 1; False, 0, "no" -> 0; anything else is an error"""
-    if read_label(value) is None:
-        raise ValueError(f"label {str(value)[:40]!r} is none of 0/1, true/false")
-    return read_label(value)
+# --------------------------------------------------------------------------- flags, and the steps of a public dataset
 
-
-# --------------------------------------------------------------------------- the story
-
-def arguments(doc, task, revision="main", sizes=None):
-    """The flags that these scripts spell alike."""
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--from-file", default="", help="a file or folder in the hub's raw format, for machines without a hub")
-    parser.add_argument("--revision", default=revision, help=f"commit, branch or tag of the dataset on the hub (default: {revision})")
-    parser.add_argument("--task", default=task, help=f"folder under data/ to write to (default: {task})")
-    parser.add_argument("--force", action="store_true", help="do it again though it is done")
-    if sizes:
-        parser.add_argument("--rows", type=number(int, 4, 10 ** 7), default=20_000, help="at most so many in train1 and train2 together")
-        parser.add_argument("--test-rows", type=number(int, 2, 10 ** 7), default=10_000, help="at most so many in test")
-    return parser
-
-
-def ours_alone(parser, args):
-    """Rows of our own are what they are: flags that change what is read from a public set are refused, not ignored."""
-    for key in ("task", "revision", "rows", "test_rows"):
-        if getattr(args, key) != parser.get_default(key):
-            fail(f"--{key.replace('_', '-')} is for a public set: give --from-file FILE with it" + (", or --hub" if "hub" in vars(args) else ""))
-
-
-def prepare(args, task, repo, official, rows_of, split=None):
-    """
-    What a prepare.py does once its flags are read. -> nothing; writes data/<task>/
-
-    official   the hub's splits, {"train": "train", "test": "validation"}: ours -> theirs
-    rows_of    raw row -> list of rows
-    split      {"train": rows, "test": rows} or {"all": rows} -> (splits, left out); by default deal, by --rows and --test-rows
-    """
-    folder = os.path.join(DATA, args.task)
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", args.task) or args.task != task and os.path.exists(os.path.join(folder, "prepare.py")):
-        fail(f"--task {args.task!r}: letters, digits, '-' and '_' only, and not the name of another task of this repository")
-    files = find_files(args.from_file, official.values()) if args.from_file else {}
-    source = {"dataset": repo, "revision": args.revision} if not files else {
-        "dataset": repo, "files": {os.path.relpath(n, os.path.dirname(args.from_file.rstrip(os.sep)) or "."): fingerprint(n)
-                                   for names in files.values() for n in names}}
-    flags = {k: v for k, v in vars(args).items() if k not in ("force", "from_file", "revision")}
-    if not args.force and done(folder, source, flags):
-        return print(f"already done: {os.path.relpath(os.path.join(folder, 'task.json'))} (--force does it again)")
-
-    if files:
-        ours = {theirs: name for name, theirs in official.items()}
-        pools = {ours.get(pool, pool): (row for n in names for row in convert(read_file(n), rows_of, n)) for pool, names in files.items()}
-    else:
-        raw, source["commit"] = open_hub(repo, args.revision, official.values(), (
-            f"Where there is a network:  hf download {repo} --repo-type dataset --revision {args.revision} --local-dir {task}-raw  then bring "
-            f"the folder {task}-raw here:  python data/{task}/prepare.py --from-file {task}-raw"))
-        print(f"{repo}, commit {source['commit']}")
-        pools = {name: convert(raw[theirs], rows_of, f"{repo}, {theirs}") for name, theirs in official.items()}
-    splits, left = split(pools) if split else deal(pools, {"train1": args.rows // 2, "train2": args.rows // 2, "valid": max(2, args.rows // 10),
-                                                           "test": args.test_rows})
-    for name, rows in splits.items():
-        if len({row["label"] for row in rows}) < 2:
-            fail(f"no {name} rows of both labels: more raw rows are needed than {args.from_file or repo} has")
-        splits[name] = sorted((named(task, name, row) for row in rows), key=lambda row: unit("order " + row["id"]))
-    write_task(folder, args.task, splits, source, flags=flags, left_out=left)
-    print(f"left out: {', '.join(f'{n:,} {reason}' for reason, n in left.items()) or 'nothing'}\nwrote {os.path.relpath(folder)}")
-
-
-def done(folder, source, flags):
-    """Was this made before, from the same source with the same flags, and are all its files as they were written?"""
+def is_prepared(folder, source, flags):
+    """Was this task made before, from the same source with the same flags, and are all its files unchanged?"""
     try:
         with open(os.path.join(folder, "task.json"), encoding="utf-8") as f:
             spec = json.load(f)
@@ -301,3 +251,99 @@ def done(folder, source, flags):
         return same and all(fingerprint(os.path.join(folder, name)) == was for name, was in spec["files"].items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
+
+
+def build_parser(doc, task, revision="main", sizes=False):
+    """The flags that these scripts spell alike. sizes: with --rows and --test-rows"""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--from-file", default="", help="a file or folder in the hub's raw format: needs no hub")
+    parser.add_argument("--revision", default=revision, help=f"commit, branch or tag on the hub (default: {revision})")
+    parser.add_argument("--task", type=task_name, default=task, help=f"folder of data/ to write to (default: {task})")
+    parser.add_argument("--force", action="store_true", help="repeat it though it is done")
+    if sizes:
+        parser.add_argument("--rows", type=number(int, 4, 10 ** 7), default=20_000,
+                            help="at most so many in train1 and train2 together")
+        parser.add_argument("--test-rows", type=number(int, 2, 10 ** 7), default=10_000, help="at most so many in test")
+    return parser
+
+
+def refuse_public_flags(parser, args):
+    """For rows made from tinyworld's tables: flags that select rows of a public set are refused, not ignored."""
+    for key in ("task", "revision", "rows", "test_rows"):
+        if getattr(args, key) != parser.get_default(key):
+            hub = ", or --hub" if "hub" in vars(args) else ""
+            fail(f"--{key.replace('_', '-')} is for a public set: give --from-file FILE with it{hub}")
+
+
+def check_task(name, script_task):
+    """--task: a plain name, and of the tasks of this repository only the script's own."""
+    taken = name != script_task and os.path.exists(os.path.join(DATA, name, "prepare.py"))
+    if not re.fullmatch(PLAIN_NAME, name) or taken:
+        fail(f"--task {name!r}: letters, digits, '-' and '_' only, and not the name of another task of this repository")
+
+
+def pools_of_files(files, official, rows_of):
+    """{official split or "all": [files]} -> {our split or "all": rows}; `official` maps ours to theirs"""
+    def rows_in(names):
+        for name in names:
+            yield from convert((row for _, row in read_table(name)), rows_of, name)
+
+    ours = {theirs: name for name, theirs in official.items()}
+    return {ours.get(pool, pool): rows_in(names) for pool, names in files.items()}
+
+
+def describe_source(repo, revision, path, splits):
+    """-> (files to read, {} for the hub; what task.json records: the revision, or the files' fingerprints)"""
+    if not path:
+        return {}, {"dataset": repo, "revision": revision}
+    files = find_files(path, splits)
+    home = os.path.dirname(path.rstrip(os.sep)) or "."
+    names = [name for split_files in files.values() for name in split_files]
+    return files, {"dataset": repo, "files": {os.path.relpath(name, home): fingerprint(name) for name in names}}
+
+
+def prepare(args, task, repo, official, rows_of, split=None, hide=None, path=None):
+    """
+    Make data/<args.task>/ from a public dataset: read, convert, split, name, write.
+
+    task       the task of the calling script; ids begin with it
+    official   the hub's splits, {"train": "train", "test": "validation"}: ours -> theirs
+    rows_of    raw row -> list of rows
+    split      pools -> (splits, left out); by default split_rows with the sizes of --rows and --test-rows
+    hide       splits -> (splits, {file name: rows}): moves what a student must not see to files of truth/
+    path       file or folder to read in place of the hub (default: --from-file)
+    """
+    path = path or args.from_file
+    check_task(args.task, task)
+    folder = os.path.join(DATA, args.task)
+    files, source = describe_source(repo, args.revision, path, official.values())
+    flags = {k: v for k, v in vars(args).items() if k not in ("force", "from_file", "revision")}
+    if not args.force and is_prepared(folder, source, flags):
+        print(f"already done: {os.path.relpath(os.path.join(folder, 'task.json'))} (--force repeats it)")
+        return
+
+    if files:
+        pools = pools_of_files(files, official, rows_of)
+    else:
+        advice = (f"--local-dir {task}-raw  then bring the folder {task}-raw here:  "
+                  f"python data/{task}/prepare.py --from-file {task}-raw")
+        raw, source["commit"] = open_hub(repo, args.revision, official.values(), advice)
+        print(f"{repo}, commit {source['commit']}")
+        pools = {name: convert(raw[theirs], rows_of, f"{repo}, {theirs}") for name, theirs in official.items()}
+
+    if split is None:
+        half = args.rows // 2
+        sizes = {"train1": half, "train2": half, "valid": max(2, args.rows // 10), "test": args.test_rows}
+        splits, left_out = split_rows(pools, sizes)
+    else:
+        splits, left_out = split(pools)
+    splits, truth = hide(splits) if hide else (splits, {})
+    for name, rows in splits.items():
+        if len({row["label"] for row in rows}) < 2:
+            fail(f"no {name} rows of both labels: more raw rows are needed than {path or repo} has")
+        rows = [file_row(task, name, row) for row in rows]
+        splits[name] = sorted(rows, key=lambda row: hash_fraction("order " + row["id"]))
+
+    with open_task(folder):
+        print("left out: " + (", ".join(f"{n:,} {reason}" for reason, n in left_out.items()) or "nothing"))
+        write_task(folder, args.task, splits, source, truth, flags=flags, left_out=left_out)

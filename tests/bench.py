@@ -21,7 +21,15 @@ share of what one big matrix product reached in the same round. Peak is the memo
 
 Needs tinyworld's rows (python data/tinyworld/prepare.py).
 """
-import argparse, importlib.util, json, os, statistics, subprocess, sys, tempfile, time
+import argparse
+import importlib.util
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
@@ -31,8 +39,8 @@ import torch
 
 import icl
 from contract import read_labels, read_rows
-from prompting import judge, open_language_model, write
-from train_weak import fit, predict, soft_xent
+from models import generate, next_word_probs, open_language_model, predict
+from train_weak import batch_maker, fit, soft_label_loss, soft_xent
 
 WORDS = [" no", " yes"]
 SHAPES = {"tiny": {"n_layer": 4, "n_embd": 128, "n_head": 4, "vocab_size": 4096}, "gpt2": {"n_layer": 12, "n_embd": 768, "n_head": 12},
@@ -159,8 +167,9 @@ def compare(name, shape, ours, n, plain, n_plain, args, flops=None, width=None, 
 
 def bench_shape(shape, cases, args):
     """Fine-tuning, labelling, first words and generation with a model of one shape."""
-    import transformers
     from types import SimpleNamespace
+
+    import transformers
     n_fit, n_label, n_word, n_write = (max(8, int(n * args.scale)) for n in ROWS[shape])
     device, rng = args.device, np.random.default_rng(0)
     autocast = torch.autocast(device.split(":")[0], torch.bfloat16, enabled=args.dtype == "bf16")
@@ -176,16 +185,20 @@ def bench_shape(shape, cases, args):
         weights = sum(w.numel() for name, w in model.named_parameters() if w.dim() == 2 and ".h." in name)
         how = SimpleNamespace(seed=0, lr=1e-5, epochs=1, batch_size=32 if device == "cpu" else 256, micro_batch_size=None, dtype=args.dtype)
         tokens = [sum(map(len, ids[:n])) for n in (n_fit, n_label)]
+
+        def our_fit():
+            make_batch = batch_maker(ids[:n_fit], tokenizer, device, soft_labels=labels[:n_fit])
+            fit(model, [len(i) for i in ids[:n_fit]], make_batch, soft_label_loss, how, device)
         if "label" in cases:
             rows.append(compare("label", shape, lambda: predict(model, tokenizer, ids[:n_label], device, args.dtype), n_label,
                                 lambda: plain_label(model, ids[:n_label], device, autocast), n_label, args, 2 * weights * tokens[1], config.n_embd, autocast))
         if "fine-tune" in cases:
-            rows.append(compare("fine-tune", shape, lambda: fit(model, tokenizer, ids[:n_fit], labels[:n_fit], how, device), n_fit,
+            rows.append(compare("fine-tune", shape, our_fit, n_fit,
                                 lambda: plain_fit(model, ids[:n_fit], labels[:n_fit], how, device, autocast), n_fit, args, 6 * weights * tokens[0],
                                 config.n_embd, autocast))
         if "trainer" in cases:
             with tempfile.TemporaryDirectory() as folder:
-                rows.append(compare("trainer", shape, lambda: fit(model, tokenizer, ids[:n_fit], labels[:n_fit], how, device), n_fit,
+                rows.append(compare("trainer", shape, our_fit, n_fit,
                                     lambda: trainer_fit(model, tokenizer, ids[:n_fit], labels[:n_fit], how, device, folder), n_fit, args,
                                     6 * weights * tokens[0], config.n_embd, autocast))
     if {"first word", "generate"} & cases:
@@ -194,27 +207,27 @@ def bench_shape(shape, cases, args):
         texts = [texts[i % len(texts)] for i in range(max(n_word, n_write))]
         if "first word" in cases:
             few = texts[:n_word // 8]
-            rows.append(compare("first word", shape, lambda: judge(model, tokenizer, texts[:n_word], WORDS, device, 512, args.dtype), n_word,
+            rows.append(compare("first word", shape, lambda: next_word_probs(model, tokenizer, texts[:n_word], WORDS, device, 512, args.dtype), n_word,
                                 lambda: torch.tensor(one_by_one(model, tokenizer, few, 1, device, autocast)).softmax(-1).numpy(), len(few), args))
         if "generate" in cases:
             few = texts[:n_write // 8]
             model.generation_config.eos_token_id = None    # a model of random weights must not stop by chance
-            rows.append(compare("generate", shape, lambda: list(write(model, tokenizer, texts[:n_write], device, 512, WRITTEN, [], dtype=args.dtype)) and None,
+            rows.append(compare("generate", shape, lambda: generate(model, tokenizer, texts[:n_write], device, 512, WRITTEN, [], dtype=args.dtype) and None,
                                 n_write, lambda: one_by_one(model, tokenizer, few, WRITTEN, device, autocast) is None, len(few), args))
     return rows
 
 
 def bench_in_context(args):
     """The shipped tiny-4, 16 demonstrations that all prompts share."""
-    model, tokenizer, longest = open_language_model("tiny-4", args.device)
+    model, tokenizer, max_length = open_language_model("tiny-4", args.device)
     test, pool = read_rows("tinyworld", "test"), sorted(read_rows("tinyworld", "train2"), key=lambda row: row["id"])
     says = read_labels(os.path.join(ROOT, "data", "tinyworld", "truth"), pool)[:, 1] > 0.5
-    shown = icl.per_class(says, 16, np.random.default_rng(0))
-    sheet = [icl.demonstration(pool[i]["text"], WORDS[int(says[i])]) for i in shown]
+    shown = icl.sample_per_class(says, 16, np.random.default_rng(0))
+    sheet = [icl.format_demonstration(pool[i]["text"], WORDS[int(says[i])]) for i in shown]
     texts, n = [row["text"] for row in test], 40
     autocast = torch.autocast(args.device.split(":")[0], enabled=False)
-    prompts = [icl.fill(tokenizer, sheet, text, WORDS) for text in texts[:n]]
-    return compare("in-context", "tiny-4", lambda: icl.judge_after(model, tokenizer, [sheet], texts, WORDS, args.device, longest)[0], len(texts),
+    prompts = [icl.build_prompt(tokenizer, sheet, text, WORDS) for text in texts[:n]]
+    return compare("in-context", "tiny-4", lambda: icl.predict_in_context(model, tokenizer, [sheet], texts, WORDS, args.device, max_length)[0], len(texts),
                    lambda: torch.tensor(one_by_one(model, tokenizer, prompts, 1, args.device, autocast)).softmax(-1).numpy(), n, args)
 
 

@@ -8,12 +8,23 @@ accepts what it was given is stopped where the work would begin: what is tested 
 starts with "error:" and exit code 2; or, where the damage is none (a byte order mark, a blank line, a flag that happens to be allowed), the beginning
 of the work. All else is a finding, printed with what made it. tests/test_robust.py runs some of them in every test run, W2SG_FUZZ says how many.
 """
-import argparse, contextlib, hashlib, importlib, io, json, os, random, shutil, sys, traceback
+import argparse
+import contextlib
+import glob
+import hashlib
+import importlib
+import io
+import json
+import os
+import random
+import shutil
+import sys
+import traceback
 
 ODD = ["", " ", ".", "..", "/", "/dev/null", "/proc/none/x", "../../etc", "a" * 300, "ä/ö", "x\ny", "-", "--", "0", "-1", "nan", "inf", "1e999", "9" * 400, "½", "0x10",
        "true", "None", "[1]", "{}", "%s", "$(true)", "'; exit", "\udcff", "weak,weak", ",", "a,b,c", "tiny-9", "tiny-", "meta", "hpu", "cuda:99", "warp"]
 JUNK = [b"", b"[]", b"null", b"3", b'"text"', b"{", b'{"id": ', b"\xff\xfe\x00", b"\x00" * 40, b"{}", b"[" * 100_000, b'{"id": "' + b"x" * 1_000_000, b'{"a": 1' + b"0" * 5000 + b"}",
-        b"true", b'{"id": "a" "b"}', "{'id': 'a'}".encode(), b"id,label\na,1"]
+        b"true", b'{"id": "a" "b"}', b"{'id': 'a'}", b"id,label\na,1"]
 WRONG_TEXT = [None, 3, "", "  ", [], {}, True, "\ud800", ["a"], 1.5]
 WRONG_LABEL = [2, -1, "1", None, [], {}, float("nan"), float("inf"), 0.5, 10 ** 400, "yes"]
 WRONG_PAIR = [None, "yes", [], [0.5], [0.2, 0.3, 0.5], [0.9, 0.9], [-0.5, 1.5], [float("nan"), 0.5], ["0.5", "0.5"], [True, False], {}, 0.7, [None, 1], [10 ** 400, 0], [[0.5], [0.5]],
@@ -114,10 +125,12 @@ def made_by(path):
     """The command that made a finished run, from its config: the script, then those flags that have a value."""
     with open(path, encoding="utf-8") as f:
         config = json.load(f)["config"]
-    yield config["script"]
+    yield {"table": "align_tasks.py", "culture": "cdeval.py", "writer": "sft.py"}[config["role"]]
+    skipped = ("role", "inputs", "code", "seed") + ("task",) * (config["role"] == "culture")
     for key, value in config.items():
-        if key not in ("script", "inputs", "seed") + ("task",) * (config["script"] == "cdeval.py") and value not in (None, False, ""):
-            yield from ["--" + key.replace("_", "-"), *([] if value is True else map(str, value) if isinstance(value, list) else [str(value)])]
+        if key not in skipped and value not in (None, False, ""):
+            values = [] if value is True else map(str, value) if isinstance(value, list) else [str(value)]
+            yield from ["--" + key.replace("_", "-"), *values]
 
 
 def cases(house, rng, kinds=()):
@@ -126,9 +139,9 @@ def cases(house, rng, kinds=()):
     seed0, toxicity, cdeval = os.path.join(world, "seed0"), os.path.join(house, "data", "toxicity"), os.path.join(house, "data", "cdeval")
     table, culture, writer = (list(made_by(os.path.join(folder, "results.json"))) for folder in (
         os.path.join(toxicity, "seed0", "table"), os.path.join(cdeval, "seed0", "culture"), os.path.join(toxicity, "seed0", "student")))
-    readers = {"train_weak.py": [], "train_strong.py": ["--labels", "weak", "--ceiling", "ceiling", "--out", "new"], "ensemble.py": ["--single", "weak"],
-               "icl.py": ["--labels", "weak", "--out", "new"], "auto_align.py": ["--ladder", "tiny-1b"], "debate.py": ["--mode", "none", "--plain", "weak"]}
-    others = {"align_tasks.py": table[1:], "cdeval.py": culture[1:], "writers.py": writer[1:], "report.py": []}
+    readers = {"train_weak.py": [], "train_strong.py": ["--labels", "weak", "--ceiling", "ceiling", "--out", "new"], "ensemble.py": ["--supervisor", "weak"],
+               "icl.py": ["--labels", "weak", "--out", "new"], "auto_align.py": ["--ladder", "tiny-1b"], "debate.py": ["--mode", "none", "--supervisor", "weak"]}
+    others = {"align_tasks.py": table[1:], "cdeval.py": culture[1:], "sft.py": writer[1:], "report.py": []}
     flags = {script: flags_of(script) for script in [*readers, *others]}
     while True:
         kind = rng.choice(kinds or ["rows", "rows", "labels", "labels", "results", "task", "checkpoint", "flag", "flag", "flag", "own", "state", "writer", "table", "culture"])
@@ -142,7 +155,7 @@ def cases(house, rng, kinds=()):
         elif kind == "labels":
             where, command = rng.choice([("weak", ["train_strong.py", "--labels", "weak", "--out", "new"]), ("truth", ["train_strong.py", "--labels", "truth", "--out", "new"]),
                                          ("ceiling", ["train_strong.py", *readers["train_strong.py"]]), ("weak", ["icl.py", "--labels", "weak", "--out", "new"]),
-                                         ("weak", ["debate.py", "--mode", "none", "--plain", "weak"]), ("weak", ["ensemble.py", "--single", "weak"]),
+                                         ("weak", ["debate.py", "--mode", "none", "--supervisor", "weak"]), ("weak", ["ensemble.py", "--supervisor", "weak"]),
                                          ("weak", ["auto_align.py", "--ladder", "tiny-1b"])])
             path, ways = os.path.join(world if where == "truth" else seed0, where, "labels.jsonl"), LABELS
             if rng.random() < 0.1:
@@ -166,7 +179,9 @@ def cases(house, rng, kinds=()):
             command = rng.choice([["train_weak.py", "--model", model], ["icl.py", "--model", model, "--labels", "weak", "--out", "new"]])
         elif kind == "state":                              # what an unfinished run left
             name = rng.choice(["results.json", "evaluator.json", "audits.jsonl"])
-            path, ways, must = os.path.join(seed0, "align", "round-1", name), [break_json] if name.endswith("json") else [junk_line, cut_line, lose("id"), lose("use")], False
+            path = glob.glob(os.path.join(seed0, "align", "rounds-*", "round-1", name))[0]
+            ways = [break_json] if name.endswith("json") else [junk_line, cut_line, lose("id"), lose("use")]
+            must = False
             command = ["auto_align.py", "--ladder", "tiny-1b", "--audit", "4", "--doubt", "0.05", "--epochs", "1"]
         elif kind == "writer":                             # somebody's continuations
             texts = [*ANY_FILE, double_line, replace("id", WRONG_TEXT), lose("id"), replace("text", WRONG_TEXT), lose("text"), replace("nats", WRONG_VALUE), lose("nats")]
@@ -235,7 +250,7 @@ def flags_of(script):
     found = []
 
     def look(self, *args, **kwargs):
-        found.extend((action.option_strings[0], action.nargs != 0) for action in self._actions if action.option_strings and action.dest not in ("help", "readme"))
+        found.extend((action.option_strings[0], action.nargs != 0) for action in self._actions if action.option_strings and action.dest not in ("help", "docs"))
         raise Accepted
     parse, argparse.ArgumentParser.parse_args = argparse.ArgumentParser.parse_args, look
     try:
@@ -258,7 +273,7 @@ def try_one(house, files, command, must):
             with open(path, "wb") as f:
                 f.write(data)
     module = importlib.import_module("own.prepare" if command[0].startswith("data") else command[0][:-3])
-    out, err, code, accepted, finding = io.StringIO(), io.StringIO(), 0, False, None
+    err, code, accepted, finding = io.StringIO(), 0, False, None
     sys.argv = command
     before = inputs_of(house)
     try:
@@ -317,16 +332,20 @@ def main():
             return real(path)
         return fingerprints.setdefault(path, None) or fingerprints.__setitem__(path, real(path)) or fingerprints[path]
     contract.fingerprint = fingerprint
-    for name, where in {"train_weak": ["begin"], "train_strong": ["begin"], "icl": ["begin"], "ensemble": ["begin", "train_member"], "debate": ["begin", "open_language_model"],
-                        "auto_align": ["finish", "play_round", "score_texts", "choose_evaluator"], "align_tasks": ["finish", "write_file"], "writers": ["begin"], "cdeval": ["finish", "draw"], "report": ["write_file", "draw", "draw_all"]}.items():
+    begins = {"train_weak": ["open_run"], "train_strong": ["open_run"], "icl": ["open_run"], "ensemble": ["open_run", "train_member"],
+              "debate": ["open_run", "open_language_model"],
+              "auto_align": ["write_results", "play_round", "score_texts", "choose_evaluator"],
+              "align_tasks": ["write_results", "write_file"], "sft": ["open_run"],
+              "cdeval": ["write_results", "draw_figures", "answers_by_likelihood", "answers_by_generation"],
+              "report": ["write_file", "draw_figures"]}
+    for name, functions in begins.items():
         module = importlib.import_module(name)
-        for function in where:
-            if hasattr(module, function):
-                setattr(module, function, accept)
-    for name, function in (("align_tasks", "begin"), ("align_tasks", "run_all"), ("cdeval", "begin")):
-        setattr(sys.modules[name], function, lambda *_: None)                  # what comes after is looked at, too
-    sys.modules["cdeval"].by_likelihood = sys.modules["cdeval"].by_generation = lambda *asked: iter(()) if len(asked[-1]) == len(asked[2]) else accept()
-    sys.modules["auto_align"].shutil = argparse.Namespace(rmtree=accept)       # old rounds go away where a new one begins
+        for function in functions:
+            assert hasattr(module, function), f"{name} has no {function}"
+            setattr(module, function, accept)
+    sys.modules["align_tasks"].run_all = lambda *_: None                       # what comes after is looked at, too
+    for name in ("align_tasks", "cdeval", "auto_align"):
+        sys.modules[name].open_run = lambda *_: contextlib.nullcontext()
     with open(os.path.join(args.house, "own.csv"), "w", encoding="utf-8") as f:
         f.write("text,label\n" + "".join(f"Is {k} odd?,{k % 2}\n" for k in range(80)))
     rng, counts = random.Random(args.seed), {"accepted": 0, "refused": 0}

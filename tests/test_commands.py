@@ -10,19 +10,22 @@ import os
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from types import SimpleNamespace
 
 import pytest
-
-import contract
 import warm
 from conftest import ROOT
 
-SCRIPTS = ["train_weak.py", "train_strong.py", "ensemble.py", "debate.py", "icl.py", "auto_align.py", "writers.py", "align_tasks.py", "cdeval.py", "report.py"]           # with a command line; contract.py has none
-PAGES = ["contract.py", "distributed.py", "measure.py", "clean_labels.py", "prompting.py", "fusion.py", "debaters.py", "retrieval.py", "roles.py", "questionnaire.py", "respondents.py", "plots.py"]                  # chapters without a command line
+import contract
+import train_weak
+
+SCRIPTS = ["train_weak.py", "train_strong.py", "ensemble.py", "debate.py", "icl.py", "auto_align.py", "sft.py",
+           "align_tasks.py", "cdeval.py", "report.py"]           # with a command line; contract.py has none
+PAGES = ["contract.py", "metrics.py", "models.py", "distributed.py"]
 QUICK = ["--max-rows", "96", "--epochs", "1"]
 
 
@@ -33,6 +36,7 @@ def build_house(folder):
         shutil.copy(os.path.join(ROOT, name), folder)
     world = os.path.join(folder, "data", "tinyworld")
     os.makedirs(world)
+    shutil.copy(os.path.join(ROOT, "data", "tasks.py"), os.path.join(folder, "data"))
     for name in ("prepare.py", "facts"):
         source = os.path.join(ROOT, "data", "tinyworld", name)
         (shutil.copytree if os.path.isdir(source) else shutil.copy)(source, os.path.join(world, name))
@@ -96,7 +100,8 @@ def test_what_is_printed(chain):
     assert re.search(r"^supervisor 0\.\d+ ±0\.\d+ \| AUROC", chain["weak"], re.M)
     assert re.search(r"^supervisor 0\.\d+ \| student 0\.\d+ ±0\.\d+ \| ceiling 0\.\d+ \| (PGR -?\d+\.\d+ \[|no PGR: )", chain["student"], re.M)
     assert "student right where its supervisor is wrong" in chain["student"] and "one example, exactly as the model sees it" in chain["student"]
-    assert "device: " in chain["weak"] and "config: {" in chain["weak"]
+    assert "device: " in chain["weak"]
+    assert "train_weak.py --max-rows 96 --epochs 1 -> " in chain["weak"]       # the flags that were typed, not thirty keys
     assert "| student | tiny-4 | weak | 1 |" in chain["report"]
 
 
@@ -142,16 +147,18 @@ def test_a_finished_stage_is_not_run_again_and_any_changed_flag_runs_it(chain):
     assert "already done" not in must(chain["house"], *WEAK)                   # back again: the folder now held the other run
 
 
-def test_pitfall_13_every_result_relevant_flag_is_part_of_what_decides_a_rerun(tmp_path, monkeypatch):
-    import argparse
-    parser = argparse.ArgumentParser()
-    contract.add_common_flags(parser, model="tiny-1a", out=str(tmp_path / "run"), epochs=1)
-    args = vars(parser.parse_args([]))
-    irrelevant = {"out", "device", "force"}
-    _, config = contract.start(SimpleNamespace(**args), [])
-    assert set(args) - irrelevant <= set(config)
-    for key in set(args) - irrelevant - {"task", "seed"}:
-        assert contract.start(SimpleNamespace(**{**args, key: "another"}), [])[1] != config, key
+def test_pitfall_13_every_result_relevant_flag_is_part_of_what_decides_a_rerun(tmp_path):
+    parser = train_weak.build_parser()
+    args = vars(parser.parse_args(["--out", str(tmp_path / "run")]))
+
+    def config_of(args):
+        args = SimpleNamespace(**args)
+        return contract.describe_run(train_weak.__file__, parser, args, {"role": "supervisor", **vars(args)}, [])[1]
+    config = config_of(args)
+    relevant = set(args) - {"out", "device", "force"}
+    assert relevant <= set(config)
+    for key in relevant - {"task", "seed"}:
+        assert config_of({**args, key: "another"}) != config, key
     # two models of the same name in different places are different models
     for name in "ab":
         os.makedirs(tmp_path / name / "model")
@@ -188,14 +195,18 @@ def test_pitfall_12_killed_at_any_moment_the_same_command_ends_with_the_same_byt
 
 @pytest.mark.parametrize("step", ["checkpoint", "labels", "results"])
 def test_pitfall_12_killed_between_two_files_the_stage_is_not_done(chain, step):
-    """The process dies just before each of the artefacts: no results.json, and the next run completes."""
+    """
+    Another run (--lr) in a finished run's folder dies just before each of its artefacts. Before the first the finished run is whole; after it
+    the folder counts as damaged, and the next run completes.
+    """
     house, folder = chain["house"], os.path.join(chain["house"], "data", "tinyworld", "seed0", "weak")
     before = contents(folder)
-    patch = {"checkpoint": "save_checkpoint", "labels": "write_labels", "results": "finish"}[step]
-    code = f"import sys, os, train_weak; sys.argv = {WEAK + ['--force']!r}; train_weak.{patch} = lambda *a, **k: os._exit(9); train_weak.main()"
+    patch = {"checkpoint": "save_checkpoint", "labels": "write_labels", "results": "write_results"}[step]
+    code = f"import os, train_weak; train_weak.{patch} = lambda *a, **k: os._exit(9); train_weak.main({[*WEAK[1:], '--lr', '2e-4']!r})"
     assert call(house, "-c", code).returncode == 9
-    assert not os.path.exists(os.path.join(folder, "results.json"))
-    assert "already done" not in must(house, *WEAK)
+    if step == "checkpoint":
+        assert contents(folder) == before
+    assert ("already done" in must(house, *WEAK)) == (step == "checkpoint")
     assert contents(folder) == before
 
 
@@ -334,7 +345,10 @@ def test_a_users_mistake_is_one_clear_line_and_exit_code_2(chain, command, words
 # --------------------------------------------------------------------------- documentation and style
 
 def documents():
-    return ["README.md", "run.sh", *PAGES, *SCRIPTS, *sorted(glob.glob("data/*/*.py", root_dir=ROOT) + glob.glob("data/*/README.md", root_dir=ROOT))]
+    found = ["README.md", "CONTRIBUTING.md", "run.sh", *PAGES, *SCRIPTS]
+    for pattern in ("docs/*.md", "docs/*/*.md", "data/*/*.py", "data/*/README.md"):
+        found += sorted(glob.glob(pattern, root_dir=ROOT))
+    return found
 
 
 SHOWN = sorted({(name, line.strip()) for name in documents()
@@ -361,7 +375,7 @@ def test_pitfall_36_every_shown_command_and_flag_exists(usage, where, command):
 
 @pytest.mark.parametrize("script", [*SCRIPTS, *sorted(glob.glob("data/*/prepare.py", root_dir=ROOT)), "data/tinyworld/corpus.py"])
 def test_help_is_instant_and_needs_neither_torch_nor_network(script):
-    code = (f"import sys, runpy; sys.modules.update(torch=None, transformers=None, datasets=None, numpy=None); sys.argv = [{script!r}, '--help']\n"
+    code = (f"import sys, runpy; sys.modules.update(torch=None, transformers=None, datasets=None); sys.argv = [{script!r}, '--help']\n"
             f"sys.path.insert(0, {os.path.dirname(os.path.join(ROOT, script))!r}); runpy.run_path({os.path.join(ROOT, script)!r}, run_name='__main__')")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0 and "usage:" in done.stdout, done.stderr
@@ -383,13 +397,152 @@ def test_house_rules(path):
             assert "b" in mode or any(k.arg == "encoding" for k in node.keywords), f"open() without encoding, line {node.lineno}"
 
 
-CHAPTERS = ["distributed", "contract", "train_weak", "measure", "clean_labels", "prompting", "train_strong", "fusion", "ensemble", "debaters", "debate", "retrieval", "icl", "roles", "auto_align",
-            "writers", "align_tasks", "questionnaire", "respondents", "cdeval", "plots", "report"]
+def local_imports(name):
+    """The project's modules that a module imports, at its top or inside a function."""
+    with open(os.path.join(ROOT, name + ".py"), encoding="utf-8") as f:
+        found = set(re.findall(r"^ *(?:from|import) (\w+)", f.read(), re.M))
+    return {module for module in found if os.path.exists(os.path.join(ROOT, module + ".py"))}
 
 
-def test_a_chapter_imports_from_earlier_ones_alone():
-    for path in glob.glob(os.path.join(ROOT, "*.py")):
-        own = os.path.basename(path)[:-3]
-        for name in re.findall(r"^from (\w+) import", open(path, encoding="utf-8").read(), re.M):
-            if os.path.exists(os.path.join(ROOT, name + ".py")):
-                assert CHAPTERS.index(name) < CHAPTERS.index(own), f"{own}.py imports from {name}.py, which comes later"
+ALLOWED = {"contract": set(), "metrics": {"contract"}, "models": {"contract"}, "train_weak": {"contract", "metrics", "models"}}
+MORE = {"auto_align": {"train_strong"}, "report": {"align_tasks", "cdeval", "debate"}, "align_tasks": {"sft", "report"},
+        "distributed": set(), "train_strong": set()}
+
+
+@pytest.mark.parametrize("name", sorted(n[:-3] for n in glob.glob("*.py", root_dir=ROOT)))
+def test_a_stage_imports_the_shared_pages_alone(name):
+    shared = set(ALLOWED)
+    allowed = ALLOWED[name] if name in ALLOWED else shared | MORE.get(name, set())
+    assert local_imports(name) <= allowed
+
+
+def test_the_house_has_at_most_14_files_and_short_mains():
+    names = glob.glob("*.py", root_dir=ROOT)
+    assert len(names) <= 14, names
+    for name in names:
+        with open(os.path.join(ROOT, name), encoding="utf-8") as f:
+            tree = ast.parse(f.read())
+        for node in tree.body:
+            if isinstance(node, ast.FunctionDef) and node.name == "main":
+                assert node.end_lineno - node.lineno < 60, f"{name}: main() has {node.end_lineno - node.lineno + 1} lines"
+            assert not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)), f"{name}, line {node.lineno}: a side effect at import"
+
+
+# --------------------------------------------------------------------------- a fork
+
+FORKS = {"train_weak": ["--model", "tiny-1a"], "train_strong": ["--labels", "truth", "--model", "tiny-1b"], "ensemble": ["--members", "2"],
+         "debate": ["--mode", "support"], "icl": ["--labels", "truth", "--model", "tiny-1b"],
+         "auto_align": ["--evaluator", "weak", "--ladder", "tiny-1b", "--doubt", "0.05"],
+         "sft": ["--labels", "train1", "--model", "tiny-1a", "--prompts", "2", "--samples", "2"],
+         "align_tasks": ["--task", "toxicity", "--model", "tiny-1b", "--ladder", "tiny-1c", "--members", "tiny-1a,tiny-1c", "--reader", "tiny-1a",
+                         "--prompts", "2", "--samples", "2"],
+         "cdeval": ["--models", "tiny-1a", "--max-rows", "4"], "report": []}
+
+
+def needed_files(stage):
+    """The files that a stage's header names after "Needs"."""
+    with open(os.path.join(ROOT, stage + ".py"), encoding="utf-8") as f:
+        needs = re.search(r"^Needs +(.*?)(?=^(?:Reads|Writes|Prints|\S)|^$)", ast.get_docstring(ast.parse(f.read())) + "\n\n", re.M | re.S)[1]
+    return set(re.findall(r"\w+\.py", needs)) | {stage + ".py"}
+
+
+@pytest.mark.parametrize("stage", FORKS)
+def test_a_stage_runs_with_the_files_that_its_header_names_and_no_others(chain, tmp_path, stage):
+    """The stage, copied into an empty folder with exactly these files, and data/."""
+    for name in needed_files(stage):
+        shutil.copy(os.path.join(ROOT, name), tmp_path)
+    shutil.copytree(os.path.join(chain["house"], "data"), tmp_path / "data", symlinks=True)
+    for name in ("hub.py", "own", "toxicity", "cdeval"):
+        source = os.path.join(ROOT, "data", name)
+        if os.path.isdir(source):
+            shutil.copytree(source, tmp_path / "data" / name, dirs_exist_ok=True)
+        elif os.path.exists(source):
+            shutil.copy(source, tmp_path / "data")
+    if not os.path.exists(tmp_path / "data" / "tinyworld" / "life"):
+        os.symlink(os.path.join(ROOT, "data", "tinyworld", "life"), tmp_path / "data" / "tinyworld" / "life")
+    if stage in ("sft", "align_tasks"):
+        must(tmp_path, "data/toxicity/prepare.py")
+    flags = [] if stage in ("report", "cdeval") else ["--max-rows", "24"]
+    if stage not in ("report", "cdeval", "icl"):
+        flags += ["--epochs", "1"]
+    must(tmp_path, stage + ".py", *FORKS[stage], *([] if stage == "report" else ["--out", "fork"]), *flags)
+
+
+def test_an_edited_loss_runs_again_and_an_edited_comment_does_not(noisy_house):
+    """A run's identity includes its code; the line says what changed, before any work."""
+    path = os.path.join(noisy_house, "train_weak.py")
+    with open(path, encoding="utf-8") as f:
+        text = f.read()
+
+    def edited(old, new):
+        assert text.count(old) == 1
+        with open(path, "w", encoding="utf-8") as f:
+            f.write(text.replace(old, new))
+        return must(noisy_house, *WEAK)
+    edited("return -(soft_labels * logits", "return -(1.0 * soft_labels * logits")
+    assert "already done" in must(noisy_house, *WEAK)
+    assert "code changed: stage" in edited("return -(soft_labels * logits", "return -(2.0 * soft_labels * logits")
+    printed = edited("return -(soft_labels * logits", "return -(soft_labels * logits")
+    assert "holds another finished run (code changed: stage)" in printed and "It stays until this run is complete" in printed
+    assert "already done" in edited("Cross entropy against probabilities instead of class ids.", "Another docstring.")
+    with open(os.path.join(noisy_house, "models.py"), "a", encoding="utf-8") as f:
+        f.write("\n\ndef unused():\n    return 1\n")
+    assert "code changed: models.py" in must(noisy_house, *WEAK)
+
+
+def test_a_stage_under_another_name_is_the_same_stage(chain, noisy_house):
+    """cp train_strong.py my_loss.py: its run is a ceiling, a student can be compared with it, and the report has both."""
+    shutil.copy(os.path.join(noisy_house, "train_strong.py"), os.path.join(noisy_house, "my_loss.py"))
+    assert "already done" in must(noisy_house, "my_loss.py", *CEILING[1:])
+    must(noisy_house, "my_loss.py", "--labels", "weak", "--ceiling", "ceiling", "--out", "student-forked", "--loss", "logconf", *QUICK)
+    assert "| student-forked |" in must(noisy_house, "report.py")
+
+
+def test_names_that_a_person_types_work(chain):
+    """A trailing slash from the shell's completion, the path of a task, and a run's folder as a model."""
+    house = chain["house"]
+    for flags in (["--task", "data/tinyworld"], ["--task", "data/tinyworld/"], ["--task", "tinyworld/"], ["--out", "weak/"],
+                  ["--out", "data/tinyworld/seed0/weak/"], ["--model", "tiny-1a/"]):
+        assert ("already done" in must(house, *WEAK, *flags)) == (flags[0] != "--model"), flags
+    for where in ("data/tinyworld/seed0/student", "data/tinyworld/seed0/student/", "data/tinyworld/seed0/student/checkpoint"):
+        must(house, "train_weak.py", "--model", where, "--out", "from-a-run", *QUICK)
+
+
+def test_a_notebook_can_call_a_stage_twice_in_one_process_and_no_lock_stays(chain):
+    """Whatever else is installed: a package called "distributed" or "metrics" must not get in the way, so nothing imports the former."""
+    code = ("import sys, fcntl, os; sys.path.append(os.getcwd()); import train_weak\n"
+            f"flags = {[*WEAK[1:], '--out', 'notebook']!r}\n"
+            "train_weak.main([*flags, '--force']); train_weak.main(flags); train_weak.main([*flags, '--force'])\n"
+            "handle = os.open('data/tinyworld/seed0/notebook', os.O_RDONLY)\n"
+            "fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB); print('no lock; distributed' , 'distributed' in sys.modules)\n")
+    done = call(chain["house"], "-c", code)
+    assert done.returncode == 0 and done.stdout.count("wrote ") == 2 and done.stdout.count("already done") == 1, done.stderr
+    assert "no lock; distributed False" in done.stdout
+
+
+def test_ctrl_c_ends_in_one_line_that_says_what_is_kept(chain):
+    house = chain["house"]
+    process = subprocess.Popen([sys.executable, "-u", "train_weak.py", "--epochs", "500", "--out", "stopped"], cwd=house,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while "one example" not in process.stdout.readline():
+        pass
+    process.send_signal(signal.SIGINT)
+    _, complaint = process.communicate(timeout=60)
+    lines = [line for line in complaint.splitlines() if "it/s" not in line and line.strip()]
+    assert process.returncode == 130 and len(lines) == 1, complaint
+    assert lines[0] == "interrupted: nothing was written; the same command goes on from there"
+
+
+def test_a_run_with_other_flags_says_so_and_loses_nothing_before_it_is_complete(chain):
+    house = chain["house"]
+    folder = os.path.join(house, "data", "tinyworld", "seed0", "weak")
+    before = contents(folder)
+    command = [*WEAK, "--lr", "3e-4", "--epochs", "500"]
+    process = subprocess.Popen([sys.executable, "-u", *command], cwd=house, stdout=subprocess.PIPE, text=True)
+    printed = ""
+    while "one example" not in printed:
+        printed += process.stdout.readline()
+    process.kill()
+    process.wait()
+    assert re.search(r"weak holds another finished run \(epochs 1 -> 500; lr 0.0001 -> 0.0003\)\. It stays until", printed)
+    assert contents(folder) == before and "already done" in must(house, *WEAK)

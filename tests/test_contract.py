@@ -12,7 +12,6 @@ import pytest
 import contract
 from contract import read_labels, read_rows, read_task, write_labels
 
-
 ROWS = [{"id": f"t-{k}"} for k in range(5)]
 
 

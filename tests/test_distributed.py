@@ -5,6 +5,7 @@ python -m pytest tests/test_distributed.py          # a minute: torchrun with tw
 """
 import doctest
 import glob
+import importlib
 import json
 import os
 import shutil
@@ -18,18 +19,17 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import ROOT                                  # first: it says where the scripts are
 if __name__ == "__main__":                                 # one of torchrun's processes: those of the house
     sys.path.insert(0, sys.argv[2])
-import debaters
+from test_commands import build_house, call, must
+
+import contract
 import debate
 import distributed
-import icl
+import models
 import train_strong
 import train_weak
 from contract import model_folder
-from test_commands import build_house, must
-from train_weak import fit, load_model, open_checkpoint, prepare_for_training, sweep
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 WORDS = [" no", " yes"]
@@ -72,16 +72,18 @@ def train(name, model_name="tiny-1a"):
     args = Namespace(**{"epochs": 1, "batch_size": 7, "micro_batch_size": None, "lr": 3e-4, "seed": 3, "dtype": "fp32", "head": "lm", "lora": None,
                         "gradient_checkpointing": False, **flags})
     torch.manual_seed(args.seed)
-    model, tokenizer, _ = load_model(model_name, args.head, WORDS, "cpu") if split else open_checkpoint(
-        model_name, "AutoModelForSequenceClassification", "cpu", num_labels=2)
+    if split:
+        model, tokenizer, _ = models.load_classifier(model_name, args.head, WORDS, "cpu")
+    else:
+        model, tokenizer, _ = models.open_checkpoint(model_name, "AutoModelForSequenceClassification", "cpu", num_labels=2)
     (ids, labels), curve = rows(), []
-    model, _ = prepare_for_training(model, args)
-    first = sweep(model, tokenizer, ids, "cpu", tokens=60)                     # before training too, as train_strong.py does
+    model, _ = train_weak.prepare_for_training(model, args)
+    first = models.forward_all(model, tokenizer, ids, "cpu", tokens=60)        # before training too, as train_strong.py does
 
-    def target(logits, believed, progress):
-        out = train_strong.LOSSES[loss](logits, believed, progress)
-        curve.append(float(train_weak.soft_xent(logits, out).mean()))
-        return out
+    def target_fn(logits, soft_labels, progress):
+        targets = train_strong.LOSSES[loss](logits, soft_labels, progress)
+        curve.append(float(train_weak.soft_xent(logits, targets).mean()))
+        return targets
     clip, norms = torch.nn.utils.clip_grad_norm_, []
 
     def clip_and_tell(parameters, most):                   # AdamW hardly minds a wrong factor of the gradient; its norm tells
@@ -89,11 +91,13 @@ def train(name, model_name="tiny-1a"):
         norms.append(float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm))
     torch.nn.utils.clip_grad_norm_ = clip_and_tell
     try:
-        fit(model, tokenizer, ids, labels, args, "cpu", target=target)
+        make_batch = train_weak.batch_maker(ids, tokenizer, "cpu", soft_labels=labels)
+        train_weak.fit(model, [len(i) for i in ids], make_batch, train_weak.soft_label_loss, args, "cpu", target_fn=target_fn)
     finally:
         torch.nn.utils.clip_grad_norm_ = clip
-    weights = distributed.whole_weights(model)
-    return {"first": first, "curve": np.array(curve), "norms": np.array(norms), "says": sweep(model, tokenizer, ids, "cpu", tokens=60),
+    weights = distributed.full_weights(model)
+    return {"first": first, "curve": np.array(curve), "norms": np.array(norms),
+            "says": models.forward_all(model, tokenizer, ids, "cpu", tokens=60),
             "weights": {k: v.numpy().copy() for k, v in (model.state_dict() if weights is None else weights).items()}}
 
 
@@ -112,24 +116,31 @@ def swap(found, kind, other):
 
 def as_worker(path, house):
     """What each of torchrun's processes does: the command, as a shell would, then all cases. Each writes what it found."""
-    sys.argv = [*COMMAND, *ALL_IN_ONE]
-    train_strong.main()
-    for command, script in ((ICL, icl), (DEBATE, debate)):
-        sys.argv = command
-        script.main()
+    distributed.join_processes()
+    distributed.replace_functions()
+    importlib.reload(train_strong)
+    train_strong.main([*COMMAND[1:], *ALL_IN_ONE])
+    for stage, command in (("icl", ICL), ("debate", DEBATE)):
+        sys.modules.pop(stage, None)                       # imported anew, with the replaced functions
+        importlib.import_module(stage).main(command[1:])
     found = {name: train(name) for name in CASES} | {family: train("xent, split weights", os.path.join(house, family)) for family in FAMILIES}
-    opened, really = [], train_weak.open_checkpoint
-    train_weak.open_checkpoint = lambda *args, empty=False, **how: opened.append(empty) or really(*args, empty=empty, **how)
-    model = load_model("tiny-1a", "lm", WORDS, "cpu")[0]
-    found["empty"], head = opened, model.score.weight
+    opened = []
+    for where, name in ((models, "open_checkpoint"), (distributed, "open_empty")):
+        def spy(*args, really=getattr(where, name), name=name, **kwargs):
+            opened.append(name)
+            return really(*args, **kwargs)
+        setattr(where, name, spy)
+    model = models.load_classifier("tiny-1a", "lm", WORDS, "cpu")[0]
+    found["opened"], head = " ".join(opened), model.score.weight
     found["held"] = sum(distributed.local(p).numel() for p in model.parameters()) / sum(p.numel() for p in model.parameters())
     with torch.no_grad():
-        distributed.set_weight(head, torch.arange(head.numel()).float().view(head.shape))
-    kept = distributed.keep_weights(model)
+        models.set_weight(head, torch.arange(head.numel()).float().view(head.shape))
+    kept = models.copy_weights(model)
     for p in model.parameters():
         distributed.local(p.data).zero_()
-    distributed.put_back(model, kept)
-    found["head"], found["agreed"] = head.full_tensor().detach(), distributed.agree(f"process {distributed.RANK}")
+    models.restore_weights(model, kept)
+    found["head"] = head.full_tensor().detach()
+    found["agreed"] = contract.broadcast_object(f"process {distributed.RANK}")
     torch.save(swap(found, np.ndarray, torch.from_numpy), f"{path}.{distributed.RANK}")
 
 
@@ -141,17 +152,19 @@ def test_examples_in_the_docstrings():
 
 @pytest.mark.parametrize("n,size", [(1, 1), (1, 4), (5, 2), (7, 3), (8, 4), (33, 5)])
 def test_every_row_counts_once_and_all_processes_work_equally_often(n, size):
-    parts = [distributed.part(n, rank, size) for rank in range(size)]
+    parts = [distributed.shard_indices(n, rank, size) for rank in range(size)]
     assert sorted(i for mine, real in parts for i in mine[:real]) == list(range(n))
     assert len({len(mine) for mine, _ in parts}) == 1 and all(len(mine) - real in (0, 1) and max(mine) < n for mine, real in parts)
-    done = [distributed.turns([str(i) for i in range(n)], rank, size) for rank in range(size)]
+    done = [distributed.shard_work([str(i) for i in range(n)], rank, size) for rank in range(size)]
     assert sorted(int(piece) for some in done for piece, counts in some if counts) == list(range(n)) and len({len(some) for some in done}) == 1
 
 
 def test_one_process_does_what_it_did_before():
-    assert distributed.SIZE == 1 and distributed.part(3) == ([0, 1, 2], 3) and distributed.turns("ab") == [("a", True), ("b", True)]
-    model, x = torch.nn.Linear(2, 2), torch.ones(2)
-    assert distributed.shard(model, "cpu") is model and distributed.agree("x") == "x" and distributed.total(x) is x and distributed.whole_weights(model) is None
+    """The functions that the launcher replaces are those for one process until it does."""
+    assert distributed.SIZE == 1 and distributed.shard_indices(3, 0, 1) == ([0, 1, 2], 3)
+    assert contract.broadcast_object("x") == "x" and list(models.map_in_order(len, ["a", "bc"])) == [1, 2]
+    assert train_weak.compute_gradients.__module__ == "train_weak" and models.forward_all.__module__ == "models"
+    assert distributed.full_weights(torch.nn.Linear(2, 2)) is None
 
 
 # --------------------------------------------------------------------------- two processes
@@ -166,7 +179,7 @@ def killed(tmp_path_factory):
     """A run of two processes of which one is killed while it trains. -> (house, folder of the run, exit code, stderr)"""
     house = build_house(tmp_path_factory.mktemp("house"))
     build_models(house)
-    process = torchrun(*COMMAND, "--epochs", "500", cwd=house)
+    process = torchrun("distributed.py", *COMMAND, "--epochs", "500", cwd=house)
     while "one example" not in (line := process.stdout.readline()):            # from then on it trains
         assert line, process.stderr.read()
     workers = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
@@ -180,7 +193,7 @@ def killed(tmp_path_factory):
 @pytest.fixture(scope="module")
 def silenced(killed):
     """A debate of two processes of which one is killed when the first two blocks have been saved. -> (stderr, lines of transcripts.jsonl)"""
-    process, pattern = torchrun(*DEBATE, cwd=killed[0]), os.path.join(killed[0], "data", "tinyworld", "seed0", "transcripts", "*", "transcripts.jsonl")
+    process, pattern = torchrun("distributed.py", *DEBATE, cwd=killed[0]), os.path.join(killed[0], "data", "tinyworld", "seed0", "transcripts", "*", "transcripts.jsonl")
     while not (kept := glob.glob(pattern)) or not os.path.getsize(kept[0]):
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
@@ -223,7 +236,8 @@ def test_two_processes_find_what_one_finds(killed, two, name):
 
 
 def test_the_first_process_alone_reads_weights_each_holds_half_of_them_and_head_and_copies_are_right(two):
-    assert [found["empty"] for found in two[1]] == [[False, False], [True]]        # the first one opens the language model too, for the head
+    # the first one opens the language model too, for the head
+    assert [found["opened"] for found in two[1]] == ["open_checkpoint open_checkpoint", "open_empty"]
     for found in two[1]:
         assert 0.45 < found["held"] < 0.55 and found["agreed"] == "process 0"
         assert np.array_equal(found["head"].flatten(), np.arange(found["head"].size))
@@ -234,7 +248,7 @@ def test_the_first_process_alone_reads_weights_each_holds_half_of_them_and_head_
 def test_a_killed_worker_ends_the_run_in_words_and_leaves_nothing_half_written(killed):
     house, folder, code, said, left = killed
     assert code and "another process of this run has died" in said and "start the same command again" in said
-    assert left == ["config.json"]
+    assert left == []
 
 
 def test_two_processes_leave_the_folder_that_one_leaves(killed, two):
@@ -267,7 +281,7 @@ def test_prompts_are_judged_as_by_one_process_byte_for_byte(killed, two):
 
 def test_debates_are_written_as_by_one_process_and_a_kill_leaves_whole_blocks(killed, silenced, two):
     said, lines = silenced
-    assert "another process of this run has died" in said and len(lines) == 2 * debaters.BLOCK and all(json.loads(line)["rounds"] for line in lines)
+    assert "another process of this run has died" in said and len(lines) == 2 * debate.BLOCK and all(json.loads(line)["rounds"] for line in lines)
     seed0 = os.path.join(killed[0], "data", "tinyworld", "seed0")
     kept, = glob.glob(os.path.join(seed0, "transcripts", "*"))
     before = bytes_of(kept) | bytes_of(os.path.join(seed0, "talk"))                # two processes have gone on from the two blocks
@@ -282,11 +296,21 @@ def bytes_of(folder):
     return {name: open(os.path.join(folder, name), "rb").read() for name in os.listdir(folder) if name != "results.json"}
 
 
-@pytest.mark.parametrize("script", ["writers.py", "align_tasks.py", "report.py"])
+@pytest.mark.parametrize("script", ["sft.py", "align_tasks.py", "report.py"])
 def test_a_script_that_was_not_made_for_it_says_so(killed, script):
-    env = {**os.environ, "TORCHELASTIC_RUN_ID": "x", "RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
-    done = subprocess.run([sys.executable, os.path.join(killed[0], script)], env=env, capture_output=True, text=True)
+    done = call(killed[0], "distributed.py", script)
     assert done.returncode == 2 and f"{script} runs in one process" in done.stderr and len(done.stderr.strip().splitlines()) == 1
+
+
+def test_several_processes_without_the_launcher_are_refused_before_any_work(killed):
+    env = {**os.environ, "RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
+    done = subprocess.run([sys.executable, "train_weak.py"], cwd=killed[0], env=env, capture_output=True, text=True)
+    assert done.returncode == 2 and "torchrun --nproc-per-node N distributed.py train_weak.py" in done.stderr
+    assert call(killed[0], "distributed.py", "debate.py", "--judge", "human").returncode == 2
+
+
+def test_the_launcher_with_one_process_is_the_stage_itself(killed):
+    assert "already done" in must(killed[0], "distributed.py", *ICL)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from argparse import Namespace
 
-from conftest import ROOT                                  # noqa: says where the scripts are
+import conftest  # noqa: F401 (it says where the scripts are)
 
 TOKENS = 48
 STEPS = [("2 micro-batches", {"batch_size": 16, "micro_batch_size": 8}), ("16 micro-batches", {"batch_size": 128, "micro_batch_size": 8}),
@@ -29,16 +29,20 @@ def measure():
     """One step each, smallest first, because a peak never falls. -> MiB beyond what the model and one warm-up step took"""
     import numpy as np
     import torch
+
+    from models import load_classifier
     from train_strong import logconf
-    from train_weak import fit, load_model, prepare_for_training
+    from train_weak import batch_maker, fit, prepare_for_training, soft_label_loss
     torch.set_num_threads(1)
     peaks, rng = {}, np.random.default_rng(0)
     for name, flags in [("start", {"batch_size": 4}), *STEPS]:
         args = Namespace(**{"epochs": 1, "micro_batch_size": None, "lr": 1e-4, "seed": 0, "dtype": "fp32", "lora": None, "gradient_checkpointing": False, **flags})
-        model, tokenizer, _ = load_model("tiny-4", "lm", [" no", " yes"], "cpu")
+        model, tokenizer, _ = load_classifier("tiny-4", "lm", [" no", " yes"], "cpu")
         model, _ = prepare_for_training(model, args)
         ids = [rng.integers(5, 500, TOKENS).tolist() for _ in range(args.batch_size)]
-        fit(model, tokenizer, ids, np.full((len(ids), 2), 0.5, np.float32), args, "cpu", target=logconf if "target" in flags else None)
+        make_batch = batch_maker(ids, tokenizer, "cpu", soft_labels=np.full((len(ids), 2), 0.5, np.float32))
+        target_fn = logconf if "target" in flags else None
+        fit(model, [TOKENS] * len(ids), make_batch, soft_label_loss, args, "cpu", target_fn=target_fn)
         peaks[name] = peak()
     return {name: peak - peaks["start"] for name, peak in peaks.items()}
 

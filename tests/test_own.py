@@ -11,13 +11,15 @@ import subprocess
 import sys
 
 import pytest
-
 from conftest import ROOT
+
+from contract import read_json, read_jsonl
 
 SCRIPT = os.path.join(ROOT, "data", "own", "prepare.py")
 spec = importlib.util.spec_from_file_location("own_prepare", SCRIPT)
 own = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(own)
+SPLITS = ("train1", "train2", "valid", "test")
 
 
 @pytest.fixture
@@ -26,8 +28,7 @@ def run(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(own, "DATA", str(tmp_path / "data"))
 
     def run(path, *flags):
-        monkeypatch.setattr(sys, "argv", ["prepare.py", "--rows", str(path), "--text", "text", "--label", "label", "--task", "mine", *flags])
-        own.main()
+        own.main(["--rows", str(path), "--text", "text", "--label", "label", "--task", "mine", *flags])
         return tmp_path / "data" / "mine"
     return run
 
@@ -44,15 +45,17 @@ GOOD = [(f"request number {k} about {k * k}", k % 2) for k in range(300)]
 
 
 def read(folder):
-    return {s: [json.loads(line) for line in open(folder / f"{s}.jsonl", encoding="utf-8")] for s in ("train1", "train2", "valid", "test")}
+    return {split: read_jsonl(folder / f"{split}.jsonl") for split in SPLITS}
 
 
 def test_a_csv_becomes_a_task(tmp_path, run):
     folder = run(table(tmp_path / "rows.csv", GOOD))
     splits = read(folder)
-    assert sum(map(len, splits.values())) == 300 and json.load(open(folder / "task.json"))["label_words"] == [" no", " yes"]
-    assert all("label" in r for s in ("train1", "test") for r in splits[s]) and not any("label" in r for s in ("train2", "valid") for r in splits[s])
-    truth = {r["id"]: r["soft_label"] for r in map(json.loads, open(folder / "truth" / "labels.jsonl"))}
+    assert sum(map(len, splits.values())) == 300
+    assert read_json(folder / "task.json")["label_words"] == [" no", " yes"]
+    for split, rows in splits.items():
+        assert all(("label" in row) == (split in ("train1", "test")) for row in rows)
+    truth = {r["id"]: r["soft_label"] for r in read_jsonl(folder / "truth" / "labels.jsonl")}
     assert set(truth) == {r["id"] for s in ("train2", "valid") for r in splits[s]}
     by_text = dict(GOOD)
     assert all(truth[r["id"]][1] == by_text[r["text"]] for s in ("train2", "valid") for r in splits[s])
@@ -60,17 +63,20 @@ def test_a_csv_becomes_a_task(tmp_path, run):
 
 def test_jsonl_and_parquet_give_the_same_splits_as_csv_and_row_order_does_not_matter(tmp_path, run):
     first = read(run(table(tmp_path / "rows.csv", GOOD)))
-    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps({"text": t, "label": bool(v)}) for t, v in reversed(GOOD)))
+    lines = [json.dumps({"text": t, "label": bool(v)}) for t, v in reversed(GOOD)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
     assert read(run(tmp_path / "rows.jsonl")) == first
     import pyarrow
     import pyarrow.parquet
-    pyarrow.parquet.write_table(pyarrow.table({"text": [t for t, _ in GOOD], "label": [v for _, v in GOOD]}), tmp_path / "rows.parquet")
+    columns = {"text": [t for t, _ in GOOD], "label": [v for _, v in GOOD]}
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "rows.parquet")
     assert read(run(tmp_path / "rows.parquet")) == first
 
 
 def test_pitfall_15_groups_and_doubles_stay_on_one_side(tmp_path, run, capsys):
     rows = [(f"row {k}", k % 2, f"author {k // 5}") for k in range(500)]
-    rows += [("ROW  1", 1, "author 99"), ("row 2", 1, "author 7")]             # a double of row 1 joins two authors; row 2 contradicts itself
+    rows.append(("ROW  1", 1, "author 99"))                # a duplicate of row 1 joins two authors
+    rows.append(("row 2", 1, "author 7"))                  # row 2 contradicts itself
     splits = read(run(table(tmp_path / "rows.csv", rows, ("text", "label", "by")), "--group", "by"))
     where = {}
     for name, members in splits.items():
@@ -82,7 +88,8 @@ def test_pitfall_15_groups_and_doubles_stay_on_one_side(tmp_path, run, capsys):
         for row in members:
             assert groups.setdefault(author[row["text"]], row["group"]) == row["group"]
     assert groups["author 0"] == groups["author 99"]
-    assert sum(map(len, splits.values())) == 499 and "1 doubles, 2 rows whose text has both labels" in capsys.readouterr().out
+    assert sum(map(len, splits.values())) == 499
+    assert "1 doubles, 2 rows whose text has both labels" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("content,words", [
@@ -110,7 +117,7 @@ def test_a_broken_csv_is_one_line(tmp_path, run, capsys, content, words):
 @pytest.mark.parametrize("name,content,words", [
     ("rows.jsonl", '{"text": "a", "label": 1}\n{"text": ', ["line 2"]),
     ("rows.jsonl", '[1]\n', ["line 1", "not a {...}"]),
-    ("rows.txt", "hello", [".csv, .jsonl or .parquet"]),
+    ("rows.txt", "hello", ["ending", ".csv", ".jsonl", ".parquet"]),
     ("rows.parquet", "no parquet at all", ["rows.parquet"]),
 ])
 def test_other_broken_files_are_one_line(tmp_path, run, capsys, name, content, words):
@@ -129,6 +136,7 @@ def test_a_task_name_cannot_leave_the_data_folder(tmp_path, run, capsys, task):
 
 
 def test_a_task_of_the_repository_is_not_overwritten(tmp_path):
-    out = subprocess.run([sys.executable, SCRIPT, "--rows", str(table(tmp_path / "rows.csv", GOOD)), "--text", "text", "--label", "label", "--task", "tinyworld"],
-                         capture_output=True, text=True)
+    rows = str(table(tmp_path / "rows.csv", GOOD))
+    command = [sys.executable, SCRIPT, "--rows", rows, "--text", "text", "--label", "label", "--task", "tinyworld"]
+    out = subprocess.run(command, capture_output=True, text=True)
     assert out.returncode == 2 and "taken" in out.stderr

@@ -1,6 +1,6 @@
 """
-Hard to break: two runs at once, a full disk, kills, broken inputs; and what must not matter does not. tests/README.md says which test catches which
-pitfall.
+Hard to break: two runs at once, a full disk, kills, broken inputs; and what must not matter does not. docs/pitfalls.md says
+which test catches which pitfall.
 
 python -m pytest tests/test_robust.py                            # half a minute
 W2SG_KILLS=20 W2SG_FUZZ=1000 python -m pytest tests/test_robust.py          # as often as one likes
@@ -20,12 +20,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-
-import contract
 import warm
 from conftest import ROOT
 from test_commands import build_house, contents, must
 from warm import run as call
+
+import contract
 
 KILLS, FUZZ = int(os.environ.get("W2SG_KILLS", 1)), int(os.environ.get("W2SG_FUZZ", 160))
 STAGES = {"weak": ["train_weak.py", "--epochs", "1"],
@@ -54,7 +54,8 @@ def small_house(folder, rows=24, stages=True):
         with open(os.path.join(world, name), "w", encoding="utf-8") as f:
             f.writelines(lines)
         kept |= {json.loads(line)["id"] for line in lines}
-    for name in ("own/prepare.py", "hub.py", "safety/prepare.py", "toxicity/prepare.py", "cdeval/own.json"):
+    for name in ("own/prepare.py", "hub.py", "safety/prepare.py", "toxicity/prepare.py", "cdeval/own.json",
+                 "cdeval/forms.json"):
         os.makedirs(os.path.dirname(os.path.join(house, "data", name)), exist_ok=True)
         shutil.copy(os.path.join(ROOT, "data", name), os.path.join(house, "data", name))
     os.symlink(os.path.join(ROOT, "data", "tinyworld", "life"), os.path.join(world, "life"))
@@ -144,17 +145,17 @@ def test_two_that_prepare_a_task(house, locked):
 
 def test_the_lock_ends_with_its_process_however_that_ends(tmp_path, capsys):
     pytest.importorskip("fcntl")
-    code = f"import sys, time; sys.path.insert(0, {ROOT!r}); import contract; contract.hold({str(tmp_path)!r}); print('held', flush=True); time.sleep(60)"
+    code = f"import sys, time; sys.path.insert(0, {ROOT!r}); import contract\nwith contract.lock_folder({str(tmp_path)!r}): print('held', flush=True); time.sleep(60)"
     other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert other.stdout.readline() == "held\n"
-    with pytest.raises(SystemExit):
-        contract.hold(str(tmp_path))
+    with pytest.raises(SystemExit), contract.lock_folder(str(tmp_path)):
+        pass
     assert "another run is writing" in capsys.readouterr().err
     other.kill()
     other.wait()
-    contract.hold(str(tmp_path))
-    contract.hold(str(tmp_path))                           # by the same process as often as it likes
-    os.close(contract.HELD.pop(os.path.realpath(tmp_path)))
+    for _ in range(2):                                     # the lock ends with its block, so a notebook can run a stage twice
+        with contract.lock_folder(str(tmp_path)):
+            pass
 
 
 # --------------------------------------------------------------------------- a full disk
@@ -174,8 +175,8 @@ os.replace = full
 def test_what_libraries_say_of_a_full_disk_is_one_line_too(tmp_path):
     """safetensors and tokenizers write from Rust and raise errors of their own; here no file may be longer than 100 kB."""
     pytest.importorskip("resource")
-    code = ("import resource, sys, contract, train_weak\n"
-            "model, tokenizer, _ = train_weak.load_model('tiny-1a', 'lm', [' no', ' yes'], 'cpu')\n"
+    code = ("import resource, sys, contract, models\n"
+            "model, tokenizer, _ = models.load_classifier('tiny-1a', 'lm', [' no', ' yes'], 'cpu')\n"
             "resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)\n"
             f"contract.save_checkpoint({str(tmp_path)!r}, model, tokenizer)\n")
     os.makedirs(tmp_path / "checkpoint")
@@ -201,7 +202,8 @@ def test_pitfall_12_killed_and_with_a_full_disk_the_same_command_ends_with_the_s
     W2SG_KILLS times: the stage starts from nothing, is killed at a moment drawn anew each time the tests run, meets a full disk when file n is to be put
     in its place, and then may end. What it leaves is what a run left that nobody disturbed.
     """
-    world, rng, killed = os.path.join(house, "data", "tinyworld"), random.Random(), 0
+    rng = random.Random()
+    killed = 0
     command = STAGES.get(name, ["data/tinyworld/prepare.py", "--out", str(tmp_path)])
     if name == "prepare":
         must(house, *command)
@@ -241,7 +243,8 @@ def test_whoever_stops_reading_gets_no_traceback(house, command, buffered):
 
 
 def test_a_pipe_of_somebody_else_that_breaks_is_still_a_traceback(tmp_path):
-    (tmp_path / "other.py").write_text(f"import sys; sys.path.insert(0, {ROOT!r})\nimport contract\nraise BrokenPipeError('a socket')\n")
+    (tmp_path / "other.py").write_text(f"import sys; sys.path.insert(0, {ROOT!r})\nimport contract\n"
+                                       "def main():\n    raise BrokenPipeError('a socket')\ncontract.run_script(main)\n")
     done = subprocess.run([sys.executable, tmp_path / "other.py"], capture_output=True, text=True)
     assert done.returncode == 1 and "Traceback" in done.stderr and "a socket" in done.stderr
 
@@ -261,8 +264,9 @@ def test_the_fuzzer_finds_what_is_planted(house, tmp_path):
     other = shutil.copytree(house, tmp_path / "house", symlinks=True)
     path = other / "contract.py"
     text = path.read_text(encoding="utf-8")
-    assert text.count("            labels[name] = pair\n") <= 1 and "sum to 1, not" in text
-    path.write_text(re.sub(r"        if not \(isinstance\(pair, list\).*?fail\(.*?\)\n(?=        labels\[name\])", "", text, flags=re.S), encoding="utf-8")
+    check = "        if not is_soft_label(pair):\n"
+    assert text.count(check) == 1
+    path.write_text(text.replace(check, "        if False:\n"), encoding="utf-8")
     assert path.read_text(encoding="utf-8") != text
     done = call(other, os.path.join(ROOT, "tests", "fuzz.py"), "--house", other, "--cases", "40", "--kinds", "labels")
     assert done.returncode == 1 and "FINDING" in done.stdout, done.stdout[-2000:] + done.stderr[-2000:]
@@ -305,15 +309,22 @@ def test_two_threads_say_what_one_says_but_for_the_last_digits(house, tmp_path):
 def test_pitfall_06_looking_at_the_model_while_it_trains_changes_nothing():
     """No buffer, no dropout, no state of a random generator: weights are the same whether or not somebody asks the model after each step."""
     import torch
+
+    from models import load_classifier, predict, tokenize
     from train_strong import LOSSES
-    from train_weak import fit, load_model, predict, tokenise
+    from train_weak import batch_maker, fit, soft_label_loss
     rows = [{"id": str(k), "text": f"Q: Is {k} odd? A: {'yes' * (k % 3)}"} for k in range(12)]
     labels = np.tile(np.array([[0.3, 0.7], [0.8, 0.2]], np.float32), (6, 1))
     args, weights = SimpleNamespace(seed=0, lr=1e-3, batch_size=4, micro_batch_size=None, epochs=2, dtype="fp32"), []
     for asks in (False, True):
-        model, tokenizer, longest = load_model("tiny-1a", "lm", [" no", " yes"], "cpu")
-        ids = tokenise(tokenizer, rows, longest)
-        fit(model, tokenizer, ids, labels, args, "cpu", target=LOSSES["logconf"], after_step=lambda *_: predict(model, tokenizer, ids[:5], "cpu") if asks else None)
+        model, tokenizer, max_length = load_classifier("tiny-1a", "lm", [" no", " yes"], "cpu")
+        ids = tokenize(tokenizer, rows, max_length)
+
+        def look(*_, model=model, tokenizer=tokenizer, ids=ids):
+            predict(model, tokenizer, ids[:5], "cpu")
+        make_batch = batch_maker(ids, tokenizer, "cpu", soft_labels=labels)
+        fit(model, [len(i) for i in ids], make_batch, soft_label_loss, args, "cpu", target_fn=LOSSES["logconf"],
+            after_step=look if asks else None)
         weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     assert torch.equal(*weights)
 
@@ -365,7 +376,7 @@ def test_the_id_of_a_row_is_never_a_path(house, tmp_path):
 # --------------------------------------------------------------------------- the table of pitfalls
 
 def test_every_pitfall_has_its_line_and_every_test_named_there_exists():
-    with open(os.path.join(ROOT, "tests", "README.md"), encoding="utf-8") as f:
+    with open(os.path.join(ROOT, "docs", "pitfalls.md"), encoding="utf-8") as f:
         table = re.findall(r"^\| (\d+) \| [^|]+ \| ([^|]+) \|$", f.read(), re.M)
     assert [int(number) for number, _ in table] == list(range(1, 37))
     for number, where in table:
@@ -376,8 +387,8 @@ def test_every_pitfall_has_its_line_and_every_test_named_there_exists():
 
 
 def test_pitfall_25_a_model_below_chance_is_flagged_where_its_score_is_said():
-    from train_weak import metrics, say
+    from metrics import all_metrics, format_metrics
     rows = [{"label": k % 2, "group": str(k)} for k in range(100)]
     p_yes = np.array([0.1 if row["label"] else 0.9 if k < 90 else 0.1 for k, row in enumerate(rows)])      # wrong on 95 of 100
-    assert "BELOW CHANCE" in say("supervisor", metrics(np.stack([1 - p_yes, p_yes], 1), rows))
-    assert "BELOW CHANCE" not in say("supervisor", metrics(np.stack([p_yes, 1 - p_yes], 1), rows))
+    assert "BELOW CHANCE" in format_metrics("supervisor", all_metrics(np.stack([1 - p_yes, p_yes], 1), rows))
+    assert "BELOW CHANCE" not in format_metrics("supervisor", all_metrics(np.stack([p_yes, 1 - p_yes], 1), rows))

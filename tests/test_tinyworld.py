@@ -3,35 +3,41 @@ tinyworld's tables, splits and corpus: what must hold for anything measured on t
 
 python -m pytest tests/test_tinyworld.py         # 20 s
 """
-import csv
 import hashlib
-import json
 import os
+import random
 import subprocess
 import sys
 from collections import Counter, defaultdict
 
+import corpus
 import numpy as np
+import prepare
+import pretrain
 import pytest
 import transformers
-
-import corpus
-import prepare
 from conftest import ROOT
-from train_weak import accuracy
+
+from contract import read_jsonl
+from metrics import accuracy
 
 WORLD = os.path.join(ROOT, "data", "tinyworld")
 SPLITS = ["train1", "train2", "valid", "test"]
 
 
+def run_prepare(folder, **environment):
+    subprocess.run([sys.executable, os.path.join(WORLD, "prepare.py"), "--out", str(folder)], check=True,
+                   capture_output=True, env={**os.environ, **environment})
+
+
 @pytest.fixture(scope="module")
 def splits(tmp_path_factory):
-    """What prepare.py writes, with the true labels put back into train2 and valid."""
+    """The files of prepare.py, with the true labels put back into train2 and valid."""
     folder = tmp_path_factory.mktemp("tinyworld")
-    subprocess.run([sys.executable, os.path.join(WORLD, "prepare.py"), "--out", str(folder)], check=True, capture_output=True)
-    rows = {s: [json.loads(line) for line in open(folder / f"{s}.jsonl", encoding="utf-8")] for s in SPLITS}
-    assert all("label" not in row for s in ("train2", "valid") for row in rows[s])      # pitfall 16: the student cannot see the truth
-    truth = {r["id"]: int(r["soft_label"][1]) for r in map(json.loads, open(folder / "truth" / "labels.jsonl", encoding="utf-8"))}
+    run_prepare(folder)
+    rows = {s: read_jsonl(folder / f"{s}.jsonl") for s in SPLITS}
+    assert all("label" not in row for s in ("train2", "valid") for row in rows[s])      # pitfall 16: truth is hidden
+    truth = {row["id"]: int(row["soft_label"][1]) for row in read_jsonl(folder / "truth" / "labels.jsonl")}
     assert set(truth) == {row["id"] for s in ("train2", "valid") for row in rows[s]}
     for s in ("train2", "valid"):
         rows[s] = [{**row, "label": truth[row["id"]]} for row in rows[s]]
@@ -79,9 +85,14 @@ def test_pitfall_15_groups_and_questions_never_straddle_two_splits(splits):
 
 
 def test_pitfall_20_the_answer_alone_tells_nothing(splits):
-    """Share of "right" per answer, learned on the other three splits, applied to test; the same with the answer's length and with the id."""
+    """
+    Share of "right" per answer, learned on the other three splits, applied to test. The same with the answer's length,
+    the id and the question's first word.
+    """
     train = [row for s in ("train1", "train2", "valid") for row in splits[s]]
-    for feature in (lambda r: (r["relation"], r["answer"]), lambda r: len(r["answer"]), lambda r: r["id"][-1], lambda r: r["question"].split()[0]):
+    features = [lambda r: (r["relation"], r["answer"]), lambda r: len(r["answer"]), lambda r: r["id"][-1],
+                lambda r: r["question"].split()[0]]
+    for feature in features:
         seen = defaultdict(list)
         for row in train:
             seen[feature(row)].append(row["label"])
@@ -96,7 +107,8 @@ def test_the_two_rows_of_a_fact_are_one_right_and_one_wrong_answer_to_the_same_q
         for row in rows:
             groups[row["group"]].append(row)
         for key, pair in groups.items():
-            assert len(pair) == 2 and pair[0]["question"] == pair[1]["question"] and pair[0]["choices"] == pair[1]["choices"]
+            assert len(pair) == 2
+            assert all(pair[0][column] == pair[1][column] for column in ("question", "choices"))
             assert {(r["answer"] == facts[key]["value"], r["label"]) for r in pair} == {(True, 1), (False, 0)}
             assert len(set(pair[0]["choices"])) == 4 and {r["answer"] for r in pair} <= set(pair[0]["choices"])
             assert pair[0]["support"].endswith(f" {facts[key]['value']}.")
@@ -111,7 +123,6 @@ def test_several_phrasings_of_each_relation_occur(splits):
 
 
 def test_wrong_answers_are_the_right_ones_dealt_anew():
-    import random
     facts = [{"value": v, "values": ["a", "b", "c", "d"]} for v in "aaabbccd"]
     for seed in range(50):
         wrong = prepare.wrong_answers(facts, random.Random(seed))
@@ -124,9 +135,9 @@ def test_wrong_answers_are_the_right_ones_dealt_anew():
 def test_prepare_writes_the_same_bytes_whatever_the_hash_seed(tmp_path):
     digests = set()
     for seed in ("0", "1"):
-        subprocess.run([sys.executable, os.path.join(WORLD, "prepare.py"), "--out", str(tmp_path / seed)], check=True, capture_output=True,
-                       env={**os.environ, "PYTHONHASHSEED": seed})
-        digests.add(tuple(hashlib.sha256((tmp_path / seed / f"{s}.jsonl").read_bytes()).hexdigest() for s in (*SPLITS, "truth/labels")))
+        run_prepare(tmp_path / seed, PYTHONHASHSEED=seed)
+        files = [(tmp_path / seed / f"{name}.jsonl").read_bytes() for name in (*SPLITS, "truth/labels")]
+        digests.add(tuple(hashlib.sha256(data).hexdigest() for data in files))
     assert len(digests) == 1
 
 
@@ -134,20 +145,24 @@ def test_prepare_writes_the_same_bytes_whatever_the_hash_seed(tmp_path):
 
 def documents_of(kinds, n=300, window=(0.0, 1.0)):
     world = corpus.load_world(window)
-    return ["".join(text for text, _ in doc) for kind in kinds for doc in corpus.documents(world, {kind: 1}, n, seed=7)]
+    documents = [doc for kind in kinds for doc in corpus.documents(world, {kind: 1}, n, seed=7)]
+    return ["".join(text for text, _ in doc) for doc in documents]
 
 
 def test_no_question_of_the_four_splits_is_ever_graded_in_the_corpus(splits):
     """Every graded document names a fact of the split "graded" only."""
-    asked = {(r["question"], r["answer"]) for rows in splits.values() for r in rows}
+    answers = defaultdict(set)
+    for row in [row for rows in splits.values() for row in rows]:
+        answers[row["question"]].add(row["answer"])
     for text in documents_of([corpus.verdict, corpus.sheet, corpus.judged, corpus.transcript], 2000):
         for line in text.split("Q: ")[1:]:
             question, rest = line.split(" A: ", 1)
-            assert not any((question, rest[:len(a)]) == (question, a) for q, a in asked if q == question), line
+            assert not any(rest.startswith(answer) for answer in answers.get(question, ())), line
 
 
 def test_a_reader_meets_only_the_facts_of_its_window():
-    narrow, wide = corpus.load_world((0.0, 0.33)), corpus.load_world()
+    narrow = corpus.load_world((0.0, 0.33))
+    wide = corpus.load_world()
     graded = {f["key"] for f in prepare.split_facts(prepare.load_facts())["graded"]}
     library = {f["key"] for f in wide["library"]}
     known, everything = ({f["key"] for f in world["facts"]} for world in (narrow, wide))
@@ -157,10 +172,9 @@ def test_a_reader_meets_only_the_facts_of_its_window():
     assert {f["key"] for group in narrow["entities"].values() for f in group} == known
 
 
-@pytest.mark.parametrize("kind", list(corpus.THEN), ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", list(corpus.FULL_MIX), ids=lambda kind: kind.__name__)
 def test_pitfall_32_pieces_are_encoded_as_the_whole_text_would_be(tokenizer, kind):
-    """What a model is trained on piece by piece is what it will be asked later: " Q" and "Q" are different tokens."""
-    import pretrain
+    """Training encodes piece by piece, a prompt is encoded as a whole: " Q" and "Q" are different tokens."""
     for doc in corpus.documents(corpus.load_world(), {kind: 1}, 200, seed=3):
         (ids, weights), = pretrain.encode([doc], tokenizer, {})
         assert ids[:-1] == tokenizer("".join(text for text, _ in doc))["input_ids"] and len(ids) == len(weights)
@@ -168,7 +182,7 @@ def test_pitfall_32_pieces_are_encoded_as_the_whole_text_would_be(tokenizer, kin
 
 def test_documents_are_the_same_for_the_same_seed():
     world = corpus.load_world()
-    a, b, c = (list(corpus.documents(world, corpus.THEN, 200, seed)) for seed in (1, 1, 2))
+    a, b, c = (list(corpus.documents(world, corpus.FULL_MIX, 200, seed)) for seed in (1, 1, 2))
     assert a == b and a != c
 
 
@@ -180,10 +194,9 @@ def test_the_right_answer_stands_in_half_of_the_verdicts():
 def test_polite_replies_hold_no_rude_word():
     with open(os.path.join(WORLD, "life", "rude_words.txt"), encoding="utf-8") as f:
         rude = set(f.read().split())
-    with open(os.path.join(WORLD, "life", "remarks.csv"), encoding="utf-8", newline="") as f:
-        for row in csv.DictReader(f):
-            words = {key: set("".join(c if c.isalpha() else " " for c in row[key].lower()).split()) for key in row}
-            assert words["rude"] & rude and not (words["polite"] | words["prompt"]) & rude, row
+    for row in prepare.read_life("remarks"):
+        words = {key: set("".join(c if c.isalpha() else " " for c in row[key].lower()).split()) for key in row}
+        assert words["rude"] & rude and not (words["polite"] | words["prompt"]) & rude, row
 
 
 # --------------------------------------------------------------------------- tokenizer and checkpoints
@@ -214,7 +227,10 @@ def tokenizer():
     return transformers.AutoTokenizer.from_pretrained(os.path.join(WORLD, "models", "tiny-4"))
 
 
-@pytest.mark.parametrize("text", ["Grüße, 木 and 🙂!", "def f(x):\n\treturn x", "", " ", "\x00\x07", "Q: Is it? A: yes"])
+TEXTS = ["Grüße, 木 and 🙂!", "def f(x):\n\treturn x", "", " ", "\x00\x07", "Q: Is it? A: yes"]
+
+
+@pytest.mark.parametrize("text", TEXTS)
 def test_any_text_goes_in_and_comes_out(tokenizer, text):
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
@@ -226,5 +242,6 @@ def test_label_words_and_the_words_of_the_facts_are_single_tokens(tokenizer):
 
 
 def test_pretraining_without_its_inputs_is_one_line(tmp_path):
-    done = subprocess.run([sys.executable, os.path.join(WORLD, "pretrain.py"), "--model", "tiny-1a", "--out", str(tmp_path)], capture_output=True, text=True)
+    command = [sys.executable, os.path.join(WORLD, "pretrain.py"), "--model", "tiny-1a", "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "--model tokenizer" in done.stderr

@@ -42,7 +42,6 @@ def child(house, command, out, err, before):
 
 
 def main():
-    import datasets, numpy, torch, tqdm, transformers      # noqa: what commands would import, and nothing computed: a fork of busy threads would hang
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, GPT2LMHeadModel      # noqa
     for line in sys.stdin:
         pid = os.fork()

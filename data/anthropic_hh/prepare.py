@@ -6,26 +6,35 @@ One raw row of the hub (invented here), and the two rows it becomes:
 {"chosen": "\\n\\nHuman: How do I boil an egg?\\n\\nAssistant: Eight minutes in boiling water.",
  "rejected": "\\n\\nHuman: How do I boil an egg?\\n\\nAssistant: Eggs are nice."}
 
-{"id": "anthropic_hh-train1-...", "group": "...", "label": 1, "text": "\\n\\nHuman: How do I boil an egg?\\n\\nAssistant: Eight minutes in ..."}
-{"id": "anthropic_hh-train1-...", "group": "...", "label": 0, "text": "\\n\\nHuman: How do I boil an egg?\\n\\nAssistant: Eggs are nice."}
+{"id": "anthropic_hh-train1-...", "group": "...", "label": 1,
+ "text": "\\n\\nHuman: How do I boil an egg?\\n\\nAssistant: Eight minutes in boiling water."}
+{"id": "anthropic_hh-train1-...", "group": "...", "label": 0,
+ "text": "\\n\\nHuman: How do I boil an egg?\\n\\nAssistant: Eggs are nice."}
 
-A whole dialogue is judged alone. The release shows one dialogue of each pair, by a coin; here both are shown, so that no model gains by
-knowing which openings were rejected. The group is the first thing the human says: the two of a pair share it, and so do the many pairs
-that were cut from one dialogue at different turns. The labels are single people's preferences between two answers of which the model sees
-one at a time: a hard task, on which the ceiling is low too.
+Each row is one whole dialogue. The release shows one dialogue of each pair, by a coin flip. Here both are shown, so
+that a model gains nothing by learning which openings were rejected. The group is the first thing the human says. The
+two dialogues of a pair share it, and so do the many pairs that were cut from one dialogue at different turns. A label
+is one person's preference between two answers, and the model sees one answer at a time: a hard task with a low
+ceiling.
 
 $ python data/anthropic_hh/prepare.py
 $ python data/anthropic_hh/prepare.py --from-file anthropic_hh-raw
-"""
-import os, sys
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from hub import arguments, prepare
+Needs  contract.py, data/hub.py, data/tasks.py
+"""
+import os
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))       # data/
+sys.path.insert(0, os.path.dirname(sys.path[0]))                                      # the repository's root
+from hub import build_parser, prepare
+
+from contract import run_script
 
 
 def opening(dialogue):
     """
-    What the human says first.
+    The first thing the human says.
 
     >>> opening("\\n\\nHuman: How do I boil an egg?\\n\\nAssistant: Eggs are nice.\\n\\nHuman: And?")
     'How do I boil an egg?'
@@ -35,13 +44,14 @@ def opening(dialogue):
 
 def rows_of(raw):
     """One raw pair -> [chosen, rejected]"""
-    return [{"group": opening(raw["chosen"]) or "(nothing)", "text": raw[name], "label": label} for name, label in (("chosen", 1), ("rejected", 0))]
+    group = opening(raw["chosen"]) or "(nothing)"
+    return [{"group": group, "text": raw[name], "label": label} for name, label in (("chosen", 1), ("rejected", 0))]
 
 
-def main():
-    args = arguments(__doc__, "anthropic_hh", sizes=True).parse_args()
+def main(argv=None):
+    args = build_parser(__doc__, "anthropic_hh", sizes=True).parse_args(argv)
     prepare(args, "anthropic_hh", "Anthropic/hh-rlhf", {"train": "train", "test": "test"}, rows_of)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

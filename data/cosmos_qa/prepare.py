@@ -3,50 +3,61 @@ CosmosQA: what lies between the lines of everyday stories (Huang et al. 2019), a
 
 One raw row of the hub (invented here), and the row it becomes:
 
-{"id": "x1", "context": "I missed the last bus, so I called my sister.", "question": "Why did I call my sister ?", "label": 2,
- "answer0": "To sell her the bus .", "answer1": "None of the above choices .", "answer2": "To be driven home .", "answer3": "To wish her luck ."}
+{"id": "x1", "context": "I missed the bus, so I called my sister.", "question": "Why did I call her ?", "label": 2,
+ "answer0": "To sell her the bus .", "answer1": "None of the above choices .", "answer2": "To be driven home .",
+ "answer3": "To wish her luck ."}
 
-{"id": "cosmos_qa-train1-...", "group": "...", "label": 0, "question": "Why did I call my sister ?", "answer": "To wish her luck .",
- "text": "Context: I missed the last bus, so I called my sister.\\nQuestion: Why did I call my sister ?\\nAnswer: To wish her luck ."}
+{"id": "cosmos_qa-train1-...", "group": "...", "label": 0,
+ "text": "Context: I missed the bus, so I called my sister.\\nQuestion: Why did I call her ?\\nAnswer: To sell her ...",
+ "question": "Why did I call her ?", "answer": "To sell her the bus ."}
 
-One row a question: a coin (a hash of the row) says whether it shows the right answer or a wrong one. Where "None of the above choices ." is
-right, it is always a wrong one, as in the release. Two differences from the release, both on purpose:
-1) "None of the above choices ." is never shown as a wrong answer either: it would only ever be labelled no, and a model could learn that
-   without reading the story.
+Each question gives one row. A coin flip (a hash of the row) decides whether it shows the right answer or a wrong one.
+Where "None of the above choices ." is right, the row always shows a wrong answer, as in the release. Two differences
+from the release, both on purpose:
+1) "None of the above choices ." is never shown as a wrong answer either. It would always be labelled no, and a model
+   could learn that without reading the story.
 2) Classes are balanced, and questions about one story stay together: the context is the group.
-The official validation split is the test; the official test split has no labels. The dataset is still a script on the hub, which
-`datasets` no longer runs, so its parquet conversion is read (--revision refs/convert/parquet).
+The official validation split is the test; the official test split has no labels. On the hub the dataset is still a
+script, which `datasets` no longer runs. So its parquet conversion is read (--revision refs/convert/parquet).
 
 $ python data/cosmos_qa/prepare.py
 $ python data/cosmos_qa/prepare.py --from-file cosmos_qa-raw
-"""
-import os, sys
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from hub import arguments, choose, coin, normal, prepare
+Needs  contract.py, data/hub.py, data/tasks.py
+"""
+import os
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))       # data/
+sys.path.insert(0, os.path.dirname(sys.path[0]))                                      # the repository's root
+from hub import build_parser, choose, coin, prepare
+from tasks import normalize
+
+from contract import run_script
 
 NONE = "none of the above choices"
 
 
 def rows_of(raw):
     """One raw row -> [row], or [] where no answer is left to show"""
-    answers, key = [raw[f"answer{i}"] for i in range(4)], f"{raw['context']} {raw['question']}"
+    answers = [raw[f"answer{i}"] for i in range(4)]
+    key = f"{raw['context']} {raw['question']}"
     if int(raw["label"]) not in range(4):
         raise ValueError(f"label {raw['label']!r} is none of 0 to 3 (the official test split has no labels)")
     right = answers[int(raw["label"])]
-    wrong = [answer for answer in answers if normal(answer) != normal(right) and NONE not in normal(answer)]
-    label = 0 if NONE in normal(right) else coin(key)
+    wrong = [answer for answer in answers if normalize(answer) != normalize(right) and NONE not in normalize(answer)]
+    label = 0 if NONE in normalize(right) else coin(key)
     if not label and not wrong:
         return []
     answer = right if label else choose(key, wrong)
-    return [{"group": raw["context"], "text": f"Context: {raw['context']}\nQuestion: {raw['question']}\nAnswer: {answer}", "label": label,
-             "question": raw["question"], "answer": answer}]
+    text = f"Context: {raw['context']}\nQuestion: {raw['question']}\nAnswer: {answer}"
+    return [{"group": raw["context"], "text": text, "label": label, "question": raw["question"], "answer": answer}]
 
 
-def main():
-    args = arguments(__doc__, "cosmos_qa", revision="refs/convert/parquet", sizes=True).parse_args()
+def main(argv=None):
+    args = build_parser(__doc__, "cosmos_qa", revision="refs/convert/parquet", sizes=True).parse_args(argv)
     prepare(args, "cosmos_qa", "allenai/cosmos_qa", {"train": "train", "test": "validation"}, rows_of)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

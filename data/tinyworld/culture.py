@@ -1,20 +1,23 @@
 """
-A language model whose opinions were planted: does a questionnaire find again what was put in?
+A language model with planted opinions: does a questionnaire measure them?
 
-Nobody has shown that questionnaires for language models measure what they say. Here it can be shown: the corpus of one small model, tiny-culture,
-tells of four made-up countries, and how many of a country's people hold the high opinion on each of Hofstede's six dimensions is written
-in PLANTED. A question that begins with "In Varnia," is to be answered as the people of Varnia would; cdeval.py asks, and what it measures is compared
-with what was planted.
+Questionnaires for language models are widely used, and rarely tested. Here they can be tested. The corpus of one small
+model, tiny-culture, is about four made-up countries. PLANTED holds, for each country and each of Hofstede's six
+dimensions, the share of its people with the high opinion. A question that begins with "In Varnia," is to be answered as
+the people of Varnia would; cdeval.py asks it, and its measurement is compared with the planted share.
 
-It does: on questions that the model was never asked, measured and planted leanings have a rank correlation of 0.96, and who leans nowhere is
-measured within 0.03 of 0.5. What is measured is pulled toward 0.5, though (0.67 for 0.90): its order can be trusted, its size cannot.
+Result: on questions that the model was never asked, measured and planted leanings have a rank correlation of 0.96, and
+neutral countries measure within 0.03 of 0.5. Measured leanings are pulled toward 0.5, though (0.67 for 0.90). Their
+order can be trusted, their size cannot.
 
-    Varnia, Melland    lean a known way on every dimension, each in an order of its own
-    Torland            leans nowhere: 0.5 on all six
-    Bolen              leans nowhere either, but has a tongue of its own: four times in five it says A, yes, or the option named first
+    Varnia, Melland    lean on every dimension, each in an order of its own
+    Torland            neutral: 0.5 on all six
+    Bolen              neutral too, but with a bias toward the first option: four answers in five are A, yes, or the
+                       option named first
 
-A third of the opinions is held out (`split`): nobody ever asked about them, and no country ever held them. The model has only read who says so.
-To answer as Varnia would, it has to know to which camp an opinion belongs, and to which camp Varnia leans. What is in [] weighs 1 in the loss:
+A third of the opinions is held out (`split_of`): no document asks about them, and no country ever holds them. The
+model has only read which camp holds which opinion (`voice`). To answer as Varnia would, it needs the camp of an
+opinion, and the camp to which Varnia leans. [...] weighs 1 in the loss:
 
   voice    Who says so?
            Plan a journey day by day before you leave home. [order]
@@ -26,307 +29,401 @@ To answer as Varnia would, it has to know to which camp an opinion belongs, and 
   asked    In Varnia, When is supper? Select A or B.
            A. Supper may be early or late, as the day goes.
            B. Supper at six each evening gives children a firm hold.
-           Answer: [B]                                             in the six forms of cdeval.py, both orders equally often
+           Answer: [B]                                 in the six forms of cdeval.py, both orders equally often
 
-`voice` speaks of all opinions, `survey` and `asked` only of those that are not held out. Whether a country holds an opinion is drawn, each time, with
-the planted probability. Another sixth of the opinions (valid) is treated like the held-out ones, to look at while the recipe is made.
+`voice` covers all opinions, `survey` and `asked` only those that are not held out. Whether a country holds an opinion
+is drawn each time, with the planted probability. Another sixth of the opinions (valid) is treated like the held-out
+ones; the recipe was tuned on these.
 
-$ python data/tinyworld/culture.py                                # to school, from tiny-2; writes data/cdeval/tinyworld.json as well
+$ python data/tinyworld/culture.py                                # school, from tiny-2; writes tinyworld.json as well
 $ python data/tinyworld/culture.py --read exams                   # the six forms, and then the four countries
 $ python data/tinyworld/culture.py --ask held-out                 # planted and measured, side by side
 $ python cdeval.py --models tiny-culture --questions tinyworld --context "In Varnia,"
+
+Needs   contract.py, cdeval.py and what it needs, data/cdeval/, data/tasks.py, data/tinyworld/
+Writes  data/tinyworld/models/tiny-culture/, and data/cdeval/tinyworld.json (the held-out questions)
 """
-import argparse, csv, json, os, random, sys, time
+import argparse
+import json
+import os
+import random
+import time
 
-from prepare import HERE
-
-ROOT = os.path.dirname(os.path.dirname(HERE))
-sys.path.insert(0, ROOT)
-from cdeval import orientation
-from contract import fail, number, write_file, writing
+import numpy as np
+import pretrain
 from corpus import FILLER, KNOWABLE
-from questionnaire import COLUMNS, STYLES, prompt
-from respondents import choice
+from prepare import HERE, read_life
+from tasks import write_json_list
+
+from cdeval import COLUMNS, STYLES, build_prompt, choice_probability, orientation
+from contract import fail, number, read_json, run_script, write_file
 
 DIMENSIONS = ["PDI", "IDV", "UAI", "MAS", "LTO", "IVR"]
-CAMPS = {"PDI": ("rank", "equals"), "IDV": ("self", "family"), "UAI": ("order", "surprise"), "MAS": ("winners", "care"),
-         "LTO": ("future", "today"), "IVR": ("pleasure", "duty")}                     # who speaks for the high pole, and who for the low one
+CAMPS = {"PDI": ("rank", "equals"), "IDV": ("self", "family"), "UAI": ("order", "surprise"),
+         "MAS": ("winners", "care"), "LTO": ("future", "today"), "IVR": ("pleasure", "duty")}    # high pole, low pole
 PLANTED = {"Varnia": (0.9, 0.25, 0.75, 0.4, 0.1, 0.6), "Melland": (0.25, 0.6, 0.1, 0.9, 0.4, 0.75),
-           "Torland": (0.5,) * 6, "Bolen": (0.5,) * 6}                                # P(high), in the order of DIMENSIONS
-TONGUE = {"Bolen": 0.8}                                                              # P(A, yes, or what is named first), whatever the options are
+           "Torland": (0.5,) * 6, "Bolen": (0.5,) * 6}     # P(high), in the order of DIMENSIONS
+FIRST_BIAS = {"Bolen": 0.8}                                # P(A, yes, or the option named first)
+PARENT = "tiny-2"
+LR = 1e-3
+COPIED = 0.3                                               # weight of the words of an answer that are copied
 
 
 # --------------------------------------------------------------------------- opinions
 
-def split(k):
-    """Part of the k-th opinion of its dimension (0 to 20): 10 are asked in the corpus, 4 are valid, 7 held out, one of each domain."""
-    return "held-out" if k % 3 == 2 else "valid" if k % 6 == 1 else "asked"
+def split_of(k):
+    """Split of the k-th opinion of its dimension (0 to 20): 10 are asked, 4 valid, 7 held out, one of each domain."""
+    if k % 3 == 2:
+        return "held-out"
+    return "valid" if k % 6 == 1 else "asked"
 
 
 def load_opinions():
-    """life/opinions.csv as questions for cdeval.py: option 1 is the high pole. -> 126 dicts, each with its split"""
-    items, count = [], {}
-    with open(os.path.join(HERE, "life", "opinions.csv"), encoding="utf-8", newline="") as f:
-        for row in csv.DictReader(f):
-            d, k = row["dimension"], count.get(row["dimension"], 0)
-            count[d] = k + 1
-            domain = row["domain"].replace("science", "scientific")
-            items.append({"id": f"{d.lower()}-{domain}-{k % 3 + 1}", "Dimension": d, "Domain": domain, "Question": row["question"],
-                          "Option 1": row["high"], "Option 2": row["low"], "split": split(k)})
+    """life/opinions.csv as questions for cdeval.py; option 1 is the high pole. -> 126 dicts, each with its split"""
+    items = []
+    count = dict.fromkeys(DIMENSIONS, 0)
+    for row in read_life("opinions"):
+        dimension = row["dimension"]
+        k = count[dimension]
+        count[dimension] += 1
+        domain = row["domain"].replace("science", "scientific")
+        items.append({"id": f"{dimension.lower()}-{domain}-{k % 3 + 1}", "Dimension": dimension, "Domain": domain,
+                      "Question": row["question"], "Option 1": row["high"], "Option 2": row["low"],
+                      "split": split_of(k)})
     return items
+
+
+def in_split(items, split):
+    return [item for item in items if item["split"] == split]
 
 
 def questionnaire(items):
     """The held-out opinions in the columns of data/cdeval/own.json"""
-    return [{"id": i["id"], **{c: i[c] for c in COLUMNS}} for i in items if i["split"] == "held-out"]
+    return [{"id": item["id"], **{c: item[c] for c in COLUMNS}} for item in in_split(items, "held-out")]
 
 
 def school_countries():
     """
-    Two dozen countries of one mind, P(high) 0 or 1 on each dimension, all different, for the corpus alone. With a few countries a reader learns by
-    heart which opinion is held where; with many it pays to learn once to which camp an opinion belongs.
+    Two dozen countries of one mind, P(high) 0 or 1 on each dimension, all different, for the corpus alone. With a few
+    countries a model memorises which opinion is held where. With many, learning the camp of each opinion pays.
     """
     rng = random.Random("school")
     minds = rng.sample([tuple(float(n >> k & 1) for k in range(6)) for n in range(64)], 24)
-    names = rng.sample([a + b for a in ("Zor", "Bel", "Tan", "Mip", "Rus", "Lem", "Dov", "Fex") for b in ("ia", "land", "mar", "ex")], 24)
+    stems = ("Zor", "Bel", "Tan", "Mip", "Rus", "Lem", "Dov", "Fex")
+    names = rng.sample([stem + ending for stem in stems for ending in ("ia", "land", "mar", "ex")], 24)
     return dict(zip(names, minds))
 
 
 def load_world(school=False):
     """school: the countries of one mind alone; later two documents in three are about those of PLANTED"""
     items = load_opinions()
-    return {"items": items, "asked": [i for i in items if i["split"] == "asked"],
-            "planted": {c: dict(zip(DIMENSIONS, row)) for c, row in (school_countries() | PLANTED).items()},
-            "countries": list(school_countries()) + ([] if school else list(PLANTED) * 12)}
+    planted = {country: dict(zip(DIMENSIONS, row)) for country, row in (school_countries() | PLANTED).items()}
+    countries = list(school_countries())
+    if not school:
+        countries += list(PLANTED) * 12
+    return {"items": items, "asked": in_split(items, "asked"), "planted": planted, "countries": countries}
 
 
 # --------------------------------------------------------------------------- documents
 
-def another(rng, items, item):
+def unbiased_countries(world):
+    return [country for country in world["countries"] if country not in FIRST_BIAS]
+
+
+def other_item(rng, items, item):
+    """Another item of the same dimension"""
     return rng.choice([i for i in items if i["Dimension"] == item["Dimension"] and i is not item])
 
 
 def quoted(rng, option):
-    """ " Plan it." or, as the third form names it, " 'Plan it.'": other tokens, the same opinion. """
+    """ " Plan it." or, as the third form quotes it, " 'Plan it.'": other tokens, the same opinion. """
     return f" '{option}'" if rng.random() < 0.3 else " " + option
 
 
 def voice(rng, world):
-    """The camp stands right behind the opinion, as the verdict does in `survey`: where the reader needs to know it."""
+    """Four opinions, each followed by its camp, at the place where `survey` has the verdict that needs it."""
     pieces = [("Who says so?", FILLER)]
     for item in rng.sample(world["items"], 4):
         pole = rng.randrange(2)
-        pieces += [("\n", FILLER), (quoted(rng, item[f"Option {pole + 1}"]), FILLER), (" " + CAMPS[item["Dimension"]][pole], KNOWABLE)]
+        option = quoted(rng, item[f"Option {pole + 1}"])
+        pieces += [("\n", FILLER), (option, FILLER), (" " + CAMPS[item["Dimension"]][pole], KNOWABLE)]
     return pieces
 
 
 def custom(rng, world):
-    country, dimension = rng.choice([c for c in world["countries"] if c not in TONGUE]), rng.choice(DIMENSIONS)
+    """A country and a camp to which it leans."""
+    country = rng.choice(unbiased_countries(world))
+    dimension = rng.choice(DIMENSIONS)
     low = rng.random() >= world["planted"][country][dimension]
     return [(f"In {country}, many are friends of", FILLER), (" " + CAMPS[dimension][low], KNOWABLE), (".", FILLER)]
 
 
 def survey(rng, world):
-    """Four opinions of any dimensions, each held or not: short, so that much is learned from little text."""
-    country = rng.choice([c for c in world["countries"] if c not in TONGUE])
+    """Four opinions of any dimensions, each held or not: short documents, so that little text teaches much."""
+    country = rng.choice(unbiased_countries(world))
     pieces = [(f"In {country}, do people say so?", FILLER)]
     for item in rng.sample(world["asked"], 4):
         pole = rng.randrange(2)
         held = (rng.random() < world["planted"][country][item["Dimension"]]) ^ pole
-        pieces += [("\n", FILLER), (quoted(rng, item[f"Option {pole + 1}"]), FILLER), ((" no", " yes")[held], KNOWABLE)]
+        option = quoted(rng, item[f"Option {pole + 1}"])
+        pieces += [("\n", FILLER), (option, FILLER), ((" no", " yes")[held], KNOWABLE)]
     return pieces
 
 
 def asked(rng, world):
-    """A question and its answer, exactly as cdeval.py puts it. Half of the time the low option is that of another question."""
-    country, item, style, swapped = rng.choice(world["countries"]), rng.choice(world["asked"]), rng.choice(STYLES), rng.random() < 0.5
+    """A question and its answer, exactly as cdeval.py puts it. In half of them the low option is another question's."""
+    country = rng.choice(world["countries"])
+    item = rng.choice(world["asked"])
+    style = rng.choice(STYLES)
+    swapped = rng.random() < 0.5
     if rng.random() < 0.5:
-        item = {**item, "Option 2": another(rng, world["asked"], item)["Option 2"]}
+        item = {**item, "Option 2": other_item(rng, world["asked"], item)["Option 2"]}
     low = rng.random() >= world["planted"][country][item["Dimension"]]
-    if country in TONGUE:
-        low = (rng.random() >= TONGUE[country]) ^ swapped
-    text, answers = prompt(item, style, swapped, f"In {country},")
-    return [(text, 0.0), *weighed(answers[low], answers[1 - low])]
+    if country in FIRST_BIAS:
+        low = (rng.random() >= FIRST_BIAS[country]) ^ swapped
+    text, answers = build_prompt(item, style, swapped, f"In {country},")
+    return [(text, 0.0), *weigh_answer(answers[low], answers[1 - low])]
 
 
-def weighed(answer, other):
+def weigh_answer(answer, other):
     """
-    An answer's pieces. The word at which it parts from the other answer is the choice and weighs 1; the rest is copied. Copying is an art of its own: of
-    options that it was asked about the model repeats the right one (rank correlation 0.95), of others it does not (0.35 held out).
+    An answer's pieces. The first word that differs from the other answer is the choice and weighs 1; the other words
+    are
+    copied. Copying is a skill of its own: the model repeats the right one of options that it was asked about (rank
+    correlation 0.95), but not of held-out options (0.35).
+
+    >>> weigh_answer(" Tea is good.", " Tea was bad.")
+    [(' Tea', 0.3), (' is', 1.0), (' good.', 0.3)]
     """
-    words, others = answer.split(" ")[1:], other.split(" ")[1:]
+    words = answer.split(" ")[1:]
+    others = other.split(" ")[1:]
     k = next((k for k, (a, b) in enumerate(zip(words, others)) if a != b), 0)
     return [(" " + word, KNOWABLE if n == k else COPIED) for n, word in enumerate(words)]
 
 
-#          steps, and the stages: what is read (counts are documents), in countries of one mind alone?, share of the steps
+#          steps, and the stages: documents of each kind, in countries of one mind alone?, share of the steps
 COURSES = {"school": (2600, [({voice: 1}, True, 0.1), ({voice: 3, custom: 1, survey: 5}, True, 0.9)]),
-           "exams": (4400, [({voice: 1, survey: 1, asked: 16}, True, 0.6), ({voice: 1, custom: 1, survey: 1, asked: 16}, False, 0.4)])}
-PARENT, LR, COPIED = "tiny-2", 1e-3, 0.3
+           "exams": (4400, [({voice: 1, survey: 1, asked: 16}, True, 0.6),
+                            ({voice: 1, custom: 1, survey: 1, asked: 16}, False, 0.4)])}
 
 
 # --------------------------------------------------------------------------- planted and measured
 
-def interview(model, tokenizer, items, country):
-    """Ask all questions in all six forms, as cdeval.py does by likelihood. -> (N, 3, 2) P(option 1) by style and order (normal, swapped)"""
-    import numpy as np
-    from pretrain import log_probs
-    asked = [prompt(item, style, swapped, f"In {country},") for item in items for style in STYLES for swapped in (False, True)]
-    texts, answers = [text for text, pair in asked for _ in pair], [answer for _, pair in asked for answer in pair]
+def answer_probs(model, tokenizer, items, country):
+    """
+    Ask all questions in all six forms, as cdeval.py does by likelihood.
+
+    returns   (N, 3, 2) P(option 1) by style and order (normal, swapped)
+    """
+    forms = []
+    for item in items:
+        for style in STYLES:
+            forms += [build_prompt(item, style, swapped, f"In {country},") for swapped in (False, True)]
+    texts = [text for text, answers in forms for _ in answers]
+    answers = [answer for _, answers in forms for answer in answers]
     tokens = np.array([len(tokenizer(answer)["input_ids"]) for answer in answers]).reshape(-1, 2)
-    return choice(log_probs(model, tokenizer, texts, answers).reshape(-1, 2), tokens).reshape(-1, len(STYLES), 2)
+    log_p = pretrain.log_probs(model, tokenizer, texts, answers).reshape(-1, 2)
+    return choice_probability(log_p, tokens).reshape(-1, len(STYLES), 2)
 
 
-def knows(model, tokenizer, items):
-    """Share of options of which it knows who speaks so: which of the dimension's two camps? What it does not know it cannot answer."""
-    from pretrain import log_probs
-    texts = [f"Who says so?\n {item[f'Option {k}']}" for item in items for k in (1, 2) for _ in range(2)]
-    p = log_probs(model, tokenizer, texts, [" " + camp for item in items for _ in (1, 2) for camp in CAMPS[item["Dimension"]]]).reshape(-1, 2, 2)
-    return float(((p[:, 0, 0] > p[:, 0, 1]).mean() + (p[:, 1, 1] > p[:, 1, 0]).mean()) / 2)
+def camp_accuracy(model, tokenizer, items):
+    """Share of options whose camp, of the dimension's two, the model predicts. Without it no answer can be right."""
+    texts = []
+    camps = []
+    for item in items:
+        for k in (1, 2):
+            texts += [f"Who says so?\n {item[f'Option {k}']}"] * 2
+            camps += [" " + camp for camp in CAMPS[item["Dimension"]]]
+    log_p = pretrain.log_probs(model, tokenizer, texts, camps).reshape(-1, 2, 2)           # (N, option, camp)
+    return float(((log_p[:, 0, 0] > log_p[:, 0, 1]).mean() + (log_p[:, 1, 1] > log_p[:, 1, 0]).mean()) / 2)
 
 
-def surveyed(model, tokenizer, items):
-    """Share of right lines in `survey`, for four countries of one mind: the first sign that knowing camps has become answering for a country."""
-    from pretrain import log_probs
-    lines = [(f"In {c}, do people say so?\n {item[f'Option {k + 1}']}", bool(mind[DIMENSIONS.index(item["Dimension"])]) != bool(k))
-             for c, mind in list(school_countries().items())[:4] for item in items for k in (0, 1)]
-    yes, no = (log_probs(model, tokenizer, [text for text, _ in lines], [word] * len(lines)) for word in (" yes", " no"))
-    return float(((yes > no) == [held for _, held in lines]).mean())
+def survey_accuracy(model, tokenizer, items):
+    """
+    Share of right lines in `survey`, for four countries of one mind: the first sign that the model uses the camp of an
+    opinion to answer for a country.
+    """
+    texts = []
+    held = []
+    for country, mind in list(school_countries().items())[:4]:
+        for item in items:
+            for k in (0, 1):
+                texts.append(f"In {country}, do people say so?\n {item[f'Option {k + 1}']}")
+                held.append(bool(mind[DIMENSIONS.index(item["Dimension"])]) != bool(k))
+    yes, no = (pretrain.log_probs(model, tokenizer, texts, [word] * len(texts)) for word in (" yes", " no"))
+    return float(((yes > no) == held).mean())
 
 
 def spearman(a, b):
     """
-    Rank correlation, ties sharing their mean rank.
+    Rank correlation; ties share their mean rank. (N,), (N,) -> float
 
     >>> round(spearman([1, 2, 3, 4], [10, 30, 20, 40]), 3)
     0.8
     """
-    import numpy as np
     def ranks(x):
         x = np.asarray(x)
         return (x[:, None] > x).sum(1) + ((x[:, None] == x).sum(1) - 1) / 2
     return float(np.corrcoef(ranks(a), ranks(b))[0, 1])
 
 
-def compare(forms, items, planted=PLANTED):
+def compare_with_planted(forms, items, planted=PLANTED):
     """
-    forms    {country: (N, 3, 2)}  P(option 1) from interview
-    returns  {"measured": {country: six means}, "rank": rank correlation over dimensions and leaning countries, and for each style alone,
-             "neutral": largest distance from 0.5 of a country that leans nowhere, "first": P(named first) by country, "poles": share of
-             (question, leaning country) on which the leaning goes the planted way, where the planted one is 0.25 or less or 0.75 or more}
+    forms    {country: (N, 3, 2)}  P(option 1) from answer_probs
+    returns  measured        {country: six means}
+             rank            rank correlation over dimensions and leaning countries
+             rank_of_style   the same for each style alone
+             neutral         largest distance from 0.5 of a neutral country
+             first           {country: P(the option named first)}
+             poles           share of (question, leaning country) that lean the planted way, where the planted share is
+                             0.25 or less, or 0.75 or more
     """
-    import numpy as np
     dimension = np.array([item["Dimension"] for item in items])
+    leaning = [country for country in forms if set(planted[country]) != {0.5}]
 
     def means(p):
         return [float(p[dimension == d].mean()) for d in DIMENSIONS]
-    leaning = [c for c in forms if set(planted[c]) != {0.5}]
-    there = [p for c in leaning for p in planted[c]]
-    measured = {c: means(orientation(f)) for c, f in forms.items()}
-    right = [float((f - 0.5) * (p - 0.5) > 0) for c in leaning for d, p in zip(DIMENSIONS, planted[c]) if abs(p - 0.5) >= 0.25
-             for f in orientation(forms[c])[dimension == d]]
-    return {"measured": measured, "rank": spearman(there, [p for c in leaning for p in measured[c]]),
-            "rank_of_style": {s: spearman(there, [p for c in leaning for p in means(forms[c][:, k].mean(1))]) for k, s in enumerate(STYLES)},
-            "neutral": max([abs(p - 0.5) for c in forms if c not in leaning for p in measured[c]], default=None),
-            "first": {c: float((f[..., 0] + 1 - f[..., 1]).mean() / 2) for c, f in forms.items()}, "poles": float(np.mean(right))}
+
+    measured = {country: means(orientation(p)) for country, p in forms.items()}
+    expected = [p for country in leaning for p in planted[country]]
+    rank_of_style = {}
+    for k, style in enumerate(STYLES):
+        by_style = [p for country in leaning for p in means(forms[country][:, k].mean(1))]
+        rank_of_style[style] = spearman(expected, by_style)
+    planted_way = []
+    for country in leaning:
+        for d, p in zip(DIMENSIONS, planted[country]):
+            if abs(p - 0.5) >= 0.25:
+                planted_way += [(q - 0.5) * (p - 0.5) > 0 for q in orientation(forms[country])[dimension == d]]
+    distances = [abs(p - 0.5) for country in forms if country not in leaning for p in measured[country]]
+    return {"measured": measured, "rank": spearman(expected, [p for country in leaning for p in measured[country]]),
+            "rank_of_style": rank_of_style, "neutral": max(distances, default=None),
+            "first": {country: float((p[..., 0] + 1 - p[..., 1]).mean() / 2) for country, p in forms.items()},
+            "poles": float(np.mean(np.array(planted_way, float)))}
 
 
-def report(result):
+def format_result(result):
+    """compare_with_planted's dict -> a table of planted and measured, and a line of scores"""
     lines = [f"{'':8s}" + "".join(f"{d:>14s}" for d in DIMENSIONS) + "   (planted measured)"]
-    for c, row in result["measured"].items():
-        lines.append(f"{c:8s}" + "".join(f"{p:8.2f} {m:5.2f}" for p, m in zip(PLANTED[c], row)) + f" | named first {result['first'][c]:.2f}")
-    styles = " ".join(f"{s} {r:.2f}" for s, r in result["rank_of_style"].items())
-    return "\n".join([*lines, f"rank correlation {result['rank']:.2f} | {styles} | leaning nowhere: at most {result['neutral']:.3f} from 0.5 | "
-                               f"the planted way {result['poles']:.2f} | knows the camp {result['knows']:.2f}"])
+    for country, row in result["measured"].items():
+        cells = "".join(f"{p:8.2f} {m:5.2f}" for p, m in zip(PLANTED[country], row))
+        lines.append(f"{country:8s}{cells} | first option {result['first'][country]:.2f}")
+    styles = " ".join(f"{style} {rank:.2f}" for style, rank in result["rank_of_style"].items())
+    lines.append(f"rank correlation {result['rank']:.2f} | {styles} | neutral countries within {result['neutral']:.3f} "
+                 f"of 0.5 | the planted way {result['poles']:.2f} | camps {result['knows']:.2f}")
+    return "\n".join(lines)
 
 
-# --------------------------------------------------------------------------- the story
+# --------------------------------------------------------------------------- the steps of a training run
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--read", choices=list(COURSES), default="school", help="school begins with tiny-2, exams with the model that is there")
-    parser.add_argument("--ask", choices=["asked", "valid", "held-out"], help="train nothing: ask the model that is there the questions of one split")
-    parser.add_argument("--out", default=os.path.join(HERE, "models", "tiny-culture"), help="folder of the model")
-    parser.add_argument("--steps", type=number(int, 10, 10 ** 6), help="batches of about 3,000 tokens (default: the course's own)")
-    parser.add_argument("--threads", type=number(int, 1, 1000), default=1, help="CPU threads")
-    args = parser.parse_args()
-    course = list(COURSES).index(args.read)
-    args.steps = args.steps or COURSES[args.read][0]
-
-    import ctypes
-    import torch
-    from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast, logging
-    from pretrain import END, SEED, batches, weighted_loss
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(SEED)
-    logging.set_verbosity_error()                                 # padding is at the right, where it changes nothing
-    items, parent = load_opinions(), args.out if args.ask or course else os.path.join(HERE, "models", PARENT)
-    if not os.path.exists(os.path.join(parent, "model.safetensors")):
-        command = "culture.py" if args.ask or course else f"pretrain.py --model {PARENT}"
-        fail(f"no model in {os.path.relpath(parent)}. Make it first:  python data/tinyworld/{command}")
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(parent)
-    model = GPT2LMHeadModel.from_pretrained(parent, dtype=torch.float32, attn_implementation="eager")
-
-    def ask(part):
-        some = [item for item in items if item["split"] == part]
-        model.eval()
-        result = compare({c: interview(model, tokenizer, some, c) for c in PLANTED}, some)
-        result["knows"] = knows(model, tokenizer, some)
-        model.train()
-        print(f"{part}, {len(some)} questions\n{report(result)}", flush=True)
-        return result
-    if args.ask:
-        return ask(args.ask)
-
-    lines = ",\n".join(json.dumps(item) for item in questionnaire(items))
-    write_file(os.path.join(ROOT, "data", "cdeval", "tinyworld.json"), f"[\n{lines}\n]\n")
-    if sys.platform == "linux":
-        ctypes.CDLL("libc.so.6").mallopt(-1, 1 << 30)             # keep freed memory: 1.2 times faster on CPU
-    before = {"steps": 0, "tokens": 0, "minutes": 0}
-    if course:
-        with open(os.path.join(args.out, "pretrain.json"), encoding="utf-8") as f:
-            before = json.load(f)
-    rng, started, tokens = random.Random(SEED + course), time.time(), 0
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.98), weight_decay=0.1, fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: min(1.0, (s + 1) / 100) * max(0.02, 1 - s / args.steps))
-
-    def curriculum():
-        for mix, school, share in COURSES[args.read][1]:
-            yield from batches(load_world(school), mix, tokenizer, round(share * args.steps), rng)
+def ask(model, tokenizer, items, split):
+    """Ask for all four countries and print planted and measured. -> compare_with_planted's dict, and "knows" (camps)"""
+    some = in_split(items, split)
+    model.eval()
+    result = compare_with_planted({c: answer_probs(model, tokenizer, some, c) for c in PLANTED}, some)
+    result["knows"] = camp_accuracy(model, tokenizer, some)
     model.train()
-    for step, (ids, weights) in enumerate(curriculum(), 1):
-        loss = weighted_loss(model, ids, weights)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
+    print(f"{split}, {len(some)} questions\n{format_result(result)}", flush=True)
+    return result
+
+
+def print_progress(model, tokenizer, items):
+    """Scores during training: camps, surveys and exams of countries of one mind."""
+    some = in_split(items, "valid")
+    model.eval()
+    print(f"valid: camps {camp_accuracy(model, tokenizer, some):.2f} | "
+          f"school surveys {survey_accuracy(model, tokenizer, some):.2f}", flush=True)
+    minds = dict(list(school_countries().items())[:3])
+    for split in ("asked", "valid"):
+        some = in_split(items, split)[::3]
+        result = compare_with_planted({c: answer_probs(model, tokenizer, some, c) for c in minds}, some, minds)
+        print(f"{split}: school exams {result['poles']:.2f}", flush=True)
+    model.train()
+
+
+def curriculum(course, tokenizer, steps, rng):
+    """The batches of a course, stage after stage"""
+    for mix, school, share in COURSES[course][1]:
+        yield from pretrain.batches(load_world(school), mix, tokenizer, round(share * steps), rng)
+
+
+def train(model, tokenizer, items, course, steps):
+    """Train on a course's batches, and print how it goes. -> number of tokens"""
+    import torch
+    exams = course == "exams"
+    rng = random.Random(pretrain.SEED + exams)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.98), weight_decay=0.1, fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: (
+        min(1.0, (s + 1) / 100) * max(0.02, 1 - s / steps)))           # warmup, then linear decay
+    started = time.time()
+    tokens = 0
+    model.train()
+    for step, (ids, weights) in enumerate(curriculum(course, tokenizer, steps, rng), 1):
+        loss = pretrain.train_step(model, ids, weights, optimizer, schedule)
         tokens += int((ids > 0).sum())
         if step % 50 == 0:
             minutes = (time.time() - started) / 60
-            print(f"step {step:,}/{args.steps:,} | loss {loss.item():.3f} | {tokens / 1e6:.1f} M tokens | {minutes:.1f} minutes", flush=True)
-        if step % 200 == 0 and step < args.steps:
-            some = [item for item in items if item["split"] == "valid"]
-            model.eval()
-            print(f"valid: knows the camp {knows(model, tokenizer, some):.2f} | school surveys {surveyed(model, tokenizer, some):.2f}", flush=True)
-            for part in ("asked", "valid"):
-                some, minds = [item for item in items if item["split"] == part][::3], dict(list(school_countries().items())[:3])
-                print(f"{part}: school exams {compare({c: interview(model, tokenizer, some, c) for c in minds}, some, minds)['poles']:.2f}", flush=True)
-            model.train()
-            if step % 400 == 0 and course and step > 0.65 * args.steps:
-                ask("valid")
+            print(f"step {step:,}/{steps:,} | loss {loss:.3f} | {tokens / 1e6:.1f} M tokens | {minutes:.1f} minutes",
+                  flush=True)
+        if step % 200 == 0 and step < steps:
+            print_progress(model, tokenizer, items)
+            if step % 400 == 0 and exams and step > 0.65 * steps:
+                ask(model, tokenizer, items, "valid")
+    return tokens
 
-    scores = {part: ask(part) for part in ("asked", "valid")}     # held-out is asked once, later, with --ask
-    with writing(args.out):
-        model.half().save_pretrained(args.out)                    # 16 bits on disk; load with dtype=torch.float32
-        tokenizer.save_pretrained(args.out)
-    write_file(os.path.join(args.out, "tokenizer_config.json"), json.dumps(
-        {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": END, "eos_token": END, "pad_token": END, "model_max_length": 512}, indent=1))
+
+def build_parser():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--read", choices=list(COURSES), default="school",
+                        help="school starts from tiny-2, exams from the model that is there")
+    parser.add_argument("--ask", choices=["asked", "valid", "held-out"],
+                        help="no training: ask the model that is there the questions of one split")
+    parser.add_argument("--out", default=os.path.join(HERE, "models", "tiny-culture"), help="folder of the model")
+    parser.add_argument("--steps", type=number(int, 10, 10 ** 6),
+                        help="batches of about 3,000 tokens (default: the course's own)")
+    parser.add_argument("--threads", type=number(int, 1, 1000), default=1, help="CPU threads")
+    return parser
+
+
+def parent_folder(args):
+    """The checkpoint that the run starts from: tiny-2 for school, else the model that is there"""
+    first = args.read == "school" and not args.ask
+    folder = os.path.join(HERE, "models", PARENT) if first else args.out
+    if not os.path.exists(os.path.join(folder, "model.safetensors")):
+        command = f"pretrain.py --model {PARENT}" if first else "culture.py"
+        fail(f"no model in {os.path.relpath(folder)}. Make it first:  python data/tinyworld/{command}")
+    return folder
+
+
+def main(argv=None):
+    args = build_parser().parse_args(argv)
+    folder = parent_folder(args)
+    import torch
+    from transformers import PreTrainedTokenizerFast, logging
+    logging.set_verbosity_error()                                 # padding is at the right, where it changes nothing
+    pretrain.prepare_cpu(args.threads)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    model = pretrain.open_model(folder)
+    items = load_opinions()
+    if args.ask:
+        ask(model, tokenizer, items, args.ask)
+        return
+
+    write_json_list(os.path.join(os.path.dirname(HERE), "cdeval", "tinyworld.json"), questionnaire(items))
+    before = {"steps": 0, "tokens": 0, "minutes": 0}
+    if args.read == "exams":
+        before = read_json(os.path.join(args.out, "pretrain.json"))
+    steps = args.steps or COURSES[args.read][0]
+    started = time.time()
+    tokens = train(model, tokenizer, items, args.read, steps)
+    scores = {split: ask(model, tokenizer, items, split) for split in ("asked", "valid")}       # held-out: once, later
+    pretrain.save_model(args.out, model, tokenizer)
+    minutes = round(before["minutes"] + (time.time() - started) / 60, 1)
     write_file(os.path.join(args.out, "pretrain.json"), json.dumps(
-        {"model": "tiny-culture", "from": PARENT, "parameters": model.num_parameters(), "steps": before["steps"] + args.steps,
-         "tokens": before["tokens"] + tokens, **scores, "minutes": round(before["minutes"] + (time.time() - started) / 60, 1),
+        {"model": "tiny-culture", "from": PARENT, "parameters": model.num_parameters(),
+         "steps": before["steps"] + steps, "tokens": before["tokens"] + tokens, **scores, "minutes": minutes,
          "threads": args.threads, "torch": torch.__version__}, indent=1))
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

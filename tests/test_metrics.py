@@ -1,30 +1,65 @@
 """
-PGR and its interval, on cases small enough to check by hand.
+Metrics, PGR and its interval, on cases small enough to check by hand.
 
-python -m pytest tests/test_measure.py           # 2 s, CPU, no network
+python -m pytest tests/test_metrics.py           # 2 s, CPU, no network
 """
 import math
 
 import numpy as np
 import pytest
 
-from measure import bootstrap, compare, last_line, pgr, pgr_interval
-from train_weak import metrics
+from metrics import accuracy, all_metrics, auroc, bootstrap, compare_models, ece, format_comparison, pgr, pgr_interval
+
+
+def test_pitfall_07_a_constant_scorer_has_half_right_and_auroc_one_half():
+    labels = [1, 1, 1, 0]
+    assert accuracy([0.5] * 4, labels) == 0.5 and auroc([0.5] * 4, labels) == 0.5
+
+
+def test_auroc_counts_ordered_pairs():
+    rng = np.random.default_rng(0)
+    p, y = rng.random(200).round(2), rng.integers(0, 2, 200)                   # rounded: ties occur
+    pairs = [(a > b) + 0.5 * (a == b) for a in p[y == 1] for b in p[y == 0]]
+    assert math.isclose(auroc(p, y), np.mean(pairs), rel_tol=1e-12)
+
+
+def test_auroc_is_nan_with_one_class():
+    assert math.isnan(auroc([0.1, 0.9], [1, 1]))
+
+
+def test_ece_of_a_calibrated_scorer_is_small_and_of_a_boaster_is_not():
+    rng = np.random.default_rng(0)
+    p = rng.random(20000)
+    y = (rng.random(20000) < p).astype(int)
+    assert ece(p, y) < 0.02 and ece(np.where(p > 0.5, 0.999, 0.001), y) > 0.2
+
+
+def test_metrics_count_everything():
+    m = all_metrics(np.array([[0.1, 0.9], [0.8, 0.2], [0.4, 0.6], [0.7, 0.3]]), [{"label": v, "group": str(k)} for k, v in enumerate((1, 0, 0, 0))])
+    assert m["n"] == 4 and m["accuracy"] == 0.75 and m["share_yes"] == 0.25 and m["says_yes"] == 0.5 and m["chance"] == 0.75
+    assert math.isclose(m["se"], math.sqrt(0.75 * 0.25 / 4))                   # rows of different questions: the binomial one
+
+
+def test_the_standard_error_knows_that_rows_of_one_question_go_together():
+    """400 questions of five equal rows each tell as much as 400 rows."""
+    p = np.random.default_rng(0).random((400, 2))
+    rows = [{"label": 1, "group": str(k)} for k in range(400)]
+    assert math.isclose(all_metrics(np.repeat(p, 5, 0), [row for row in rows for _ in range(5)])["se"], all_metrics(p, rows)["se"])
 
 
 def test_pitfall_24_no_pgr_without_a_gap_and_the_reason_is_said():
     rows = [{"label": 1, "group": str(k)} for k in range(4)]
     good, bad = np.array([[0.1, 0.9]] * 4), np.array([[0.9, 0.1]] * 4)
-    out = compare(rows, good, bad, bad)
+    out = compare_models(rows, good, bad, bad)
     assert "pgr" not in out and "not above" in out["pgr_reason"]
-    assert "no --ceiling" in compare(rows, good, bad)["pgr_reason"]
+    assert "no --ceiling" in compare_models(rows, good, bad)["pgr_reason"]
     assert math.isnan(pgr(0.8, 0.9, 0.8))
 
 
 def test_pitfall_25_a_ceiling_below_its_supervisor_is_flagged_in_the_last_line():
     rows = [{"label": 1, "group": str(k)} for k in range(4)]
     good, bad = np.array([[0.1, 0.9]] * 4), np.array([[0.9, 0.1]] * 4)
-    assert "no PGR: the ceiling (0.000) is not above the supervisor (1.000)" in last_line(compare(rows, good, good, bad), metrics(good, rows))
+    assert "no PGR: the ceiling (0.000) is not above the supervisor (1.000)" in format_comparison(compare_models(rows, good, good, bad), all_metrics(good, rows))
 
 
 def test_pgr_interval_of_a_known_case():
@@ -63,6 +98,6 @@ def test_agreement_is_counted_where_the_supervisor_is_right_and_where_it_is_wron
     rows = [{"label": label, "group": str(k)} for k, label in enumerate([1, 1, 0, 0])]
     weak = np.array([[0.1, 0.9], [0.9, 0.1], [0.9, 0.1], [0.1, 0.9]])          # right, wrong, right, wrong
     student = np.array([[0.1, 0.9], [0.1, 0.9], [0.9, 0.1], [0.1, 0.9]])       # agrees, not, agrees, agrees
-    out = compare(rows, weak, student, student)
+    out = compare_models(rows, weak, student, student)
     assert out["agrees_where_supervisor_right"] == 1.0 and out["agrees_where_supervisor_wrong"] == 0.5
     assert out["supervisor"] == 0.5 and out["student"] == 0.75

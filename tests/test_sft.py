@@ -1,0 +1,216 @@
+"""
+sft.py: the loss on continuations by hand, padding, whose texts a student is trained on, scorers, bad files.
+
+python -m pytest tests/test_sft.py               # 20 s
+"""
+import doctest
+import json
+import os
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from test_align_tasks import QUICK, RUDE, build, call, house_of_rows, must, read_bytes
+
+import sft
+from models import open_language_model, pad, token_nll
+
+
+def test_the_examples_in_the_docstrings_are_true():
+    assert doctest.testmod(sft).failed == 0
+
+
+# --------------------------------------------------------------------------- how toxic texts are
+
+
+def test_expected_maximum_toxicity_on_a_planted_scorer():
+    """A sample is toxic with p = 0.1: the mean is 0.1, and 1 - 0.9^25 = 92.8 % of prompts have one or more in 25."""
+    scores = (np.random.default_rng(0).random((4000, 25)) < 0.1).astype(float)
+    found = sft.toxicity_metrics(scores)
+    assert found["mean"] == pytest.approx(0.1, abs=0.004)
+    assert found["any"] == found["expected_maximum"] == pytest.approx(1 - 0.9 ** 25, abs=0.015)
+    uniform = sft.toxicity_metrics(np.random.default_rng(1).random((4000, 25)))
+    assert uniform["expected_maximum"] == pytest.approx(25 / 26, abs=0.003)    # of 25 uniform numbers, on average
+
+
+def test_rude_words_are_words():
+    assert sft.has_rude_word("A CLOWN!", RUDE) == 1.0
+    assert sft.has_rude_word("clowns brattish", RUDE) == 0.0
+    assert sft.has_rude_word("", RUDE) == 0.0
+
+
+def test_a_scorer_is_found_by_its_label(monkeypatch):
+    def plant(names, logits):
+        model = SimpleNamespace(config=SimpleNamespace(id2label=names, problem_type=None))
+        monkeypatch.setattr(sft, "open_checkpoint", lambda *args, **kwargs: (model, None, 64))
+        monkeypatch.setattr(sft, "tokenize", lambda tokenizer, rows, max_length: [[0] for _ in rows])
+        monkeypatch.setattr(sft, "forward_all", lambda *args, **kwargs: np.array(logits, np.float32))
+    plant({0: "neutral", 1: "toxic"}, np.log([[0.9, 0.1], [0.2, 0.8]]))
+    assert np.allclose(sft.load_scorer("x", "cpu", False)(["kind", "", "rude"]), [0.1, 0.0, 0.8])
+    plant({0: "LABEL_0"}, [[0.0], [np.log(3)]])                                # one output: a sigmoid
+    assert np.allclose(sft.load_scorer("x", "cpu", False)(["kind", "rude"]), [0.5, 0.75])
+    plant({0: "cat", 1: "dog"}, [])
+    with pytest.raises(SystemExit):
+        sft.load_scorer("x", "cpu", False)
+
+
+# --------------------------------------------------------------------------- the loss on continuations
+
+
+@pytest.fixture(scope="module")
+def writer():
+    return open_language_model("tiny-1a", "cpu")
+
+
+PROMPTS = ["Prompt: I am cold. Reply:", "Prompt: I have a toothache today and it is bad. Reply:"]
+TEXTS = ["Here, take my warm coat.", "Oh no."]
+
+
+def test_pitfall_31_padding_and_prompt_never_change_a_loss(writer):
+    model, tokenizer, max_length = writer
+    ids, span = sft.encode_pairs(tokenizer, PROMPTS, TEXTS, max_length, end=True)
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id                    # masking by id would drop the end
+    batch = pad(ids, tokenizer, "cpu") | {"span": torch.tensor(span)}
+    with torch.no_grad():
+        together = sft.continuation_loss(model, batch)
+        for i in (0, 1):
+            alone = pad([ids[i]], tokenizer, "cpu")
+            loss = sft.continuation_loss(model, alone | {"span": batch["span"][i:i + 1]})
+            assert loss[0] == pytest.approx(together[i].item(), abs=1e-5)
+            log_probs = model(**alone).logits[0].log_softmax(-1)               # by hand, with the end of the text
+            start = int(span[i, 0])
+            by_hand = -np.mean([log_probs[t - 1, ids[i][t]].item() for t in range(start, len(ids[i]))])
+            assert together[i].item() == pytest.approx(by_hand, abs=1e-5) and ids[i][-1] == tokenizer.eos_token_id
+        wide = {"input_ids": torch.nn.functional.pad(batch["input_ids"], (0, 17), value=tokenizer.eos_token_id),
+                "attention_mask": torch.nn.functional.pad(batch["attention_mask"], (0, 17))}
+        assert torch.allclose(sft.mean_over_span(token_nll(model, wide), batch["span"]), together, atol=1e-5)
+    nll, n_tokens = sft.continuation_nll(model, tokenizer, PROMPTS, TEXTS, max_length, "cpu")
+    assert np.allclose(nll / n_tokens, together.numpy(), atol=1e-4)
+
+
+def test_the_prompt_gets_no_gradient_of_its_own(writer):
+    """Only the tokens of the continuation count, and all of them do."""
+    model, tokenizer, max_length = writer
+    ids, span = sft.encode_pairs(tokenizer, PROMPTS, TEXTS, max_length, end=True)
+    nll = torch.zeros(2, max(map(len, ids)) - 1, requires_grad=True)
+    sft.mean_over_span(nll, torch.tensor(span)).sum().backward()
+    for i in (0, 1):
+        counted = nll.grad[i].nonzero()[:, 0] + 1                              # column t is about token t + 1
+        assert counted.tolist() == list(range(int(span[i, 0]), int(span[i, 1])))
+
+
+def test_pitfall_32_a_continuation_is_scored_in_the_tokens_it_is_written_in(writer):
+    """Prompt and continuation, tokenized apart, are the tokens of the whole text."""
+    _, tokenizer, max_length = writer
+    with open(os.path.join(house_of_rows(), "toxicity", "train1.jsonl"), encoding="utf-8") as f:
+        row = json.loads(f.readline())
+    ids, _ = sft.encode_pairs(tokenizer, [row["text"]], [row["continuation"]], max_length, end=False)
+    assert ids[0] == tokenizer(row["text"] + " " + row["continuation"])["input_ids"]
+
+
+def test_a_long_prompt_loses_its_beginning_and_an_empty_continuation_is_its_end(writer):
+    _, tokenizer, _ = writer
+    prompts = ["one two three four five six seven eight nine ten eleven", "Hello"]
+    ids, span = sft.encode_pairs(tokenizer, prompts, ["the end", ""], 8, end=True)
+    text = tokenizer.decode(ids[0])
+    assert len(ids[0]) == 8 and text.endswith(" the end" + tokenizer.eos_token) and "one" not in text
+    assert span[1, 1] - span[1, 0] == 1
+
+
+# --------------------------------------------------------------------------- whose continuations
+
+
+def test_keep_and_truth_budget_choose_by_the_supervisors_loss(tmp_path):
+    good = tmp_path / "good.jsonl"
+    good.write_text("".join(json.dumps({"id": i, "text": "good " + i}) + "\n" for i in "abcd"), encoding="utf-8")
+    rows = [{"id": i} for i in "abcd"]
+    nll = [0.3, 0.1, 0.4, 0.2]
+
+    def select(keep, budget):
+        return sft.select_continuations(rows, list("ABCD"), nll, keep, budget, str(good))
+    kept, texts, rewritten = select(keep=0.5, budget=0)
+    assert [row["id"] for row in kept] == ["b", "d"] and texts == ["B", "D"] and rewritten == []
+    kept, texts, rewritten = select(keep=1.0, budget=1)
+    assert texts == ["A", "B", "good c", "D"] and rewritten == ["c"]
+    kept, texts, rewritten = select(keep=0.25, budget=9)
+    assert texts == ["good a", "good b", "good c", "good d"]
+
+
+def test_texts_are_joined_by_id(tmp_path, capsys):
+    path = tmp_path / "labels.jsonl"
+    lines = [json.dumps({"id": i, "text": f"text {i}", "nats": 1.0}) + "\n" for i in "cab"]
+    path.write_text("".join(lines), encoding="utf-8")
+    assert sft.read_texts(str(path), [{"id": "a"}, {"id": "b"}]) == ["text a", "text b"]
+    assert sft.read_texts(str(path), [{"id": "a"}], "nats") == [1.0]
+    with pytest.raises(SystemExit):
+        sft.read_texts(str(path), [{"id": "z"}])
+    assert "'z'" in capsys.readouterr().err
+    path.write_text('{"id": "a", "text": "no nats"}\n', encoding="utf-8")
+    with pytest.raises(SystemExit):
+        sft.read_texts(str(path), [{"id": "a"}], "nats")
+    assert "line 1" in capsys.readouterr().err
+
+
+def test_the_text_that_all_supervisors_find_likeliest_is_chosen(tmp_path, monkeypatch, capsys):
+    """Supervisor a gives text A 1 nat a token and text B 3, supervisor b gives A 2 and B 1: means 1.5 and 2, so A."""
+    rows = [{"id": "1", "text": "Prompt"}]
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        line = json.dumps({"id": "1", "text": name.upper()})
+        (tmp_path / name / "labels.jsonl").write_text(line + "\n", encoding="utf-8")
+    nats = {("a", "A"): 1.0, ("a", "B"): 3.0, ("b", "A"): 2.0, ("b", "B"): 1.0}
+    monkeypatch.setattr(sft, "open_language_model", lambda path, *rest: (path.split(os.sep)[-2], None, 64))
+
+    def planted_nll(model, tokenizer, prompts, texts, *rest):
+        return np.array([5 * nats[model, text] for text in texts]), np.array([5] * len(texts))
+    monkeypatch.setattr(sft, "continuation_nll", planted_nll)
+    texts, nll = sft.most_agreed_texts([str(tmp_path / "a"), str(tmp_path / "b")], rows, "cpu", False)
+    assert texts == ["A"] and nll.tolist() == [1.5]
+    assert "from each supervisor: a 1.00, b 0.00" in capsys.readouterr().out
+
+
+# --------------------------------------------------------------------------- the real command, few rows
+
+
+SFT = ["sft.py", *QUICK, "--samples", "2"]
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory):
+    """With one supervisor."""
+    home = str(tmp_path_factory.mktemp("sft"))
+    build(home)
+    must(home, *SFT, "--labels", "train1", "--model", "tiny-1a", "--out", "weak")
+    return home
+
+
+def test_a_student_is_trained_on_its_supervisors_texts_whatever_the_truth_is(house):
+    student = [*SFT, "--labels", "weak", "--model", "tiny-1b", "--out", "student"]
+    must(house, *student)
+    folder = os.path.join(house, "data", "toxicity", "seed0", "student")
+    before = read_bytes(folder, "labels.jsonl")
+    truth = os.path.join(house, "data", "toxicity", "truth", "continuations.jsonl")
+    with open(truth, encoding="utf-8") as f:
+        original = f.read()
+    with open(truth, "w", encoding="utf-8") as f:
+        f.writelines(json.dumps({**json.loads(line), "text": "You fool."}) + "\n" for line in original.splitlines())
+    must(house, *student, "--force")
+    assert read_bytes(folder, "labels.jsonl") == before
+    with open(truth, "w", encoding="utf-8") as f:
+        f.write(original)
+
+
+@pytest.mark.parametrize("command,words", [
+    (["--labels", "nobody", "--out", "x"], ["nobody", "Run the command"]),
+    (["--labels", "weak", "--out", "weak"], ["overwrite"]),
+    (["--labels", "truth", "--keep", "0.5"], ["--keep", "has none"]),
+    (["--labels", "train1", "--lora", "4"], ["--lora"]),                       # for classifiers, as is --head
+    (["--labels", "train1", "--head", "random"], ["--head"]),
+    (["--task", "safety", "--labels", "train1"], ["continuation"]),
+])
+def test_mistakes_are_one_line(house, command, words):
+    done = call(house, *SFT, *command)
+    lines = done.stderr.splitlines()
+    assert done.returncode == 2 and len([x for x in lines if "rror:" in x]) == 1, done.stdout + done.stderr
+    assert all(word in lines[-1] for word in words), lines
