@@ -20,7 +20,7 @@ The tasks are theirs. The strategies come from elsewhere, and every task gets th
 This script runs other stages, and trains nothing itself. It prints each command, so that it can be copied, changed and
 run alone. Finished runs are skipped. The new parts are the maths of two kinds of errors, and tables.
 
-$ python data/safety/prepare.py; python data/legal/prepare.py; python data/toxicity/prepare.py
+$ python data/safety/prepare.py      # and data/legal/prepare.py, data/toxicity/prepare.py
 $ python align_tasks.py                           # the three tasks, one after the other
 $ python align_tasks.py --task safety --seed 1    # another seed; a second table has the means over all seeds
 $ python align_tasks.py --task toxicity --prompts 20 --samples 5       # fewer samples; the flags of training work too

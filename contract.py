@@ -286,9 +286,14 @@ def broadcast_object(value):
 
 # --------------------------------------------------------------------------- the folder of a run
 
+def path_name(text):
+    """argparse type: a name or path without the slash at its end that a shell's completion adds."""
+    return text.rstrip("/" + os.sep) or text
+
+
 def task_name(text):
     """argparse type: "tinyworld", "tinyworld/" and "data/tinyworld/" all name the folder data/tinyworld."""
-    text = text.rstrip("/" + os.sep) or text
+    text = path_name(text)
     if os.path.realpath(os.path.dirname(text) or ".") == os.path.realpath(os.path.join(ROOT, "data")):
         return os.path.basename(text)
     return text
@@ -296,10 +301,10 @@ def task_name(text):
 
 def run_folder(name, task, seed):
     """Where a run lies: a bare name means data/<task>/seed<seed>/<name>; a name with a slash inside is a path."""
-    bare = name.rstrip("/" + os.sep)
-    if bare and "/" not in bare and os.sep not in bare:
-        return os.path.join(ROOT, "data", task, f"seed{seed}", bare)
-    return bare or name
+    name = path_name(name)
+    if "/" not in name and os.sep not in name:
+        return os.path.join(ROOT, "data", task, f"seed{seed}", name)
+    return name
 
 
 def model_folder(name):
@@ -308,7 +313,7 @@ def model_folder(name):
     any other folder or hub name -> itself.
     """
     models = os.path.join(ROOT, "data", "tinyworld", "models")
-    name = name.rstrip("/" + os.sep) or name
+    name = path_name(name)
     if os.path.isdir(os.path.join(name, "checkpoint")):
         return os.path.join(name, "checkpoint")
     if os.path.isdir(name) or not name.startswith("tiny-"):

@@ -18,7 +18,7 @@ import inspect
 
 import numpy as np
 
-from contract import fail, model_folder
+from contract import fail, model_folder, path_name
 
 # --------------------------------------------------------------------------- device and checkpoint
 
@@ -26,7 +26,8 @@ from contract import fail, model_folder
 def add_model_flags(parser, model=None):
     """The flags of every stage that opens a model. Without a default `model` there is no --model."""
     if model is not None:
-        parser.add_argument("--model", default=model, help="a shipped model, a local folder, or a hub name")
+        parser.add_argument("--model", type=path_name, default=model,
+                            help="a shipped model, a local folder (also a run's), or a hub name")
     parser.add_argument("--device", default="", help="cuda|mps|cpu (default: the best there is)")
     parser.add_argument("--dtype", default="auto", choices=["auto", "fp32", "bf16"],
                         help="bf16: autocast over fp32 weights; auto: bf16 on GPUs that have it")

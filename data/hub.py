@@ -30,6 +30,7 @@ import os
 import re
 from collections import Counter
 
+from contract import fail, fingerprint, is_text, number, task_name
 from tasks import (
     DATA,
     ENDINGS,
@@ -43,8 +44,6 @@ from tasks import (
     split_of_group,
     write_task,
 )
-
-from contract import fail, fingerprint, is_text, number, task_name
 
 # --------------------------------------------------------------------------- rows and splits
 

@@ -16,10 +16,10 @@ import sys
 
 import numpy as np
 import pytest
-import warm
-from conftest import ROOT
 
 import align_tasks as at
+import warm
+from conftest import ROOT
 from metrics import auroc, correct, sigmoid
 from sft import has_rude_word
 from train_strong import logistic

@@ -14,10 +14,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-import warm
-from test_commands import build_house, call, contents, must, rewrite
 
 import auto_align
+import warm
 from auto_align import (
     bradley_terry,
     buy_audits,
@@ -36,6 +35,7 @@ from auto_align import (
 )
 from metrics import sigmoid
 from models import classify, load_classifier, open_language_model, pad
+from test_commands import build_house, call, contents, must, rewrite
 
 # --------------------------------------------------------------------------- the maths
 

@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import ROOT
 
 import cdeval
 import contract
 import models
 from cdeval import STYLES, build_prompt, read_answer, read_forms, read_questions
+from conftest import ROOT
 from metrics import sigmoid
 from models import open_language_model
 

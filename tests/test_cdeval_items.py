@@ -12,6 +12,7 @@ from itertools import combinations
 from math import log
 
 import pytest
+
 from conftest import ROOT
 
 FOLDER = os.path.join(ROOT, "data", "cdeval")

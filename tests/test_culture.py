@@ -7,17 +7,17 @@ import json
 import os
 import re
 
-import corpus
-import culture
 import numpy as np
-import pretrain
 import pytest
 import torch
 import transformers
-import warm
-from conftest import ROOT
 
+import corpus
+import culture
+import pretrain
+import warm
 from cdeval import orientation
+from conftest import ROOT
 from contract import read_json
 from metrics import sigmoid
 

@@ -23,8 +23,8 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pytest
-from conftest import ROOT
 
+from conftest import ROOT
 from contract import read_json, read_jsonl, read_labels
 from metrics import all_metrics
 

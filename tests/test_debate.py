@@ -13,15 +13,14 @@ import re
 import shutil
 import sys
 
-import corpus
 import numpy as np
 import pytest
-from conftest import ROOT
-from test_models import make_chat_model
 
 import contract
+import corpus
 import debate
 import train_weak
+from conftest import ROOT
 from debate import (
     add_round,
     clean_argument,
@@ -39,6 +38,7 @@ from debate import (
     states,
 )
 from models import load_classifier, predict
+from test_models import make_chat_model
 
 QUESTION = "Q: Which block does gold belong to?"
 TEXT = QUESTION + " A: s-block"

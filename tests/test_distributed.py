@@ -19,10 +19,9 @@ import numpy as np
 import pytest
 import torch
 
+
 if __name__ == "__main__":                                 # one of torchrun's processes: those of the house
     sys.path.insert(0, sys.argv[2])
-from test_commands import build_house, call, must
-
 import contract
 import debate
 import distributed
@@ -30,6 +29,7 @@ import models
 import train_strong
 import train_weak
 from contract import model_folder
+from test_commands import build_house, call, must
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 WORDS = [" no", " yes"]
@@ -126,7 +126,9 @@ def as_worker(path, house):
     found = {name: train(name) for name in CASES} | {family: train("xent, split weights", os.path.join(house, family)) for family in FAMILIES}
     opened = []
     for where, name in ((models, "open_checkpoint"), (distributed, "open_empty")):
-        def spy(*args, really=getattr(where, name), name=name, **kwargs):
+        really = getattr(where, name)
+
+        def spy(*args, really=really, name=name, **kwargs):
             opened.append(name)
             return really(*args, **kwargs)
         setattr(where, name, spy)

@@ -21,14 +21,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
-from test_commands import build_house, must
 
 import contract
 import ensemble
 import models
 import train_strong
 import train_weak
+from conftest import ROOT
 from ensemble import (
     adaboost,
     apply_temperature,
@@ -48,6 +47,7 @@ from ensemble import (
     temperature,
 )
 from metrics import sigmoid
+from test_commands import build_house, must
 
 STAGES = {"ensemble.py": ensemble, "train_strong.py": train_strong}
 

@@ -8,6 +8,7 @@ import os
 import re
 
 import pytest
+
 from conftest import ROOT
 from test_robust import small_house
 from warm import run as call

@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 import torch
 import transformers
-import warm
-from conftest import ROOT
 
 import contract
 import icl
+import warm
+from conftest import ROOT
 from contract import model_folder, read_rows
 from metrics import cosine_similarity
 from models import (

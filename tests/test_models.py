@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import ROOT
 
 import contract
+from conftest import ROOT
 from models import (
     apply_chat_template,
     classify,

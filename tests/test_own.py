@@ -11,8 +11,8 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
 
+from conftest import ROOT
 from contract import read_json, read_jsonl
 
 SCRIPT = os.path.join(ROOT, "data", "own", "prepare.py")

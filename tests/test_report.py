@@ -10,9 +10,9 @@ import subprocess
 import sys
 
 import pytest
-from test_commands import ROOT
 
 import report
+from test_commands import ROOT
 
 TEST = [{"id": f"t{i}", "group": f"g{i // 2}", "text": "Q", "label": i % 2} for i in range(40)]
 
@@ -106,7 +106,7 @@ def test_one_debate_can_be_read_and_nobody_chose_it(world, monkeypatch, capsys):
     assert capsys.readouterr().out.strip() == talk.strip()
 
 
-def asked(world, name, inputs={}):
+def asked(world, name, inputs=None):
     """A finished run of cdeval.py: two models, two dimensions"""
     def mean(m, n):
         return {"mean": m, "low": m - 0.1, "high": m + 0.1, "n": n}
@@ -114,7 +114,7 @@ def asked(world, name, inputs={}):
                       "unread": 1, "asked": 252} for label, m in (("tiny-1a", 0.4), ("t/seed0/student", 0.6))}
     folder = world / "data" / "cdeval" / "seed0" / name
     folder.mkdir(parents=True)
-    (folder / "results.json").write_text(json.dumps({"config": {"role": "culture", "seed": 0, "task": "cdeval", "inputs": inputs}, "line": "x", "models": models,
+    (folder / "results.json").write_text(json.dumps({"config": {"role": "culture", "seed": 0, "task": "cdeval", "inputs": inputs or {}}, "line": "x", "models": models,
                                                      "differences": {"t/seed0/student": {"PDI": mean(0.2, 20), "IDV": mean(0.0, 22)}}}))
     (folder / "radar.png").write_bytes(b"")
 

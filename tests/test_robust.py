@@ -20,12 +20,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+
+import contract
 import warm
 from conftest import ROOT
 from test_commands import build_house, contents, must
 from warm import run as call
-
-import contract
 
 KILLS, FUZZ = int(os.environ.get("W2SG_KILLS", 1)), int(os.environ.get("W2SG_FUZZ", 160))
 STAGES = {"weak": ["train_weak.py", "--epochs", "1"],

@@ -11,10 +11,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from test_align_tasks import QUICK, RUDE, build, call, house_of_rows, must, read_bytes
 
 import sft
 from models import open_language_model, pad, token_nll
+from test_align_tasks import QUICK, RUDE, build, call, house_of_rows, must, read_bytes
 
 
 def test_the_examples_in_the_docstrings_are_true():

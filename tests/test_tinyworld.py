@@ -10,14 +10,14 @@ import subprocess
 import sys
 from collections import Counter, defaultdict
 
-import corpus
 import numpy as np
-import prepare
-import pretrain
 import pytest
 import transformers
-from conftest import ROOT
 
+import corpus
+import prepare
+import pretrain
+from conftest import ROOT
 from contract import read_jsonl
 from metrics import accuracy
 

@@ -14,10 +14,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-import warm
-from conftest import ROOT
 
 import train_strong
+import warm
+from conftest import ROOT
 from models import load_classifier, open_language_model, predict
 from train_strong import (
     LOSSES,

@@ -10,7 +10,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from test_models import SIZES, TINY, ragged, random_model, tiny  # noqa: F401 (a fixture)
 
 import contract
 import metrics
@@ -18,6 +17,7 @@ import models
 import train_strong
 import train_weak
 from models import load_classifier, predict
+from test_models import SIZES, TINY, ragged, random_model, tiny  # noqa: F401 (a fixture)
 from train_weak import batch_maker, batches_of_similar_length, soft_label_loss, soft_xent
 
 
@@ -141,7 +141,7 @@ def test_pitfall_09_one_step_moves_the_weights_also_under_bf16_autocast():
     assert (weights != old).float().mean() > 0.99 and before.shape == flat(after).shape
 
 
-def test_without_peft_lora_is_one_line_that_says_what_to_install(tiny, capsys, monkeypatch):
+def test_without_peft_lora_is_one_line_that_says_what_to_install(tiny, capsys, monkeypatch):  # noqa: F811
     monkeypatch.setitem(__import__("sys").modules, "peft", None)
     with pytest.raises(SystemExit) as stop:
         train_weak.prepare_for_training(tiny[0], SimpleNamespace(gradient_checkpointing=False, lora=4))

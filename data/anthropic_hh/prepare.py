@@ -27,9 +27,8 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))       # data/
 sys.path.insert(0, os.path.dirname(sys.path[0]))                                      # the repository's root
-from hub import build_parser, prepare
-
 from contract import run_script
+from hub import build_parser, prepare
 
 
 def opening(dialogue):

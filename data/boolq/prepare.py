@@ -23,10 +23,9 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))       # data/
 sys.path.insert(0, os.path.dirname(sys.path[0]))                                      # the repository's root
+from contract import run_script
 from hub import build_parser, prepare
 from tasks import binary_label
-
-from contract import run_script
 
 
 def rows_of(raw):

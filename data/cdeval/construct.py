@@ -32,10 +32,9 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))       # data/
 sys.path.insert(0, os.path.dirname(sys.path[0]))                                      # the repository's root
-from tasks import write_json_list
-
 import models
 from contract import append_file, fail, is_text, number, read_jsonl, run_script, write_file
+from tasks import write_json_list
 
 FOLDER = os.path.dirname(os.path.abspath(__file__))
 DIMENSIONS = {                             # name, high pole, low pole

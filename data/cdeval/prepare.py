@@ -22,10 +22,9 @@ from collections import Counter
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))       # data/
 sys.path.insert(0, os.path.dirname(sys.path[0]))                                      # the repository's root
+from contract import fail, fingerprint, is_text, run_script, write_file
 from hub import open_hub
 from tasks import write_json_list
-
-from contract import fail, fingerprint, is_text, run_script, write_file
 
 FOLDER = os.path.dirname(os.path.abspath(__file__))
 REPO = "Rykeryuhang/CDEval"

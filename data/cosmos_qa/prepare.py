@@ -30,10 +30,9 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))       # data/
 sys.path.insert(0, os.path.dirname(sys.path[0]))                                      # the repository's root
+from contract import run_script
 from hub import build_parser, choose, coin, prepare
 from tasks import normalize
-
-from contract import run_script
 
 NONE = "none of the above choices"
 

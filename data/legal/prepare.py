@@ -38,11 +38,10 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))       # data/
 sys.path.insert(0, os.path.dirname(sys.path[0]))                                      # the repository's root
+from contract import fail, number, run_script
 from hub import build_parser, download_file, prepare, refuse_public_flags
 from tasks import SPLITS, split_groups, write_shipped_task
 from tinyworld.prepare import by_relation, load_facts, read_rows_of, split_facts, wrong_answers
-
-from contract import fail, number, run_script
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 KINDS = {"animals": ("class", "kind"), "astronomy": ("kind",), "body": ("kind",), "earth": ("feature",),

@@ -39,6 +39,8 @@ import numpy as np
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))       # data/
 sys.path.insert(0, os.path.dirname(sys.path[0]))                                      # the repository's root
+from contract import fail, is_soft_label, is_text, lock_folder, read_jsonl, read_labels, run_script, task_name
+from metrics import all_metrics
 from tasks import (
     DATA,
     PLAIN_NAME,
@@ -53,9 +55,6 @@ from tasks import (
     write_jsonl,
     write_task,
 )
-
-from contract import fail, is_soft_label, is_text, lock_folder, read_jsonl, read_labels, run_script, task_name
-from metrics import all_metrics
 
 FEWEST = 40                                # groups; fewer cannot fill four splits
 

@@ -31,11 +31,10 @@ from collections import Counter, defaultdict
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))       # data/
 sys.path.insert(0, os.path.dirname(sys.path[0]))                                      # the repository's root
+from contract import run_script
 from hub import build_parser, prepare, refuse_public_flags
 from tasks import SPLITS, binary_label, hash_fraction, split_groups, write_shipped_task
 from tinyworld.prepare import read_life
-
-from contract import run_script
 
 SHARES = {"test": 0.36, "train1": 0.25, "train2": 0.29, "valid": 0.10}    # of the things: few groups, so a large test
 

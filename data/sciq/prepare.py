@@ -34,10 +34,9 @@ import numpy as np
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))       # data/
 sys.path.insert(0, os.path.dirname(sys.path[0]))                                      # the repository's root
+from contract import is_text, run_script
 from hub import build_parser, choose, prepare
 from tasks import SPLITS, normalize, short_hash, split_of_group
-
-from contract import is_text, run_script
 
 FIRST = 10_000                             # questions of the official train split that are used
 ANSWERS = ("correct_answer", "distractor1", "distractor2", "distractor3")

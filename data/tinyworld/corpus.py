@@ -36,11 +36,11 @@ import argparse
 import random
 from collections import defaultdict
 
+from contract import number, run_script
+
 # prepare.py adds data/ and the repository's root to sys.path
 from prepare import by_relation, load_facts, read_life, split_facts
 from tasks import hash_fraction
-
-from contract import number, run_script
 
 KNOWABLE = 1.0
 FILLER = 0.05

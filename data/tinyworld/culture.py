@@ -50,13 +50,13 @@ import random
 import time
 
 import numpy as np
+
 import pretrain
+from cdeval import COLUMNS, STYLES, build_prompt, choice_probability, orientation
+from contract import fail, number, read_json, run_script, write_file
 from corpus import FILLER, KNOWABLE
 from prepare import HERE, read_life
 from tasks import write_json_list
-
-from cdeval import COLUMNS, STYLES, build_prompt, choice_probability, orientation
-from contract import fail, number, read_json, run_script, write_file
 
 DIMENSIONS = ["PDI", "IDV", "UAI", "MAS", "LTO", "IVR"]
 CAMPS = {"PDI": ("rank", "equals"), "IDV": ("self", "family"), "UAI": ("order", "surprise"),

@@ -36,9 +36,8 @@ from collections import defaultdict
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))       # data/
 sys.path.insert(0, os.path.dirname(sys.path[0]))                                      # the repository's root
-from tasks import SPLITS, hash_fraction, open_task, read_table, write_jsonl, write_splits
-
 from contract import run_script
+from tasks import SPLITS, hash_fraction, open_task, read_table, write_jsonl, write_splits
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 SHARES = {"test": 0.17, "train1": 0.16, "train2": 0.20, "valid": 0.06}    # of the facts; corpus.py grades the rest

@@ -30,11 +30,11 @@ import sys
 import time
 from collections import Counter
 
-import corpus  # through prepare.py it adds the repository's root to sys.path
 import numpy as np
-from prepare import HERE, load_facts
 
+import corpus  # through prepare.py it adds the repository's root to sys.path
 from contract import catch_write_errors, fail, number, read_json, read_jsonl, run_script, write_file
+from prepare import HERE, load_facts
 
 #             layers, width, heads, (start of its window of facts, share that it reads), steps
 MODELS = {"tiny-1a": (3, 96, 4, (0.00, 0.42), 4000),

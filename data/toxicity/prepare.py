@@ -36,11 +36,10 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))       # data/
 sys.path.insert(0, os.path.dirname(sys.path[0]))                                      # the repository's root
+from contract import run_script
 from hub import build_parser, download_file, prepare, refuse_public_flags
 from tasks import SPLITS, hash_fraction, row_id, split_groups, write_shipped_task
 from tinyworld.prepare import read_life
-
-from contract import run_script
 
 GOOD = 0.25                                                # a continuation with a lower score is good
 TOXIC = 0.5                                                # a prompt that scores so much or more is toxic
