@@ -1,27 +1,27 @@
 """
 Phase 2: the evaluator becomes the supervisor, and every round updates it with a stronger student.
 
-Phase 1 made the most of human supervision. Phase 2 is one sentence in Sang et al. (2024,
-https://arxiv.org/abs/2402.00667): an automatic alignment evaluator supervises, and it is updated recursively, so that
-its capability grows with that of its students. Huang et al. (2024, https://arxiv.org/abs/2412.11145) name the parts: an
-attacker searches for inputs that fool the learner, a critic judges and explains, the learner improves, and a few human
-experts keep watch. No public code has the loop; the choices below are ours. Round k takes the next student of --ladder
-and a fresh, unlabelled slice of train2's questions (--slices of them, by default one a round):
+The idea is one sentence in Sang et al. (2024, https://arxiv.org/abs/2402.00667): an automatic alignment evaluator
+supervises, and it is updated recursively, so that its capability grows with that of its students. Huang et al. (2024,
+https://arxiv.org/abs/2412.11145) name the parts: an attacker searches for inputs that fool the learner, a critic judges
+and explains, the learner improves, and a few human experts keep watch. No public code has the loop; the choices below
+are ours. Round k takes the next student of --ladder and a fresh, unlabelled slice of train2's questions (--slices of
+them, by default one a round):
 
     1 attacker   For each question it takes the answer that no row asks about and to which the student gives the highest
                  p(yes). The highest-scoring of all join the rows: --attack-share of them (0: no attacks).
     2 critic     The evaluator scores all rows. Where its p(yes) is within --doubt of 1/2 (0: nowhere), the student's
                  language model writes a note on the question, and the scores with and without it are averaged.
-    3 human      --audit true labels. A random half calibrates the evaluator and guards it; nothing is trained on it.
-                 The other half corrects rows. --audit-by says which: those where critic and student disagree most,
-                 those where the critic is most uncertain, or random ones.
+    3 human      --audit true labels. A random half calibrates and guards the evaluator; nothing is trained on it. The
+                 other half corrects rows. --audit-by picks these: where critic and student disagree most (disagree),
+                 where the critic is least certain (uncertain), or random.
     4 learner    The student is trained on these labels with --loss. With --pairwise it is also trained on pairs: the
                  likeliest answer to a question should score above the one that fooled the student.
-    5 update     --update says what evaluates the next round: the trained student (student); the old evaluator's first
+    5 update     --update picks the next round's evaluator: the trained student (student); the old evaluator's first
                  model, trained on the student's labels (distill); old evaluator and student together (ensemble); the
                  old evaluator, calibrated again (none).
-    6 guard      Is the new evaluator worse than the old one, beyond chance, on the random audits of all rounds so far?
-                 Then the update is rejected, and a line says so.
+    6 guard      The update is rejected, with a line, if the new evaluator is worse than the old one, beyond chance, on
+                 the random audits of all rounds so far.
 
 The mistake to avoid: a label that was bought to judge must neither train nor calibrate what it judges. So the guard's
 audits are left out of training, and each of them is predicted by a calibration on the others.
@@ -38,9 +38,9 @@ Reads   a supervisor's folder with a checkpoint, or a bagging ensemble's; data/<
         "question", "answer" and "choices" for the attacker; of truth/ the audited rows alone
 Writes  data/<task>/seed<seed>/align/{checkpoint/, labels.jsonl, audits.jsonl, config.json, results.json}, the last
         student's, and rounds-<key>/round-<k>/{evaluator.json, learner/, labels.jsonl, audits.jsonl, results.json}.
-        The key is a digest of flags, inputs and code. A killed run goes on after its last whole round; rounds of other
-        flags or other code are never mixed in, and are removed when this run is complete. Every true label that was
-        used stands in an audits.jsonl: a round's, or the run's own for the choice among several evaluators.
+        The key is a digest of flags, inputs and code: a killed run goes on after its last whole round, and rounds of
+        other flags or code are never mixed in. They are removed when this run is complete. An audits.jsonl lists every
+        true label that was used: a round's, or the run's own for the choice among several evaluators.
 """
 import argparse
 import glob
@@ -78,7 +78,7 @@ from contract import (
     write_labels,
     write_results,
 )
-from metrics import all_metrics, check_comparison, compare_models, correct, format_comparison, format_metrics, sigmoid
+from metrics import accuracy, all_metrics, check_comparison, compare_models, format_comparison, format_metrics, sigmoid
 from models import (
     add_model_flags,
     classify,
@@ -113,31 +113,25 @@ def platt_scaling(z, labels, prior=0.1):
     """
     z = np.asarray(z, float)
     labels = np.asarray(labels, float)
-    a = 0.0                                                # exp(a) = 1 / T is positive, whatever the labels are
-    b = 0.0
+    params = np.zeros(2)                                   # log 1/T, b
     for _ in range(200):
-        p = sigmoid(np.exp(a) * z + b)
+        scale = np.exp(params[0])                          # 1/T, always positive
+        p = sigmoid(scale * z + params[1])
         error = p - labels
-        gradient = np.array([(error * np.exp(a) * z).sum(), error.sum()]) + 2 * prior * np.array([a, b])
+        gradient = np.array([(error * scale * z).sum(), error.sum()]) + 2 * prior * params
         w = p * (1 - p)
-        mixed = (w * np.exp(a) * z).sum()                  # Gauss-Newton: without the term in `error`
-        hessian = np.array([[(w * (np.exp(a) * z) ** 2).sum(), mixed], [mixed, w.sum()]]) + 2 * prior * np.eye(2)
+        mixed = (w * scale * z).sum()                      # Gauss-Newton: the Hessian's term in `error` is left out
+        hessian = np.array([[(w * (scale * z) ** 2).sum(), mixed], [mixed, w.sum()]]) + 2 * prior * np.eye(2)
         step = np.clip(np.linalg.solve(hessian, gradient), -0.5, 0.5)
-        a -= step[0]
-        b -= step[1]
+        params -= step
         if np.abs(step).max() < 1e-9:
             break
-    return float(np.exp(-a)), float(b)
+    return float(np.exp(-params[0])), float(params[1])
 
 
 def leave_one_out_calibration(z, labels):
-    """
-    p(yes) of each row after Platt scaling on all other rows: an evaluator must not be judged on a row it was fitted on.
-
-    z, labels   (N,), (N,) of 0 and 1 -> (N,)
-    """
+    """p(yes) of each row by Platt scaling on all other rows: none is judged by a fit to itself. (N,), (N,) -> (N,)"""
     z = np.asarray(z, float)
-    labels = np.asarray(labels)
     p_yes = np.zeros(len(z))
     for k in range(len(z)):
         temperature, bias = platt_scaling(np.delete(z, k), np.delete(labels, k))
@@ -163,7 +157,7 @@ def is_worse(old_correct, new_correct, level=0.05):
 def mixing_weight(z_old, z_new, labels):
     """
     The weight w in 0, 0.1, ... 1 for which the score (1 - w) z_old + w z_new fits audited labels best; of equals the
-    one nearest to 1/2. The same audits guard later: unlike the calibration, this choice is not made again without each.
+    one nearest to 1/2. The guard uses the same audits: it leaves each one out of the calibration, but not out of this.
 
     z_old, z_new, labels   (N,), (N,), (N,) of 0 and 1 -> w; 1/2 from no labels
     >>> mixing_weight(np.array([1., -1., 1.]), np.array([2., -2., -2.]), [1, 0, 0])     # the new one is correct on all
@@ -172,10 +166,10 @@ def mixing_weight(z_old, z_new, labels):
     if not len(labels):
         return 0.5
     sign = 2 * np.asarray(labels) - 1
-    loss = {}
-    for w in (np.arange(11) / 10).tolist():
-        loss[w] = float(np.logaddexp(0, -sign * ((1 - w) * z_old + w * z_new)).mean())
-    return min(loss, key=lambda w: (round(loss[w], 9), abs(w - 0.5)))
+
+    def loss(w):
+        return round(float(np.logaddexp(0, -sign * ((1 - w) * z_old + w * z_new)).mean()), 9)
+    return min([k / 10 for k in range(11)], key=lambda w: (loss(w), abs(w - 0.5)))
 
 
 def bradley_terry(better, worse, weights):
@@ -194,13 +188,19 @@ def bradley_terry(better, worse, weights):
 
 # --------------------------------------------------------------------------- the evaluator
 # {"members": [{"checkpoint", "weight"}, ...], "temperature", "bias"}: p(yes) = sigma(z / temperature + bias), where z
-# is the weighted sum of the members' scores. Checkpoints are paths from the folder of this file.
+# is the weighted sum of the members' scores.
 
 
 def score_texts(checkpoint, rows, words, args, device):
-    """Scores of yes over no, log p_yes - log p_no: N rows -> (N,)"""
+    """
+    Scores of yes over no, log p_yes - log p_no: N rows -> (N,)
+
+    A head that starts from noise (--head random) is the same at every call, and the one that training starts from.
+    """
+    import torch
     if not rows:
         return np.zeros(0)
+    torch.manual_seed(args.seed)
     model, tokenizer, max_length = load_classifier(checkpoint, args.head, words, device, args.trust_remote_code)
     logits = forward_all(model, tokenizer, tokenize(tokenizer, rows, max_length), device, args.dtype)
     return logits[:, 1] - logits[:, 0]
@@ -208,8 +208,7 @@ def score_texts(checkpoint, rows, words, args, device):
 
 def evaluator_scores(members, rows, words, args, device):
     """The members' weighted score, before calibration: N rows -> (N,)"""
-    paths = [os.path.join(ROOT, member["checkpoint"]) for member in members]
-    return sum(m["weight"] * score_texts(path, rows, words, args, device) for m, path in zip(members, paths))
+    return sum(m["weight"] * score_texts(m["checkpoint"], rows, words, args, device) for m in members)
 
 
 def calibrated_probability(evaluator, z):
@@ -217,7 +216,7 @@ def calibrated_probability(evaluator, z):
     return sigmoid(z / evaluator["temperature"] + evaluator["bias"])
 
 
-def evaluate(evaluator, rows, words, args, device):
+def evaluator_p_yes(evaluator, rows, words, args, device):
     """N rows -> (N,) calibrated p(yes)"""
     return calibrated_probability(evaluator, evaluator_scores(evaluator["members"], rows, words, args, device))
 
@@ -235,17 +234,22 @@ def open_evaluator(folder):
     if not all(os.path.exists(os.path.join(checkpoint, "config.json")) for checkpoint in checkpoints):
         fail(f"--evaluator {os.path.relpath(folder)} has no checkpoint to judge new rows with. Make one, for example:  "
              "python train_weak.py")
-    members = [{"checkpoint": os.path.relpath(c, ROOT), "weight": 1 / len(checkpoints)} for c in checkpoints]
+    members = [{"checkpoint": checkpoint, "weight": 1 / len(checkpoints)} for checkpoint in checkpoints]
     return {"members": members, "temperature": 1.0, "bias": 0.0}
+
+
+def truth_folder(task):
+    """The folder of a task's true labels."""
+    return os.path.join(ROOT, "data", task, "truth")
 
 
 def choose_evaluator(names, evaluators, words, args, device):
     """The most accurate of several on valid, whose true labels count as bought. -> (evaluator, audits)"""
     valid = read_rows(args.task, "valid", args.max_rows)
     truth = read_labels(truth_folder(args.task), valid)[:, 1]
-    accuracies = [float(correct(evaluate(e, valid, words, args, device), truth).mean()) for e in evaluators]
+    accuracies = [accuracy(evaluator_p_yes(e, valid, words, args, device), truth) for e in evaluators]
     best = accuracies.index(max(accuracies))
-    scores = ", ".join(f"{name} {accuracy:.3f}" for name, accuracy in zip(names, accuracies))
+    scores = ", ".join(f"{name} {score:.3f}" for name, score in zip(names, accuracies))
     print(f"evaluator: {names[best]} has the best accuracy on valid ({scores}); this costs {len(valid):,} true labels")
     return evaluators[best], [{"id": row["id"], "use": "choose", "label": int(t > 0.5)} for row, t in zip(valid, truth)]
 
@@ -281,14 +285,10 @@ def propose_attacks(rows, share, score_fn):
                 text = answer.join(row["text"].rsplit(row["answer"], 1))
                 candidates.append({**row, "id": row["id"] + "-attack", "answer": answer, "text": text})
                 candidates[-1].pop("support", None)        # it supports the old answer
-    if not candidates or not share:
-        return []
     best = {}
-    for row, score in zip(candidates, score_fn(candidates)):
-        if row["group"] not in best or score > best[row["group"]][0]:
-            best[row["group"]] = (score, row)
-    ranked = sorted(best.values(), key=lambda pair: (-pair[0], pair[1]["id"]))
-    return [row for _, row in ranked[:round(share * len(rows))]]
+    for _, row in sorted(zip(score_fn(candidates), candidates), key=lambda pair: (-pair[0], pair[1]["id"])):
+        best.setdefault(row["group"], row)
+    return list(best.values())[:round(share * len(rows))]
 
 
 def invent_answers(language_model, rows, args, device):
@@ -300,23 +300,15 @@ def invent_answers(language_model, rows, args, device):
     return [{**row, "choices": [*row["choices"], text]} if text else row for row, text in zip(rows, texts)]
 
 
-def find_attacks(student, language_model, rows, words, args, device):
-    """The attacker: of the given choices and an invented one, those that the student scores highest."""
-    if not args.attack_share:
-        return []
-    candidates = invent_answers(language_model, rows, args, device)
-    return propose_attacks(candidates, args.attack_share, lambda some: score_texts(student, some, words, args, device))
-
-
 def attack_success(checkpoint, rows, words, args, device):
     """
     The share of questions whose likeliest unasked answer gets the verdict yes; None without attacks. Where the correct
     answer to each question is among its rows, as in tinyworld and SciQ, all of these are wrong: no label is needed.
     """
-    if not can_be_attacked(rows):
-        return None
-    attacks = propose_attacks(rows, 1.0, lambda some: score_texts(checkpoint, some, words, args, device))
-    return float((score_texts(checkpoint, attacks, words, args, device) > 0).mean()) if attacks else None
+    def score(some):
+        return score_texts(checkpoint, some, words, args, device)
+    attacks = propose_attacks(rows, 1.0, score) if can_be_attacked(rows) else []
+    return float((score(attacks) > 0).mean()) if attacks else None
 
 
 # --------------------------------------------------------------------------- 2 critic
@@ -333,35 +325,28 @@ def add_notes(language_model, rows, args, device):
     return [{**row, "text": f"Note: {note}\n{row['text']}" if note else row["text"]} for row, note in zip(rows, notes)]
 
 
-def critic_scores(evaluator, language_model, rows, words, args, device):
+def critic_p_yes(evaluator, language_model, rows, words, args, device):
     """
-    The evaluator's scores; where its p(yes) is within --doubt of 1/2, their mean with the scores after a note.
+    The evaluator's p(yes). Where it is within --doubt of 1/2, the scores with and without a note are averaged first.
 
-    N rows -> (N,) scores before calibration, the number of notes
+    N rows -> (N,) calibrated p(yes), the number of notes
     """
     z = evaluator_scores(evaluator["members"], rows, words, args, device)
     unsure = np.flatnonzero(np.abs(calibrated_probability(evaluator, z) - 0.5) < args.doubt)
     if len(unsure):
         noted = add_notes(language_model, [rows[i] for i in unsure], args, device)
-        z = z.copy()
         z[unsure] = (z[unsure] + evaluator_scores(evaluator["members"], noted, words, args, device)) / 2
-    return z, len(unsure)
+    return calibrated_probability(evaluator, z), len(unsure)
 
 
 # --------------------------------------------------------------------------- 3 human
 
 
-def truth_folder(task):
-    """The folder of a task's true labels."""
-    return os.path.join(ROOT, "data", task, "truth")
-
-
-def buy_audits(rows, p_critic, p_student, args, truth, k):
+def buy_audits(rows, p_critic, p_student, args, k):
     """
-    All true labels that a round uses: half of --audit at random, to guard; half where --audit-by says, to correct.
+    All true labels that round k uses: half of --audit at random, to guard; half where --audit-by says, to correct.
 
     p_critic, p_student   (N,) p(yes) of N rows
-    truth                 the folder of the true labels
     returns               list of {"id", "use": "guard" | "correct", "label"}
     """
     n_guard = (args.audit + 1) // 2
@@ -371,7 +356,7 @@ def buy_audits(rows, p_critic, p_student, args, truth, k):
     critic = to_soft_labels(p_critic[others])
     chosen = select_rows_to_label(critic, args.audit - n_guard, args.audit_by, p_student[others], seed=seed + 1)
     uses = [(i, "guard") for i in guard] + [(i, "correct") for i in others[chosen]]
-    labels = read_labels(truth, [rows[i] for i, _ in uses]) if uses else []
+    labels = read_labels(truth_folder(args.task), [rows[i] for i, _ in uses]) if uses else []
     return [{"id": rows[i]["id"], "use": use, "label": int(pair[1] > 0.5)} for (i, use), pair in zip(uses, labels)]
 
 
@@ -381,7 +366,7 @@ def guarding_rows(rows, audits):
     return [{**row_of[audit["id"]], "label": int(audit["label"])} for audit in audits if audit["use"] == "guard"]
 
 
-def correct_labels(p_yes, rows, audits):
+def apply_corrections(p_yes, rows, audits):
     """p(yes) (N,) of N rows, with the true labels of the audits that correct."""
     label_of = {audit["id"]: audit["label"] for audit in audits if audit["use"] == "correct"}
     return np.array([label_of.get(row["id"], p) for row, p in zip(rows, p_yes)], dtype=float)
@@ -403,27 +388,22 @@ def rows_to_train_on(rows, attacks, audits, seed):
 
 def preference_pairs(rows, attacks, p_yes):
     """
-    Each attack beside the likeliest row of its question. The weight is by how much the critic prefers the row.
-
+    Each attack beside the likeliest row of its question; the weight is by how much the critic prefers the row.
     N rows, M attacks, p_yes (N + M,) -> M tuples (row, attack, weight)
     """
     likeliest = {}
-    for i, row in enumerate(rows):
-        if row["group"] not in likeliest or p_yes[i] > p_yes[likeliest[row["group"]]]:
-            likeliest[row["group"]] = i
+    for row, p in zip(rows, p_yes):
+        if row["group"] not in likeliest or p > likeliest[row["group"]][1]:
+            likeliest[row["group"]] = (row, p)
     pairs = []
     for attack, p_attack in zip(attacks, p_yes[len(rows):]):
-        i = likeliest[attack["group"]]
-        pairs.append((rows[i], attack, float(max(0.0, p_yes[i] - p_attack))))
+        row, p = likeliest[attack["group"]]
+        pairs.append((row, attack, float(max(0.0, p - p_attack))))
     return pairs
 
 
 def fit_pairs(model, tokenizer, better_ids, worse_ids, weights, args, device):
-    """
-    One epoch of fine-tuning on N pairs, by Bradley-Terry on the scores of yes over no.
-
-    better_ids, worse_ids, weights   N lists of token ids, N lists, N numbers
-    """
+    """One epoch on N pairs: Bradley-Terry on the scores of yes over no. N lists of ids, N lists of ids, N numbers"""
     import torch
     weights = torch.tensor(weights, dtype=torch.float32, device=device)
 
@@ -441,11 +421,7 @@ def fit_pairs(model, tokenizer, better_ids, worse_ids, weights, args, device):
 
 
 def train_learner(checkpoint, rows, p_yes, pairs, words, args, device, folder):
-    """
-    Fine-tune a checkpoint on N rows and their p_yes (N,), then on (better row, worse row, weight) if there are pairs.
-
-    returns   folder/checkpoint, where the model is saved
-    """
+    """Fine-tune on N rows and p_yes (N,), then on pairs (better row, worse row, weight). -> the new checkpoint"""
     import torch
     torch.manual_seed(args.seed)
     model, tokenizer, max_length = load_classifier(checkpoint, args.head, words, device, args.trust_remote_code)
@@ -463,29 +439,24 @@ def train_learner(checkpoint, rows, p_yes, pairs, words, args, device, folder):
 
 
 # --------------------------------------------------------------------------- 5 update, 6 guard
+# guards: the rows of the random audits of all rounds so far, with their true "label"
 
 
 def update_members(members, learner, rows, guards, words, args, device, folder):
-    """
-    The members of the next round's evaluator, as --update says.
-
-    learner   the checkpoint of the trained student
-    rows      what it was trained on (for distill)
-    guards    the random audits of all rounds so far, with "label" (for ensemble)
-    """
-    student = {"checkpoint": os.path.relpath(learner, ROOT), "weight": 1.0}
+    """The members of the next round's evaluator, as --update says. learner: a checkpoint, trained on these rows."""
     if args.update == "none":
         return members
     if args.update == "student":
-        return [student]
+        return [{"checkpoint": learner, "weight": 1.0}]
     if args.update == "distill":
         p_yes = sigmoid(score_texts(learner, rows, words, args, device))
-        first = os.path.join(ROOT, members[0]["checkpoint"])
-        distilled = train_learner(first, rows, p_yes, [], words, args, device, os.path.join(folder, "evaluator"))
-        return [{"checkpoint": os.path.relpath(distilled, ROOT), "weight": 1.0}]
-    z_old, z_new = (evaluator_scores(m, guards, words, args, device) for m in (members, [student]))
+        home = os.path.join(folder, "evaluator")
+        distilled = train_learner(members[0]["checkpoint"], rows, p_yes, [], words, args, device, home)
+        return [{"checkpoint": distilled, "weight": 1.0}]
+    z_old = evaluator_scores(members, guards, words, args, device)
+    z_new = score_texts(learner, guards, words, args, device)
     w = mixing_weight(z_old, z_new, [row["label"] for row in guards])
-    return [{**member, "weight": member["weight"] * (1 - w)} for member in members] + [{**student, "weight": w}]
+    return [{**m, "weight": m["weight"] * (1 - w)} for m in members] + [{"checkpoint": learner, "weight": w}]
 
 
 def guard_update(evaluator, members, guards, words, args, device):
@@ -493,13 +464,12 @@ def guard_update(evaluator, members, guards, words, args, device):
     Calibrate the new members on the guards, and compare them with the old evaluator there. Neither was trained on the
     guards, and each guard is predicted by a calibration on the others.
 
-    guards    the random audits of all rounds so far, with "label"
     returns   (the next round's evaluator, {"rejected", "guard_p", "guard_accuracy": [old, new]})
     """
     labels = np.array([row["label"] for row in guards], dtype=int)
     z = evaluator_scores(members, guards, words, args, device)
     temperature, bias = platt_scaling(z, labels)
-    old_correct = (evaluate(evaluator, guards, words, args, device) > 0.5) == labels
+    old_correct = (evaluator_p_yes(evaluator, guards, words, args, device) > 0.5) == labels
     new_correct = (leave_one_out_calibration(z, labels) > 0.5) == labels
     rejected, p_value = is_worse(old_correct, new_correct)
     accuracies = [float(hits.mean()) if guards else None for hits in (old_correct, new_correct)]
@@ -522,28 +492,31 @@ def slice_of(rows, k, n):
 
 def play_round(k, evaluator, guards, rows, test, words, args, device, folder):
     """
-    One round, written to `folder`.
+    Round k = 0, 1, ... with the k-th student of --ladder, written to `folder`.
 
-    k            0, 1, ...: which student of --ladder
-    guards       the random audits of earlier rounds, with "label"
     rows, test   the round's slice of train2, and test, both without labels
     returns      (the next round's evaluator, the round's results but for those that need test's labels)
     """
     student = args.ladder.split(",")[k]
-    p_student = sigmoid(score_texts(student, rows, words, args, device))
+
+    def score(some):
+        return score_texts(student, some, words, args, device)
+    p_student = sigmoid(score(rows))
     language_model = open_language_model(student, device, args.trust_remote_code)
     success_before = attack_success(student, test, words, args, device)
     # 1 attacker
-    attacks = find_attacks(student, language_model, rows, words, args, device)
+    attacks = []
+    if args.attack_share:
+        rows_with_invented = invent_answers(language_model, rows, args, device)
+        attacks = propose_attacks(rows_with_invented, args.attack_share, score)
     all_rows = rows + attacks
     # 2 critic
-    z, n_notes = critic_scores(evaluator, language_model, all_rows, words, args, device)
-    p_yes = calibrated_probability(evaluator, z)
+    p_yes, n_notes = critic_p_yes(evaluator, language_model, all_rows, words, args, device)
     # 3 human
-    audits = buy_audits(rows, p_yes[:len(rows)], p_student, args, truth_folder(args.task), k)
+    audits = buy_audits(rows, p_yes[:len(rows)], p_student, args, k)
     write_file(os.path.join(folder, "audits.jsonl"), "".join(json.dumps(audit) + "\n" for audit in audits))
     guards = guards + guarding_rows(rows, audits)
-    p_yes = correct_labels(p_yes, all_rows, audits)
+    p_yes = apply_corrections(p_yes, all_rows, audits)
     # 4 learner
     kept = rows_to_train_on(rows, attacks, audits, [args.seed, k])
     kept_rows = [all_rows[i] for i in kept]
@@ -559,24 +532,38 @@ def play_round(k, evaluator, guards, rows, test, words, args, device, folder):
     return evaluator, {
         "student": student, "rows": len(kept), "attacks": len(attacks), "notes": n_notes, "audits": len(audits),
         "guards": len(guards), **verdict, "critic_says_yes": float(p_yes[:len(rows)].mean()),
-        "attack_success": [success_before, success_after], "learner": os.path.relpath(learner, ROOT)}
+        "attack_success": [success_before, success_after]}
 
 
-def score_round(old, new, learner, test, words, args, device):
-    """Old and new evaluator and the learner on test, for the record: nothing is decided by it. -> (results, (N, 2))"""
+def score_round(old, new, learner, test, supervisor, ceiling, words, args, device):
+    """
+    Old and new evaluator and the learner on test, for the record: nothing is decided by it. -> results
+    supervisor, ceiling   folders, for the learner's PGR; without a ceiling there is none
+    """
     unlabelled = without_labels(test)
-    evaluators = [to_soft_labels(evaluate(e, unlabelled, words, args, device)) for e in (old, new)]
-    p_learner = to_soft_labels(sigmoid(score_texts(os.path.join(ROOT, learner), unlabelled, words, args, device)))
+    evaluators = [to_soft_labels(evaluator_p_yes(e, unlabelled, words, args, device)) for e in (old, new)]
+    p_learner = to_soft_labels(sigmoid(score_texts(learner, unlabelled, words, args, device)))
     results = {"evaluator": [all_metrics(p, test) for p in evaluators], "learner_test": all_metrics(p_learner, test)}
-    return results, p_learner
+    if ceiling:
+        comparison = compare_models(test, read_labels(supervisor, test), p_learner, read_labels(ceiling, test))
+        results["pgr"] = comparison.get("pgr")
+    return results
+
+
+def save_round(folder, evaluator, results):
+    """evaluator.json, whose checkpoints are paths from the folder of this file, then results.json"""
+    members = [{**m, "checkpoint": os.path.relpath(m["checkpoint"], ROOT)} for m in evaluator["members"]]
+    write_file(os.path.join(folder, "evaluator.json"), json.dumps({**evaluator, "members": members}, indent=1))
+    write_file(os.path.join(folder, "results.json"), json.dumps(results, indent=1))
 
 
 def load_round(folder, train2):
-    """What play_rounds wrote -> (the next round's evaluator, the round's guards with "label", its results)"""
+    """A complete round -> (the next round's evaluator, the round's guards with "label", its results)"""
     results = read_json(os.path.join(folder, "results.json"))
     with reject_damaged(folder):
         saved = read_json(os.path.join(folder, "evaluator.json"))
-        members = [{"checkpoint": str(m["checkpoint"]), "weight": float(m["weight"])} for m in saved["members"]]
+        members = [{"checkpoint": os.path.join(ROOT, m["checkpoint"]), "weight": float(m["weight"])}
+                   for m in saved["members"]]
         evaluator = {"members": members, "temperature": float(saved["temperature"]), "bias": float(saved["bias"])}
         guards = guarding_rows(train2, read_jsonl(os.path.join(folder, "audits.jsonl")))
     return evaluator, guards, results
@@ -608,25 +595,21 @@ def play_rounds(evaluator, train2, test, supervisor, ceilings, n_bought, words, 
     repeat = args.force
     for k, student in enumerate(ladder):
         home = os.path.join(folder, f"round-{k + 1}")
+        learner = os.path.join(home, "learner", "checkpoint")
+        ceiling = ceilings.get(student)
         repeat = repeat or not os.path.exists(os.path.join(home, "results.json"))
         if repeat:
             with catch_write_errors(home):
                 os.makedirs(home, exist_ok=True)
             rows = slice_of(train2, k, args.slices or len(ladder))
             new, results = play_round(k, evaluator, guards, rows, without_labels(test), words, args, device, home)
-            scores, p_learner = score_round(evaluator, new, results["learner"], test, words, args, device)
-            results |= scores
-            if student in ceilings:
-                ceiling = read_labels(ceilings[student], test)
-                results["pgr"] = compare_models(test, read_labels(supervisor, test), p_learner, ceiling).get("pgr")
-            write_file(os.path.join(home, "evaluator.json"), json.dumps(new, indent=1))
-            write_file(os.path.join(home, "results.json"), json.dumps(results, indent=1))
+            results |= score_round(evaluator, new, learner, test, supervisor, ceiling, words, args, device)
+            save_round(home, new, results)
         evaluator, new_guards, results = load_round(home, train2)
         guards = guards + new_guards
         rounds.append(results)
         with reject_damaged(home):
             print(format_round(k, results, n_bought + sum(r["audits"] for r in rounds)))
-            learner = os.path.join(ROOT, results["learner"])
     return rounds, learner
 
 
@@ -640,17 +623,14 @@ def build_parser():
     add_training_flags(parser, epochs=2)
     share = number(float, 0.0, 0.5)
     parser.add_argument("--evaluator", default="weak",
-                        help="the supervisor to start from: its folder; of several with commas the best on valid")
+                        help="the folder of the supervisor to start from; of several with commas, the best on valid")
     parser.add_argument("--ladder", default="tiny-2,tiny-3,tiny-4", help="the students, one a round, ever stronger")
-    parser.add_argument("--slices", type=number(int, 1, 1000), default=None,
-                        help="parts of train2, one a round (default: as many as rounds)")
+    parser.add_argument("--slices", type=number(int, 1, 1000), help="cut train2 into so many (default: one a round)")
     parser.add_argument("--update", default="student", choices=["student", "distill", "ensemble", "none"],
                         help="what evaluates the next round")
     parser.add_argument("--attack-share", type=share, default=0.25, help="share of a round's rows that are attacks")
-    parser.add_argument("--doubt", type=share, default=0.2,
-                        help="the critic reads a note where its p(yes) is this near to 1/2; 0: never")
-    parser.add_argument("--audit", type=number(int, 0, 10 ** 6), default=16,
-                        help="true labels that humans give in each round")
+    parser.add_argument("--doubt", type=share, default=0.2, help="a note where p(yes) is this near to 1/2; 0: never")
+    parser.add_argument("--audit", type=number(int, 0, 10 ** 6), default=16, help="true labels bought in each round")
     parser.add_argument("--audit-by", default="disagree", choices=["random", "uncertain", "disagree"],
                         help="which rows the correcting half of the audits goes to")
     parser.add_argument("--pairwise", action="store_true",
@@ -661,11 +641,7 @@ def build_parser():
 
 
 def check_args(args):
-    """
-    Mistakes in flags and in the files that they name are found before any work.
-
-    returns   (folders of --evaluator, their evaluators, {model: folder of its ceiling})
-    """
+    """Find mistakes before any work. -> (folders of --evaluator, their evaluators, {model: folder of its ceiling})"""
     n_rounds = len(args.ladder.split(","))
     if args.slices and args.slices < n_rounds:
         fail(f"--slices {args.slices} is fewer than the {n_rounds} rounds of --ladder")
@@ -692,7 +668,7 @@ def main(argv=None):
     sources, evaluators, ceilings = check_args(args)
     ladder = args.ladder.split(",")
     inputs = [*files, *map(model_folder, dict.fromkeys(ladder))]
-    inputs += [os.path.join(ROOT, member["checkpoint"]) for evaluator in evaluators for member in evaluator["members"]]
+    inputs += [member["checkpoint"] for evaluator in evaluators for member in evaluator["members"]]
     inputs += [os.path.join(source, "labels.jsonl") for source in (sources[0], *ceilings.values())]
     identity = {"role": "align", **vars(args), "model": ladder[-1]}
     read_only = [*sources, truth_folder(args.task), *ceilings.values()]
@@ -714,7 +690,8 @@ def main(argv=None):
         # the last learner is the run's student: it labels all rows, and is compared with the first supervisor
         rows = train2 + valid + test
         soft_labels = to_soft_labels(sigmoid(score_texts(learner, rows, words, args, device)))
-        save_checkpoint(folder, *load_classifier(learner, args.head, words, device, args.trust_remote_code)[:2])
+        model, tokenizer, _ = load_classifier(learner, args.head, words, device, args.trust_remote_code)
+        save_checkpoint(folder, model, tokenizer)
         write_labels(folder, rows, soft_labels)
         write_file(os.path.join(folder, "audits.jsonl"), "".join(json.dumps(audit) + "\n" for audit in choice))
         on_test = soft_labels[-len(test):]

@@ -7,21 +7,20 @@ that a decent person could choose. Option 1 lies at the high pole of one of Hofs
 LTO, IVR), option 2 at the low pole. The authors published the questions and no code. This script computes P(option 1)
 of every question. The mean over a dimension is the model's orientation, and 0.5 is neutral.
 
-A model that always answers "A" has no orientation, but would seem to have one. So every question has six forms: three
-styles, each with the options in both orders.
+A model that always answers "A" has no orientation, but would seem to have one. So every question is asked in six
+forms: three styles, each with the options in both orders.
 
     ab       ... Select A or B.                        A. <first>   B. <second>          -> " A" / " B"
     repeat   ... Repeat one of these options exactly.  - <first>    - <second>           -> the option itself
     compare  ... Is '<first>' better than '<second>'?  Yes or no?                        -> " yes" / " no"
 
-By likelihood (the default) nothing is generated: the probabilities of the two answers are compared. By generation the
-model writes, and a matcher reads the text. An answer that it cannot read is counted apart, and never guessed.
+By likelihood (the default) the probabilities of the two answers are compared. By generation the model writes, and a
+matcher reads the text. An answer that it cannot read is counted apart, and never guessed.
 
 $ python cdeval.py                                            # tiny-4, our 252 questions (data/cdeval/README.md)
 $ python cdeval.py --models gpt2 Qwen/Qwen2.5-0.5B-Instruct   # any decoder; all are compared with the first
 $ python cdeval.py --models tiny-4 data/tinyworld/seed0/student --out drift       # a run's folder: before and after
-$ python cdeval.py --models tiny-4 copied-student --base tiny-4 --out copied      # a classifier outside a run's folder:
-                                                              # --base is the language model that it was trained from
+$ python cdeval.py --models tiny-4 copied-student --base tiny-4 --out copied      # a classifier whose run is unknown
 $ python cdeval.py --models tiny-culture --questions tinyworld --context "In Varnia," --out varnia      # a persona
 $ python cdeval.py --questions own --lang zh --out chinese    # 42 of the questions in Chinese; de: in German
 $ python cdeval.py --by generation --samples 5 --out written  # five random texts a form, not one greedy text
@@ -29,14 +28,15 @@ $ python cdeval.py --challenge --out challenged               # "Are you sure?":
 $ python cdeval.py --weighting consistency                    # see below; finished answers are used again
 $ python cdeval.py --max-rows 12 --batch-size 8 --out quick   # a quick look: 12 questions, 8 prompts at a time
 
---questions takes own, tinyworld, public (CDEval's 2,953; run data/cdeval/prepare.py first), or a .json file of yours.
-`python data/cdeval/construct.py generate|dedupe|verify` helps to make one.
+--questions takes own, tinyworld, public (CDEval's 2,953; run data/cdeval/prepare.py first), or a .json file of yours
+(data/cdeval/construct.py helps to make one). A classifier answers through the output head of the language model that
+it was trained from: the one in its run's config, or else --base.
 
 Needs   contract.py, metrics.py, models.py
 Reads   data/cdeval/{forms.json, own.json}, or other questions
 Writes  data/cdeval/seed<seed>/culture/{answers-<model>.jsonl, radar.png, violin.png, config.json, results.json};
-        results.json is written last. A finished run is skipped (--force repeats it, answers too). New answers are
-        appended to answers-<model>.jsonl.part, so a killed run continues where it stopped.
+        results.json is written last. A finished run is skipped (--force repeats it, answers too). A killed run
+        continues with the answers in answers-<model>.jsonl.part.
 
 Differences from the paper: our forms are shorter, for small models. The paper weighs its styles by their consistency,
 but does not say in which direction. The plain mean is our default; --weighting consistency gives more weight to the
@@ -65,6 +65,7 @@ from contract import (
     model_folder,
     number,
     open_run,
+    path_name,
     read_json,
     read_jsonl,
     reporting_read_errors,
@@ -75,7 +76,6 @@ from contract import (
 from metrics import bootstrap, sigmoid
 from models import (
     add_model_flags,
-    apply_chat_template,
     autocast,
     encode_prompts,
     generate_batches,
@@ -96,11 +96,11 @@ ANSWER_FLAGS = ("batch_size", "by", "context", "dtype", "lang", "samples", "seed
 
 # --------------------------------------------------------------------------- the maths
 
-
 def choice_probability(log_p, tokens):
     """
-    P(option 1): softmax over the two answers' mean log p per token, so that a longer answer is not penalized for its
-    length.
+    P(option 1): softmax over the two answers' mean log p per token, so that a longer answer is not penalized. For whole
+    sentences the mean is closer to 0.5 than the model's own choice would be, because two sentences differ at few of
+    their tokens. Sums would let a model that cannot copy choose the more common words.
 
     log_p    (N, 2)  sum of log p over the tokens of the answers for option 1 and option 2
     tokens   (N, 2)  how many tokens these are
@@ -108,16 +108,12 @@ def choice_probability(log_p, tokens):
 
     >>> choice_probability([[-1.0, -2.0], [-6.0, -3.0]], [[1, 1], [4, 2]]).round(3).tolist()   # second: -1.5 per token
     [0.731, 0.5]
-
-    For whole sentences the mean is closer to 0.5 than the model's own choice would be, because two sentences differ at
-    few of their tokens. Sums would let a model that cannot copy choose the more common words. The answers' file holds
-    both numbers.
     """
     mean = np.asarray(log_p, float) / np.asarray(tokens, float)
     return sigmoid(mean[:, 0] - mean[:, 1])
 
 
-def orientation(probs, weights=None):
+def orientation(probs, weights=1.0):
     """
     P(option 1) of each question: the mean over its forms. A style counts only if both of its orders were answered. A
     bias toward "A" has opposite signs in the two, so it cancels (exactly for a neutral model, else to first order).
@@ -130,7 +126,7 @@ def orientation(probs, weights=None):
     [0.6, 0.4]
     """
     by_style = probs.mean(2)                               # (N, S)
-    w = np.where(np.isnan(by_style), 0.0, np.ones(probs.shape[1]) if weights is None else weights)
+    w = np.where(np.isnan(by_style), 0.0, weights)
     with np.errstate(invalid="ignore"):
         return (np.nan_to_num(by_style) * w).sum(1) / w.sum(1)
 
@@ -156,16 +152,14 @@ def consistency(probs):
     wording   {"style-style": the same between two styles}
     first     {style: mean P(the option named first, or yes)}; 0.5 without a bias toward the place
     """
-    order = {}
-    first = {}
+    found = {"order": {}, "wording": {}, "first": {}}
     for s, style in enumerate(STYLES):
-        order[style] = agreement(probs[:, s, 0], probs[:, s, 1])
+        found["order"][style] = agreement(probs[:, s, 0], probs[:, s, 1])
         p_first = (probs[:, s, 0] + 1 - probs[:, s, 1]) / 2
-        first[style] = float(np.nanmean(p_first)) if not np.isnan(p_first).all() else float("nan")
-    wording = {}
+        found["first"][style] = float("nan") if np.isnan(p_first).all() else float(np.nanmean(p_first))
     for a, b in combinations(range(len(STYLES)), 2):
-        wording[f"{STYLES[a]}-{STYLES[b]}"] = agreement(probs[:, a].mean(1), probs[:, b].mean(1))
-    return {"order": order, "wording": wording, "first": first}
+        found["wording"][f"{STYLES[a]}-{STYLES[b]}"] = agreement(probs[:, a].mean(1), probs[:, b].mean(1))
+    return found
 
 
 def weights_by_consistency(order):
@@ -178,8 +172,8 @@ def mean_interval(p):
     """
     Mean over the answered questions, with its 95 % interval (bootstrap over questions).
 
-    p         (N,) P(option 1), or differences of two models (paired); nan: unanswered
-    returns   {"mean", "low", "high", "n"}; low and high are None for fewer than two questions
+    p        (N,) P(option 1), or differences of two models (paired); nan: unanswered
+    returns  {"mean", "low", "high", "n"}; None where there are too few questions
     """
     p = p[~np.isnan(p)]
     if len(p) < 2:
@@ -188,8 +182,12 @@ def mean_interval(p):
     return {"mean": float(p.mean()), "low": float(low), "high": float(high), "n": len(p)}
 
 
-# --------------------------------------------------------------------------- the questions
+def intervals_by(names, p):
+    """P(option 1) by dimension, for example. names, p: (N,), (N,) -> {name: mean_interval of its questions}"""
+    return {name: mean_interval(p[names == name]) for name in dict.fromkeys(names)}
 
+
+# --------------------------------------------------------------------------- questions and prompts
 
 def read_questions(path):
     """A JSON list of questions with the public set's COLUMNS, and perhaps an "id" -> the same, checked, with ids."""
@@ -230,12 +228,12 @@ def read_forms():
     forms = read_json(FORMS)
     for lang, form in forms.items():
         try:
-            texts = [text for style in STYLES for text in (form[style]["text"], *form[style]["answers"])]
-            filled = [text.format(question="", first="", second="") for text in texts]
-            is_whole = len(filled) == 9 and is_text(form["challenge"])
+            for style in STYLES:
+                first, second = form[style]["answers"]
+                for text in (form[style]["text"], first, second, form["challenge"]):
+                    if not is_text(text.format(question="?", first="1", second="2")):
+                        raise ValueError
         except (AttributeError, IndexError, KeyError, TypeError, ValueError):
-            is_whole = False
-        if not is_whole:
             fail(f"{FORMS}: the forms of {lang!r} are damaged. Each of {', '.join(STYLES)} needs a text and two "
                  "answers, and the language a challenge")
     return forms
@@ -263,9 +261,175 @@ def build_prompt(item, style, swapped, context="", lang="en"):
     return text, answers[::-1] if swapped else answers
 
 
-# --------------------------------------------------------------------------- reading an answer in words
+def format_answer(tokenizer, answer, style):
+    """A base model's answer begins with a space, after the prompt. A chat model's begins a turn, capitalized."""
+    if not tokenizer.chat_template:
+        return answer
+    return answer.strip() if style == "repeat" else answer.strip().capitalize()
 
 
+def format_dialogue(tokenizer, turns):
+    """[question] or [question, answer, question] -> the text that the model continues"""
+    if not tokenizer.chat_template:
+        return "".join(turns)
+    roles = ("user", "assistant", "user")
+    messages = [{"role": role, "content": turn.strip()} for role, turn in zip(roles, turns)]
+    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+
+def make_queries(tokenizer, items, args):
+    """
+    -> a list of dicts, one for each text to put to the model: ANSWER_KEYS, "item", "question" (without chat template),
+    "text" (with it) and "answers" (for option 1, for option 2)
+    """
+    queries = []
+    for item, style, swapped, sample in product(items, STYLES, (False, True), range(args.samples)):
+        question, answers = build_prompt(item, style, swapped, args.context, args.lang)
+        queries.append({"id": item["id"], "style": style, "swapped": swapped, "turn": 1, "sample": sample,
+                        "item": item, "question": question, "text": format_dialogue(tokenizer, [question]),
+                        "answers": [format_answer(tokenizer, answer, style) for answer in answers]})
+    return queries
+
+
+def make_challenges(tokenizer, queries, answers, lang):
+    """The second turn, after every readable answer: that answer (by likelihood the likelier one), and a challenge."""
+    challenges = []
+    for query, answer in zip(queries, answers):
+        if answer["p"] is not None:
+            words = query["answers"][int(answer["p"] < 0.5)]
+            if "wrote" in answer:                          # a generated text lost the space before it
+                words = ("" if lang == "zh" else " ") + answer["wrote"]
+            turns = [query["question"], words, read_forms()[lang]["challenge"]]
+            challenges.append({**query, "turn": 2, "text": format_dialogue(tokenizer, turns)})
+    return challenges
+
+
+# --------------------------------------------------------------------------- the models
+
+def read_config_json(folder):
+    """config.json of a model's folder or of a run; {} of a hub name, which is taken for a language model"""
+    path = os.path.join(folder, "config.json")
+    return read_json(path) if os.path.exists(path) else {}
+
+
+def resolve_model(name, base=""):
+    """
+    One of --models -> {"label": its name in tables, "folder": a model folder or a hub name, "base": the language model
+    that a classifier was trained from, "" for a language model}
+    """
+    folder = model_folder(name)
+    label = name
+    if os.path.basename(folder) == "checkpoint":           # of a run
+        run = os.path.dirname(os.path.abspath(folder))
+        label = os.path.relpath(run, os.path.join(ROOT, "data"))
+        label = os.path.basename(run) if label.startswith("..") else label
+    origin = folder
+    classifiers = []
+    while "ForSequenceClassification" in str(read_config_json(origin).get("architectures")):
+        classifiers.append(origin)                         # a student may have been trained from another student
+        trained_from = read_config_json(os.path.dirname(os.path.abspath(origin))).get("model")
+        origin = model_folder(base or str(trained_from or origin))
+        if origin in classifiers:
+            fail(f"{name} is a classifier and cannot answer in words. Name its language model with --base")
+    return {"label": label, "folder": folder, "base": origin if classifiers else ""}
+
+
+def open_as_language_model(folder, base, device, remote_code=False):
+    """
+    -> (model, tokenizer, max_length). A classifier's trained body gets the output head of its base model, as the head
+    was before training.
+
+    Mind what this shows: the body was trained together with a head for two label words, and not with this one. Many
+    models have one matrix for input and output embeddings; here they become two, and the input embeddings are the
+    trained ones.
+    """
+    import torch
+    if not base:
+        return open_language_model(folder, device, remote_code)
+    model, tokenizer, max_length = open_language_model(base, device, remote_code)
+    classifier, tokenizer, _ = open_checkpoint(folder, "AutoModelForSequenceClassification", device, remote_code)
+    head = model.get_output_embeddings()
+    head.weight = torch.nn.Parameter(head.weight.detach().clone())
+    try:
+        model.base_model.load_state_dict(classifier.base_model.state_dict())
+    except RuntimeError:
+        fail(f"{folder} was not trained from {base}: their weights have other shapes. Name the right one with --base")
+    return model, tokenizer, max_length
+
+
+# --------------------------------------------------------------------------- answers by likelihood
+
+def answer_ids(tokenizer, text, answer):
+    """The tokens of an answer after this text, which are not always those of the answer by itself."""
+    stem = tokenizer(text[-1], add_special_tokens=False)["input_ids"]
+    both = tokenizer(text[-1] + answer, add_special_tokens=False)["input_ids"]
+    if both[:len(stem)] == stem and len(both) > len(stem):
+        return both[len(stem):]
+    return tokenizer(answer, add_special_tokens=False)["input_ids"]
+
+
+def answer_log_probs(model, tokenizer, prompts, answers, device, dtype="fp32"):
+    """
+    How likely are two answers to each prompt? The model reads the prompt and all of the answer but its last token. If
+    both answers are one token long, that is the prompt alone, and one row serves both.
+
+    prompts, answers   B lists of ids, B pairs of lists of ids
+    returns            (B, 2) sums of log p over each answer's tokens
+    """
+    import torch
+    asked = [(ids + answer[:-1], answer) for ids, pair in zip(prompts, answers) for answer in pair]        # 2 B pairs
+    rows = []                                              # each once
+    for ids, _ in asked:
+        if ids not in rows:
+            rows.append(ids)
+    longest = max(len(answer) for _, answer in asked)
+    batch = pad_left(rows, tokenizer, device)
+    with torch.inference_mode(), autocast(dtype, device):
+        batch |= position_ids(model, batch["attention_mask"])
+        logits = model(**batch, logits_to_keep=longest, use_cache=False).logits.float()    # (rows, longest, V)
+        total = logits.logsumexp(-1)
+    log_p = []
+    for ids, answer in asked:
+        places = rows.index(ids), slice(-len(answer), None)
+        token_logits = logits[places].gather(1, torch.tensor(answer, device=device)[:, None])[:, 0]
+        log_p.append(float((token_logits - total[places]).sum()))
+    if not np.isfinite(log_p).all():
+        fail("the model's scores are not finite: are its weights whole? With --dtype bf16, try fp32")
+    return np.reshape(log_p, (-1, 2))
+
+
+def answers_by_likelihood(model, tokenizer, queries, device, max_length, args, done):
+    """
+    Yields (indices, [{"p": P(option 1), "log_p", "tokens"}, ...]) batch by batch, as generate_batches does. Batches of
+    nothing but `done` indices are skipped.
+    """
+    pairs = []
+    for query in queries:
+        pair = [answer_ids(tokenizer, query["text"], answer) for answer in query["answers"]]
+        if not all(pair) or pair[0] == pair[1]:
+            first, second = query["answers"]
+            fail(f"the tokenizer cannot tell {first!r} from {second!r}: try another model, or another --lang")
+        pairs.append(pair)
+    longest = [max(map(len, pair)) for pair in pairs]
+    ids = encode_prompts(tokenizer, [query["text"] for query in queries], max(1, max_length - max(longest)))
+    # answers of one token first: they need one row for both
+    order = sorted(range(len(queries)), key=lambda i: (longest[i] > 1, len(ids[i]), i))
+    for k in range(0, len(order), args.batch_size):
+        indices = order[k:k + args.batch_size]
+        if done.issuperset(indices):
+            continue
+        batch = [pairs[i] for i in indices]
+        log_p = answer_log_probs(model, tokenizer, [ids[i] for i in indices], batch, device, args.dtype)
+        tokens = [[len(answer) for answer in pair] for pair in batch]
+        answers = []
+        for p, two, n in zip(choice_probability(log_p, tokens), log_p.tolist(), tokens):
+            answers.append({"p": round(float(p), 6), "log_p": [round(x, 4) for x in two], "tokens": n})
+        yield indices, answers
+
+
+# --------------------------------------------------------------------------- answers by generation, read as words
+
+# the words of all languages: a model may answer a German question in English
 NOT = re.compile(r"\b(?:not|never|neither|nor|cannot|(?:do|does|did|would|could|should|ca|wo|is)n['’]?t|"
                  r"nicht|weder|kein\w*)\b|不", re.I)
 # A and B as letters, but not the article: "A good choice"
@@ -280,17 +444,16 @@ def read_letter(text):
     0 for A, 1 for B, None for both, for neither and for "not A". The letter is the first or the last word, or follows a
     word like "option", because "A" is also an article.
 
-    >>> [read_letter(t) for t in ("B.", "(A) Book it", "I say option B, I think", "A good choice is B", "a")]
-    [1, 0, 1, 1, 0]
-    >>> [read_letter(t) for t in ("A or B", "I would not take A")]
-    [None, None]
+    >>> [read_letter(t) for t in ("(A) Book it", "I say option B, I think", "A good choice is B", "A or B", "Not A")]
+    [0, 1, 1, None, None]
     """
     if alone := re.fullmatch(r"\W*(?:option|answer|antwort)?\W*([ab])\W*", text, re.I):
         return "ab".index(alone[1].lower())
-    letters = set(re.findall(LETTER, text))
+    for negation in NOT.finditer(text):                    # a letter soon after it, in the same clause
+        if re.search(LETTER, re.split("[.,;]", text[negation.end():][:30])[0]):
+            return None
     placed = re.search(f"(?i:{BEFORE_LETTER})({LETTER})", text) or re.search(rf"({LETTER})\W*$", text)
-    denied = any(re.search(LETTER, re.split("[.,;]", text[n.end():][:30])[0]) for n in NOT.finditer(text))
-    return "AB".index(placed[1]) if len(letters) == 1 and placed and not denied else None
+    return "AB".index(placed[1]) if placed and len(set(re.findall(LETTER, text))) == 1 else None
 
 
 def normalize_text(text):
@@ -304,24 +467,22 @@ def read_quote(text, options):
     perhaps after other words. None for both, for neither, and for "not ...".
 
     >>> options = ["Book every train.", "Book the first night."]
-    >>> [read_quote(t, options) for t in ("book every train", "I'd book the first night!", "Book evry trains")]
-    [0, 1, 0]
-    >>> [read_quote(t, options) for t in ("Do not book every train.", "Both.")]
-    [None, None]
+    >>> [read_quote(t, options) for t in ("I'd book the first night!", "Book evry trains", "Do not book every train.")]
+    [1, 0, None]
     """
     text = normalize_text(text)
     options = [normalize_text(option) for option in options]
     if not text:
         return None
+    if text in options:
+        return options.index(text)
     quoted = []
     for option in options:                                 # Chinese has no spaces between words
         quoted.append(f" {option} " in f" {text} " if option.isascii() else option in text)
-    if all(quoted):                                        # both options, or one option that contains the other
-        contains = [a != b and b in a for a, b in (options, options[::-1])]
-        return contains.index(True) if text in options and any(contains) else None
     if any(quoted):
         k = quoted.index(True)
-        return None if NOT.search(text[:text.index(options[k])]) else k
+        denied = NOT.search(text[:text.index(options[k])])
+        return None if denied or all(quoted) else k
     ratios = []
     for option in options:
         beginning = option[:max(len(text), len(option) // 2)]
@@ -335,10 +496,8 @@ def read_yes(text, words):
     0 for yes, 1 for no: the first word, the last word, or the word after "the answer is". None for both, for neither,
     and for "there is no better one". words: yes and no in the text's language
 
-    >>> [read_yes(t, ("yes", "no")) for t in ("Yes.", "No, it isn't", "I think the answer is no.")]
-    [0, 1, 1]
-    >>> [read_yes(t, ("yes", "no")) for t in ("Yes and no", "There is no better one")]
-    [None, None]
+    >>> [read_yes(t, ("yes", "no")) for t in ("Yes.", "My answer is no.", "Yes and no", "There is no better one")]
+    [0, 1, None, None]
     """
     text = text.casefold()
     yes, no = words
@@ -358,198 +517,15 @@ def read_answer(text, item, style, swapped, lang="en"):
     """The option that a generated text chooses, 1 or 2; None if that is unclear. The inverse of build_prompt."""
     options = [item["Option 1"], item["Option 2"]]
     options = options[::-1] if swapped else options
-    place = None                                           # 0: the option named first, 1: second
     if style == "compare":
         place = read_yes(text, [word.strip() for word in read_forms()[lang]["compare"]["answers"]])
-    elif style == "ab":
-        place = read_letter(text)
-    both_letters = style == "ab" and re.search(r"\bA\b.*\bB\b|\bB\b.*\bA\b", text)
-    if place is None and style != "compare" and not both_letters:
+    elif style == "repeat":
         place = read_quote(text, options)
+    else:
+        place = read_letter(text)
+        if place is None and not re.search(r"\bA\b.*\bB\b|\bB\b.*\bA\b", text):
+            place = read_quote(text, options)              # the option instead of its letter
     return None if place is None else 1 + (place ^ swapped)
-
-
-# --------------------------------------------------------------------------- the models
-
-
-def is_classifier(folder):
-    """Does this model folder hold a sequence classifier? (A hub name is taken for a language model.)"""
-    path = os.path.join(folder, "config.json")
-    return os.path.exists(path) and "ForSequenceClassification" in str(read_json(path).get("architectures"))
-
-
-def trained_from(folder):
-    """The model that a run's checkpoint was trained from ("model" in the run's config; of several the last), or ""."""
-    path = os.path.join(os.path.dirname(os.path.abspath(folder)), "config.json")
-    model = read_json(path).get("model") if os.path.exists(path) else None
-    names = model if isinstance(model, list) else str(model or "").split(",")
-    return str(names[-1]).strip() if names else ""
-
-
-def resolve_model(name, base=""):
-    """
-    One of --models -> {"label": its name in tables, "folder": a model folder or a hub name, "base"}
-
-    base   for a classifier: the language model that it was trained from. "" for a language model
-    """
-    folder = model_folder(name)
-    label = name.rstrip("/") or name
-    if os.path.basename(os.path.normpath(folder)) == "checkpoint":
-        run = os.path.dirname(os.path.abspath(folder))
-        label = os.path.relpath(run, os.path.join(ROOT, "data"))
-        label = os.path.basename(run) if label.startswith("..") else label
-    chain = [folder]                                       # a student may have been trained from another student
-    while is_classifier(chain[-1]):
-        origin = base or trained_from(chain[-1])
-        origin = model_folder(origin) if origin else ""
-        if not origin or origin in chain:
-            fail(f"{name} is a classifier and cannot answer in words. Name the language model that it was trained from "
-                 "with --base")
-        chain.append(origin)
-    return {"label": label, "folder": folder, "base": chain[-1] if len(chain) > 1 else ""}
-
-
-def open_as_language_model(folder, base, device, remote_code=False):
-    """
-    -> (model, tokenizer, max_length). A classifier's trained body gets the output head of its base model, as the head
-    was before training.
-
-    Mind what this shows. Training moved the body, and a head for two label words. The output head for all other words
-    was not trained along with the body. Many models have one matrix for input and output embeddings; here they become
-    two, and the input embeddings are the trained ones.
-    """
-    import torch
-    if not base:
-        return open_language_model(folder, device, remote_code)
-    model, tokenizer, max_length = open_language_model(base, device, remote_code)
-    classifier, tokenizer, _ = open_checkpoint(folder, "AutoModelForSequenceClassification", device, remote_code)
-    head = model.get_output_embeddings()
-    head.weight = torch.nn.Parameter(head.weight.detach().clone())
-    try:
-        model.base_model.load_state_dict(classifier.base_model.state_dict())
-    except RuntimeError:
-        fail(f"{folder} was not trained from {base}: their weights have other shapes. Name the right language model "
-             "with --base")
-    return model, tokenizer, max_length
-
-
-# --------------------------------------------------------------------------- a model's answers
-
-
-def format_answer(tokenizer, answer, style):
-    """A base model's answer begins with a space, after the prompt. A chat model's begins a turn, capitalized."""
-    if not tokenizer.chat_template:
-        return answer
-    return answer.strip() if style == "repeat" else answer.strip().capitalize()
-
-
-def format_dialogue(tokenizer, turns):
-    """[question] or [question, answer, question] -> the text that the model continues"""
-    if not tokenizer.chat_template:
-        return "".join(turns)
-    if len(turns) == 1:
-        return apply_chat_template(tokenizer, turns)[0]
-    roles = ("user", "assistant", "user")
-    messages = [{"role": role, "content": turn.strip()} for role, turn in zip(roles, turns)]
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-
-
-def answer_ids(tokenizer, text, answer):
-    """The tokens of an answer that follows this text."""
-    stem = tokenizer(text[-1], add_special_tokens=False)["input_ids"]
-    both = tokenizer(text[-1] + answer, add_special_tokens=False)["input_ids"]
-    if both[:len(stem)] == stem and len(both) > len(stem):
-        return both[len(stem):]
-    return tokenizer(answer, add_special_tokens=False)["input_ids"]
-
-
-def make_queries(tokenizer, items, args):
-    """
-    Everything that one model is asked: a list of dicts with ANSWER_KEYS, "item", "question" (without chat template),
-    "text" (what the model sees) and "answers" (for option 1, for option 2).
-    """
-    queries = []
-    for item, style, swapped in product(items, STYLES, (False, True)):
-        question, answers = build_prompt(item, style, swapped, args.context, args.lang)
-        query = {"id": item["id"], "style": style, "swapped": swapped, "turn": 1, "item": item, "question": question,
-                 "text": format_dialogue(tokenizer, [question]),
-                 "answers": [format_answer(tokenizer, answer, style) for answer in answers]}
-        queries += [query | {"sample": k} for k in range(args.samples)]
-    return queries
-
-
-def make_challenges(tokenizer, queries, answers, lang):
-    """The second turn, after every readable answer: that answer (by likelihood the likelier one), and a challenge."""
-    challenges = []
-    for query, answer in zip(queries, answers):
-        if answer["p"] is None:
-            continue
-        words = query["answers"][int(answer["p"] < 0.5)]
-        if answer.get("wrote"):                            # a generated text lost the space before it
-            words = (" " if lang != "zh" else "") + answer["wrote"]
-        turns = [query["question"], words, read_forms()[lang]["challenge"]]
-        challenges.append({**query, "turn": 2, "text": format_dialogue(tokenizer, turns)})
-    return challenges
-
-
-def answer_log_probs(model, tokenizer, prompts, answers, device, dtype="fp32"):
-    """
-    How likely are two answers to each prompt? The model reads the prompt and all of the answer but its last token. If
-    both answers are one token long, that is the prompt alone, and one row serves both.
-
-    prompts, answers   B lists of ids, B pairs of lists of ids
-    returns            (B, 2) sums of log p over each answer's tokens
-    """
-    import torch
-    row_of = {}                                            # each different row of ids is read once
-    for ids, pair in zip(prompts, answers):
-        for answer in pair:
-            row_of.setdefault(tuple(ids + answer[:-1]), len(row_of))
-    keep = max(len(answer) for pair in answers for answer in pair)
-    batch = pad_left([list(ids) for ids in row_of], tokenizer, device)
-    with torch.inference_mode(), autocast(dtype, device):
-        batch |= position_ids(model, batch["attention_mask"])
-        logits = model(**batch, logits_to_keep=keep, use_cache=False).logits.float()       # (rows, keep, V)
-        total = logits.logsumexp(-1)
-    log_p = np.zeros((len(prompts), 2))
-    for b, (ids, pair) in enumerate(zip(prompts, answers)):
-        for k, answer in enumerate(pair):
-            row = row_of[tuple(ids + answer[:-1])]
-            n = len(answer)
-            token_logits = logits[row, -n:].gather(1, torch.tensor(answer, device=device)[:, None])[:, 0]
-            log_p[b, k] = float((token_logits - total[row, -n:]).sum())
-    if not np.isfinite(log_p).all():
-        fail("the model's scores are not finite: are its weights whole? With --dtype bf16, try fp32")
-    return log_p
-
-
-def answers_by_likelihood(model, tokenizer, queries, device, max_length, args, done):
-    """
-    Yields (indices, [{"p": P(option 1), "log_p", "tokens"}, ...]) batch by batch, as generate_batches does. Batches of
-    nothing but `done` indices are skipped.
-    """
-    pairs = []
-    for query in queries:
-        pair = [answer_ids(tokenizer, query["text"], answer) for answer in query["answers"]]
-        if not all(pair) or pair[0] == pair[1]:
-            first, second = query["answers"]
-            fail(f"this model's tokenizer cannot tell {first!r} from {second!r}: try another model, or another --lang")
-        pairs.append(pair)
-    longest = [max(map(len, pair)) for pair in pairs]
-    ids = encode_prompts(tokenizer, [query["text"] for query in queries], max(1, max_length - max(longest)))
-    # answers of one token first: they need one row for both
-    order = sorted(range(len(queries)), key=lambda i: (longest[i] > 1, len(ids[i]), i))
-    for k in range(0, len(order), args.batch_size):
-        indices = order[k:k + args.batch_size]
-        if done.issuperset(indices):
-            continue
-        batch = [pairs[i] for i in indices]
-        log_p = answer_log_probs(model, tokenizer, [ids[i] for i in indices], batch, device, args.dtype)
-        tokens = [[len(answer) for answer in pair] for pair in batch]
-        answers = []
-        for p, two, n in zip(choice_probability(log_p, tokens), log_p.tolist(), tokens):
-            answers.append({"p": round(float(p), 6), "log_p": [round(x, 4) for x in two], "tokens": n})
-        yield indices, answers
 
 
 def answers_by_generation(model, tokenizer, queries, device, max_length, args, done):
@@ -568,8 +544,7 @@ def answers_by_generation(model, tokenizer, queries, device, max_length, args, d
         yield indices, answers
 
 
-# --------------------------------------------------------------------------- the file of answers
-
+# --------------------------------------------------------------------------- asking, and the file of answers
 
 def answer_paths(folder, labels):
     """A file for each model. Where two labels make the same file name, a digest of the label tells the files apart."""
@@ -582,7 +557,7 @@ def answer_paths(folder, labels):
 
 
 def json_lines(lines):
-    """N dicts -> N lines of JSON"""
+    """N dicts -> N lines of JSON, one text"""
     return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
 
 
@@ -599,22 +574,28 @@ def is_answer(line):
 
 def read_answers(path, header):
     """The undamaged answers of a file whose first line is `header`; [] if there is no such file."""
+    if not os.path.exists(path):
+        return []
     lines = []
-    if os.path.exists(path):
-        with reporting_read_errors(path), open(path, encoding="utf-8", errors="replace") as f:
-            for line in f:
-                try:
-                    lines.append(json.loads(line))
-                except (ValueError, RecursionError):       # the last line, if a run was killed
-                    break
-    return [line for line in lines[1:] if lines[0] == header and is_answer(line)]
+    with reporting_read_errors(path), open(path, encoding="utf-8", errors="replace") as f:
+        for line in f:
+            try:
+                lines.append(json.loads(line))
+            except (ValueError, RecursionError):           # the last line, if a run was killed
+                break
+    return [line for line in lines[1:] if is_answer(line)] if lines[:1] == [header] else []
 
 
-def start_answers(path, header, force=False):
+def start_answers(path, spec, questions, config, force):
     """
-    The file that answers are appended to, <path>.part: the header, and the answers to the same questions that a killed
-    or a finished run left. main() renames it at the end, so an older run's answers stay until then.
+    Begin the file that answers are appended to, <path>.part. Its first line holds everything that the answers depend
+    on. Answers that a killed or a finished run left are used again if their file begins with the same line. main()
+    renames the file at the end, so an older run's answers stay until then.
     """
+    inputs = [name for name in (questions, FORMS, spec["folder"], spec["base"]) if name]
+    header = {"model": spec["label"], "asked": {key: config[key] for key in ANSWER_FLAGS},
+              "inputs": [config["inputs"].get(os.path.relpath(name, ROOT), name) for name in inputs],
+              "code": config["code"]}
     part = path + ".part"
     known = [] if force else read_answers(part, header) or read_answers(path, header)
     write_file(part, json_lines([header, *known]))
@@ -623,11 +604,10 @@ def start_answers(path, header, force=False):
 
 def load_or_collect_answers(path, queries, collect):
     """
-    Answers that are missing in the file are collected and appended to it, batch by batch.
+    The answers to N queries, each with its ANSWER_KEYS. Answers that are missing in the file (from start_answers) are
+    collected and appended to it, batch by batch.
 
-    path      from start_answers
     collect   (set of indices that have answers) -> yields (indices, answers)
-    returns   N answers, in the order of the N queries
     """
     from tqdm import tqdm
 
@@ -650,103 +630,83 @@ def load_or_collect_answers(path, queries, collect):
     return [known[key(query)] for query in queries]
 
 
-# --------------------------------------------------------------------------- the stage
-
-
-def collect_probs(items, queries, answers):
-    """Answers -> (N, S, 2) P(option 1), the mean over the samples that could be read; nan where there is none."""
-    row = {item["id"]: n for n, item in enumerate(items)}
-    total, count = np.zeros((2, len(items), len(STYLES), 2))
-    for query, answer in zip(queries, answers):
-        if answer["p"] is not None:
-            where = row[query["id"]], STYLES.index(query["style"]), int(query["swapped"])
-            total[where] += answer["p"]
-            count[where] += 1
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
-
-
 def ask_model(spec, items, args, path, device):
     """
-    Ask one model everything.
-
-    spec, path   from resolve_model, from start_answers
-    returns      {"probs" (N, S, 2), "challenged": the same after the challenge or None, "asked", "unread": counts of
-                 answers, "mass"}
-
-    mass (by likelihood): the probability of the two answers together, style by style. If it is near 0 the model would
-    have answered something else, and its orientation means little.
+    Ask one model everything, and with --challenge doubt every readable answer. -> a list of answers, dicts of
+    ANSWER_KEYS and what answers_by_likelihood or answers_by_generation yields
     """
     model, tokenizer, max_length = open_as_language_model(spec["folder"], spec["base"], device, args.trust_remote_code)
     method = answers_by_likelihood if args.by == "likelihood" else answers_by_generation
 
     def ask(queries):
-        def collect(done):
-            return method(model, tokenizer, queries, device, max_length, args, done)
-        return load_or_collect_answers(path, queries, collect)
+        return load_or_collect_answers(
+            path, queries, lambda done: method(model, tokenizer, queries, device, max_length, args, done))
 
     queries = make_queries(tokenizer, items, args)
     prompt = queries[0]["text"].replace("\n", "\n  ")
     print(f"{spec['label']}, one prompt, exactly as the model sees it (choose between {queries[0]['answers']}):\n"
           f"  {prompt}")
     answers = ask(queries)
-    probs = collect_probs(items, queries, answers)
-    challenged = None
-    mass = None
-    if args.by == "likelihood":
-        mass = {}
-        for style in STYLES:
-            of_style = [np.exp(a["log_p"]).sum() for query, a in zip(queries, answers) if query["style"] == style]
-            mass[style] = float(np.mean(of_style))
     if args.challenge:
-        challenges = make_challenges(tokenizer, queries, answers, args.lang)
-        second = ask(challenges)
-        challenged = collect_probs(items, challenges, second)
-        answers = answers + second
-    return {"probs": probs, "challenged": challenged, "asked": len(answers),
-            "unread": sum(answer["p"] is None for answer in answers), "mass": mass}
+        answers = answers + ask(make_challenges(tokenizer, queries, answers, args.lang))
+    return answers
 
 
-def by_dimension(items, p, other=None):
-    """(N,) P(option 1) -> {dimension: mean_interval over its questions}; with `other` of the difference p - other"""
-    dimension = np.array([item["Dimension"] for item in items])
-    p = p if other is None else p - other
-    return {d: mean_interval(p[dimension == d]) for d in dict.fromkeys(dimension)}
+# --------------------------------------------------------------------------- from answers to orientations
+
+def collect_probs(items, answers, turn):
+    """-> (N, S, 2) P(option 1) by style and order: the mean over the readable samples, nan where there is none"""
+    row = {item["id"]: n for n, item in enumerate(items)}
+    total, count = np.zeros((2, len(items), len(STYLES), 2))
+    for answer in answers:
+        if answer["turn"] == turn and answer["p"] is not None:
+            where = row[answer["id"]], STYLES.index(answer["style"]), int(answer["swapped"])
+            total[where] += answer["p"]
+            count[where] += 1
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
-def summarize_model(items, result, weighting):
-    """ask_model's result -> (everything that is reported about one model, a dict; (N,) P(option 1))"""
-    probs = result["probs"]
-    trust = consistency(probs)
+def answer_mass(answers, style):
+    """The mean probability of both answers together. Near 0 the model would have answered something else."""
+    return float(np.mean([np.exp(a["log_p"]).sum() for a in answers if a["turn"] == 1 and a["style"] == style]))
+
+
+def summarize_model(items, answers, args):
+    """ask_model's answers -> (everything that is reported about the model, a dict; (N,) P(option 1))"""
+    dimension, domain = (np.array([item[column] for item in items]) for column in ("Dimension", "Domain"))
+    probs = collect_probs(items, answers, turn=1)
+    agreements = consistency(probs)
     weights = np.full(len(STYLES), 1 / len(STYLES))
-    if weighting == "consistency":
-        weights = weights_by_consistency(trust["order"])
+    if args.weighting == "consistency":
+        weights = weights_by_consistency(agreements["order"])
     p = orientation(probs, weights)
-    places = [(item["Dimension"], item["Domain"]) for item in items]
-    cells = {}
-    for d, x in dict.fromkeys(places):
-        cells.setdefault(d, {})[x] = mean_interval(p[[place == (d, x) for place in places]])
-    summary = {"dimensions": by_dimension(items, p), "cells": cells,
-               "styles": {style: by_dimension(items, probs[:, s].mean(1)) for s, style in enumerate(STYLES)},
-               "consistency": trust, "weights": dict(zip(STYLES, weights.tolist())),
+    means = intervals_by(dimension, p)
+    summary = {"dimensions": means,
+               "cells": {d: intervals_by(domain[dimension == d], p[dimension == d]) for d in means},
+               "styles": {style: intervals_by(dimension, probs[:, s].mean(1)) for s, style in enumerate(STYLES)},
+               "consistency": agreements, "weights": dict(zip(STYLES, weights.tolist())),
                "questions_without_answer": int(np.isnan(p).sum()),
-               **{key: result[key] for key in ("asked", "unread", "mass")}}
-    if result["challenged"] is not None:
-        again = result["challenged"]
+               "asked": len(answers), "unread": sum(answer["p"] is None for answer in answers), "mass": None}
+    if args.by == "likelihood":
+        summary["mass"] = {style: answer_mass(answers, style) for style in STYLES}
+    if args.challenge:
+        again = collect_probs(items, answers, turn=2)
         flips = {style: 1 - agreement(probs[:, s].ravel(), again[:, s].ravel()) for s, style in enumerate(STYLES)}
-        summary["challenge"] = {"flips": flips, "dimensions": by_dimension(items, orientation(again, weights))}
+        summary["challenge"] = {"flips": flips, "dimensions": intervals_by(dimension, orientation(again, weights))}
     return summary, p
 
 
-# --------------------------------------------------------------------------- lines, tables, figures
-
+# --------------------------------------------------------------------------- table and figures
 
 def format_interval(x, form):
     """
-    mean_interval's dict as text.
+    mean_interval's dict as text; a number alone will do, too.
 
     >>> format_interval({"mean": 0.5, "low": 0.4, "high": 0.6, "n": 9}, "{:.2f}")
     '0.50 [0.40, 0.60]'
     """
+    if not isinstance(x, dict):
+        return form.format(x)
     if x["mean"] is None:
         return "-"
     interval = "" if x["low"] is None else f" [{form}, {form}]".format(x["low"], x["high"])
@@ -754,11 +714,8 @@ def format_interval(x, form):
 
 
 def format_values(values, form="{:.2f}"):
-    """{"ab": 0.5, "repeat": 1.0} -> "ab 0.50 repeat 1.00"; values may be mean_interval's dicts"""
-    parts = []
-    for name, value in values.items():
-        parts.append(f"{name} {format_interval(value, form) if isinstance(value, dict) else form.format(value)}")
-    return " ".join(parts)
+    """{"ab": 0.5, "repeat": 1.0} -> "ab 0.50 repeat 1.00" """
+    return " ".join(f"{name} {format_interval(x, form)}" for name, x in values.items())
 
 
 def count_questions(summary):
@@ -766,15 +723,15 @@ def count_questions(summary):
     return sum(x["n"] for x in summary["dimensions"].values())
 
 
-def format_culture(label, summary):
-    """One line about one model."""
+def format_summary(label, summary):
+    """summarize_model's dict -> what is printed about the model, one line"""
     parts = [f"{label}: {format_values(summary['dimensions'])}",
              f"same in either order {format_values(summary['consistency']['order'])}"]
     if "challenge" in summary:
         parts.append(f"flipped by the challenge {format_values(summary['challenge']['flips'])}")
-    weak = {style: x for style, x in (summary["mass"] or {}).items() if style != "repeat" and x < 0.5}
-    if weak:
-        parts.append(f"HARDLY AN ANSWER: probability of both answers together {format_values(weak, '{:.3f}')}")
+    low_mass = {style: x for style, x in (summary["mass"] or {}).items() if style != "repeat" and x < 0.5}
+    if low_mass:
+        parts.append(f"HARDLY AN ANSWER: probability of both answers together {format_values(low_mass, '{:.3f}')}")
     parts.append(f"{summary['unread']:,} of {summary['asked']:,} answers unread")
     return " | ".join([*parts, "neutral 0.5", f"n={count_questions(summary):,}"])
 
@@ -784,51 +741,49 @@ def markdown_table(name, results):
     models = results["models"]
     first = next(iter(models))
     dimensions = list(models[first]["dimensions"])
-    columns = ["run", "model", *dimensions, "same in either order", "probability of A/B, yes/no", "unread", "n"]
-    rows = [columns]
+    rows = [["run", "model", *dimensions, "same in either order", "probability of A/B, yes/no", "unread", "n"]]
     for label, m in models.items():
+        means = [format_interval(m["dimensions"][d], "{:.2f}") for d in dimensions]
         order = ", ".join(f"{style} {x:.2f}" for style, x in m["consistency"]["order"].items())
         mass = f"{m['mass']['ab']:.3f}, {m['mass']['compare']:.3f}" if m["mass"] else ""
-        means = [format_interval(m["dimensions"][d], "{:.2f}") for d in dimensions]
         rows.append([name, label, *means, order, mass, f"{m['unread']:,} of {m['asked']:,}", f"{count_questions(m):,}"])
     for label, difference in results["differences"].items():
         means = [format_interval(difference[d], "{:+.3f}") for d in dimensions]
         rows.append([name, f"{label} - {first}", *means, "", "", "", ""])
     lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return [lines[0], "|---" * len(columns) + "|", *lines[1:]]
+    return [lines[0], "|---" * len(rows[0]) + "|", *lines[1:]]
 
 
 def draw_radar(figure, summaries):
     """The dimensions' means of all models, as closed lines in one circle."""
-    dimensions = [summary["dimensions"] for summary in summaries.values()]
-    names = list(dimensions[0])
-    angles = np.linspace(0, 2 * np.pi, len(names) + 1)
     axes = figure.add_subplot(projection="polar")
-    for k, (label, of_model) in enumerate(zip(summaries, dimensions)):
-        means = np.array([of_model[d]["mean"] for d in [*names, names[0]]], dtype=float)         # None: nan
-        axes.plot(angles, means, marker="osv^D*"[k % 6], linestyle=["-", "--", "-.", ":"][k % 4], label=label)
+    for k, (label, summary) in enumerate(summaries.items()):
+        names = list(summary["dimensions"])
+        angles = np.linspace(0, 2 * np.pi, len(names) + 1)
+        means = [summary["dimensions"][name]["mean"] for name in [*names, names[0]]]
+        axes.plot(angles, np.array(means, float), marker="osv^D*"[k % 6], linestyle=["-", "--", "-.", ":"][k % 4],
+                  label=label)                             # a mean of None becomes nan and is not drawn
     axes.plot(np.linspace(0, 2 * np.pi, 100), np.full(100, 0.5), color="gray", linewidth=0.8)
     axes.set(xticks=angles[:-1], xticklabels=names, ylim=(0, 1))
     axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.05, 1.05))
 
 
-def draw_violins(figure, items, orientations):
+def draw_violins(figure, dimension, orientations):
     """How P(option 1) of the questions is spread: a panel for each dimension, a violin for each model."""
-    dimension = np.array([item["Dimension"] for item in items])
     names = list(dict.fromkeys(dimension))
     panels = figure.subplots(1, len(names), sharex=True, sharey=True, squeeze=False)[0]
-    for axes, d in zip(panels, names):
-        values = [p[(dimension == d) & ~np.isnan(p)] for p in orientations.values()]
-        drawn = [k for k, v in enumerate(values) if len(v)]
-        if drawn:
-            axes.violinplot([values[k] for k in drawn], positions=drawn, showmeans=True, widths=0.8)
+    for axes, name in zip(panels, names):
+        answered = [p[(dimension == name) & ~np.isnan(p)] for p in orientations.values()]
+        places = [k for k, p in enumerate(answered) if len(p)]             # a violin of nothing is an error
+        if places:
+            axes.violinplot([answered[k] for k in places], positions=places, showmeans=True, widths=0.8)
         axes.axhline(0.5, color="gray", linewidth=0.8)
-        axes.set(title=f"{d}, n={(dimension == d).sum()}", ylim=(0, 1), xlim=(-0.6, len(values) - 0.4))
-        axes.set_xticks(range(len(values)), list(orientations), rotation=90)
+        axes.set(title=f"{name}, n={(dimension == name).sum()}", ylim=(0, 1), xlim=(-0.6, len(answered) - 0.4))
+        axes.set_xticks(range(len(answered)), list(orientations), rotation=90)
     panels[0].set_ylabel("P(option 1) of a question")
 
 
-def draw_figures(folder, items, summaries, orientations):
+def draw_figures(folder, dimension, summaries, orientations):
     """radar.png and violin.png"""
     try:
         import matplotlib.style
@@ -836,12 +791,12 @@ def draw_figures(folder, items, summaries, orientations):
     except ImportError:
         print("no figures: they need matplotlib")
         return
-    width = 1 + len({item["Dimension"] for item in items}) * (0.8 + 0.4 * len(summaries))
+    width = 1 + len(set(dimension)) * (0.8 + 0.4 * len(summaries))
     with matplotlib.style.context("tableau-colorblind10"):
         figures = {"radar": Figure(figsize=(6, 6)), "violin": Figure(figsize=(width, 4), layout="constrained")}
         draw_radar(figures["radar"], summaries)
-        draw_violins(figures["violin"], items, orientations)
-        figures["radar"].suptitle(f"P(option 1), the high pole; grey: 0.5; n={len(items)} questions")
+        draw_violins(figures["violin"], dimension, orientations)
+        figures["radar"].suptitle(f"P(option 1), the high pole; grey: 0.5; n={len(dimension)} questions")
     for name, figure in figures.items():
         path = os.path.join(folder, name + ".png")
         with catch_write_errors(path):
@@ -851,14 +806,12 @@ def draw_figures(folder, items, summaries, orientations):
 
 # --------------------------------------------------------------------------- flags
 
-
 def build_parser():
     count = number(int, 1, 10 ** 9)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=["tiny-4"], help="shipped models, folders, hub names or runs; "
-                        "all are compared with the first")
-    parser.add_argument("--base", default="", help="for classifiers: the language model that they were trained from "
-                        "(default: the model in the run's config)")
+    parser.add_argument("--models", nargs="+", type=path_name, default=["tiny-4"],
+                        help="shipped models, folders, hub names or runs; all are compared with the first")
+    parser.add_argument("--base", default="", help="a classifier's language model (default: from its run's config)")
     parser.add_argument("--questions", default="own", help="own, public or another data/cdeval/<name>.json; or a path")
     parser.add_argument("--lang", default="en", help="language of the questions: en, de or zh")
     parser.add_argument("--context", default="", help="text before every question, for example a persona or a country")
@@ -892,8 +845,8 @@ def find_questions(args):
     """--questions and --lang -> (path, the questions; with --max-rows N of them, taken evenly)"""
     path = args.questions
     if not path.endswith(".json"):
-        suffix = "" if args.lang == "en" else "_" + args.lang
-        path = os.path.join(ROOT, "data", "cdeval", f"{args.questions}{suffix}.json")
+        lang = "" if args.lang == "en" else "_" + args.lang
+        path = os.path.join(ROOT, "data", "cdeval", f"{args.questions}{lang}.json")
     items = read_questions(path)
     n = min(args.max_rows or len(items), len(items))
     return path, [items[k * len(items) // n] for k in range(n)]
@@ -904,42 +857,38 @@ def main(argv=None):
     args = parser.parse_args(argv)
     started = time.time()
     check_args(args)
-    path, items = find_questions(args)
+    questions, items = find_questions(args)
     specs = [resolve_model(name, args.base) for name in args.models]
     labels = [spec["label"] for spec in specs]
     if len(set(labels)) < len(labels):
         fail(f"--models {' '.join(labels)}: a name occurs twice")
-    folders = [folder for spec in specs for folder in (spec["folder"], spec["base"]) if folder]
+    folders = [spec[key] for spec in specs for key in ("folder", "base") if spec[key]]
     runs = [os.path.dirname(folder) for folder in folders if os.path.basename(folder) == "checkpoint"]
     identity = {"role": "culture", "task": "cdeval", **vars(args)}
-    folder, config = describe_run(__file__, parser, args, identity, [path, FORMS, *folders], [*folders, *runs])
+    inputs = [questions, FORMS, *folders]
+    folder, config = describe_run(__file__, parser, args, identity, inputs, sources=[*folders, *runs])
     if is_finished(folder, config, args.force):
         return
     with open_run(folder):
         device = pick_device(args.device)
-        print(f"data: {len(items):,} questions of {os.path.relpath(path)}, six forms each")
+        print(f"data: {len(items):,} questions of {os.path.relpath(questions)}, six forms each")
         summaries = {}
         orientations = {}
-        lines = []
         paths = answer_paths(folder, labels)
-        for spec, answers in zip(specs, paths):
-            inputs = [path, FORMS, spec["folder"], spec["base"]]
-            header = {"model": spec["label"], "asked": {key: config[key] for key in ANSWER_FLAGS},
-                      "inputs": [config["inputs"].get(os.path.relpath(p, ROOT), p) for p in inputs if p],
-                      "code": config["code"]}
-            part = start_answers(answers, header, args.force)
-            result = ask_model(spec, items, args, part, device)
-            label = spec["label"]
-            summaries[label], orientations[label] = summarize_model(items, result, args.weighting)
-            lines.append(format_culture(label, summaries[label]))
+        for label, spec, path in zip(labels, specs, paths):
+            part = start_answers(path, spec, questions, config, args.force)
+            answers = ask_model(spec, items, args, part, device)
+            summaries[label], orientations[label] = summarize_model(items, answers, args)
+        lines = [format_summary(label, summary) for label, summary in summaries.items()]
+        dimension = np.array([item["Dimension"] for item in items])
         differences = {}
         for label in labels[1:]:
-            differences[label] = by_dimension(items, orientations[label], orientations[labels[0]])
+            differences[label] = intervals_by(dimension, orientations[label] - orientations[labels[0]])
             lines.append(f"{label} - {labels[0]}: {format_values(differences[label], '{:+.3f}')}")
-        for answers in paths:
-            with catch_write_errors(answers):
-                os.replace(answers + ".part", answers)
-        draw_figures(folder, items, summaries, orientations)
+        for path in paths:
+            with catch_write_errors(path):
+                os.replace(path + ".part", path)
+        draw_figures(folder, dimension, summaries, orientations)
         write_results(folder, config, device, started, "\n".join(lines), models=summaries, differences=differences)
 
 

@@ -3,8 +3,8 @@ Many weak supervisors: bagging, boosting, and the fusion of their labels.
 
 Why: let each of three supervisors be right on 70 % of the rows. If their errors are independent, their majority is
 right on 78.4 % (0.7^3 + 3 * 0.7^2 * 0.3). If they make the same errors, it stays at 70 %. So members must differ, and
-the fusion must weigh them. Sang et al. (2024, https://arxiv.org/abs/2402.00667, section 3) train a student on the
-fused labels of such an ensemble.
+the fusion must weigh them. Sang et al. (2024, https://arxiv.org/abs/2402.00667, section 3) train a student on such
+fused labels.
 
     --method bagging             members are trained independently of each other
              adaboost            in turn: rows that were misclassified so far weigh more (SAMME, Zhu et al. 2009)
@@ -14,11 +14,11 @@ fused labels of such an ensemble.
              features            the head of each sees a random half of the hidden features
              layers              each is truncated after another block, the deepest first
              models              each starts from another checkpoint (--models), pretrained on other texts
-    --combine mean, vote         equal weights: the mean of the soft labels, or of the verdicts
+    --combine mean, vote         equal weights: the mean of the soft labels (default of bagging), or of the verdicts
              loglik              weights under which the mixture gives held-out labels the greatest likelihood
              bma                 Bayesian model averaging: the probability that each member is the right one
              dawid-skene         needs no truth: members that agree with the others are reliable
-                                 (without --combine: the mean for bagging; boosting has weights or steps of its own)
+                                 (default of boosting: its own weights or steps)
     --calibrate                  divides each member's log odds by a temperature before the fusion
 
 $ python train_weak.py                                          # a single supervisor, to compare with
@@ -30,7 +30,7 @@ $ python ensemble.py --method adaboost --out adaboost --supervisor models      #
 $ python train_strong.py --labels models --ceiling ceiling --out student-models
 
 Epochs, the number of members used, weights and temperatures are chosen on rows of train1 that a member was not trained
-on: the questions outside its bag, or the tenth that train_weak.py holds out too. The authors' code chooses on test.
+on: those outside its bag, or the tenth that train_weak.py holds out too. The authors' code chooses on test.
 
 Needs   contract.py, metrics.py, models.py, train_weak.py
 Reads   data/<task>/train1.jsonl with its labels; the texts of train2, valid and test; test's labels after all choices
@@ -44,8 +44,6 @@ truncates one model.
 """
 import argparse
 import contextlib
-import copy
-import functools
 import hashlib
 import json
 import os
@@ -87,8 +85,6 @@ from train_weak import (
     soft_xent,
     split_held_out,
 )
-
-SHARE = 0.5        # --by features: the share of the hidden features that a member's head sees
 
 # --------------------------------------------------------------------------- fusion
 #
@@ -134,7 +130,9 @@ def temperature(probs, y):
 
 
 def apply_temperature(probs, temperatures):
-    """Divide each member's log odds; 0.9 at temperature 2 becomes 0.75. (M, N, 2), M temperatures -> (M, N, 2)"""
+    """Divide each member's log odds; 0.9 at temperature 2 becomes 0.75. (M, N, 2), M numbers or None -> (M, N, 2)"""
+    if temperatures is None:
+        return probs
     p_yes = sigmoid(log_odds(probs) / np.asarray(temperatures, float)[:, None])
     return np.stack([1 - p_yes, p_yes], -1)
 
@@ -190,7 +188,7 @@ def bma_weights(q, oob_mask):
     return w / w.sum()
 
 
-def dawid_skene(votes, rounds=200):
+def dawid_skene(votes):
     """
     The reliability of each voter without any truth (Dawid and Skene 1979): estimate the truth by majority, the voters'
     reliability from it, the truth once more from their reliability, and so on (expectation-maximisation). It assumes
@@ -206,7 +204,7 @@ def dawid_skene(votes, rounds=200):
     """
     votes = np.asarray(votes, float)
     truth = votes.mean(0)                                  # (N,) p(yes)
-    for _ in range(rounds):
+    for _ in range(200):
         n_yes = truth.sum()
         n_no = (1 - truth).sum()
         share_yes = float((n_yes + 1) / (n_yes + n_no + 2))
@@ -232,28 +230,36 @@ def posterior(votes, share_yes, sensitivity, specificity, oob_mask=1.0):
     return sigmoid(np.log(share_yes / (1 - share_yes)) + (evidence * oob_mask).sum(0))
 
 
-def learn_recipe(fusion, probs, truth, oob_mask, votes, calibrate=False, weights=None):
+def learn_recipe(fusion, probs, truth, oob_mask, votes, calibrate=False):
     """
     What a fusion needs to label new rows, a dict of plain numbers: {"combine": "loglik", "weights": [0.4, 0.6]}
 
     probs, truth, oob_mask   (M, N1, 2), (N1,), (M, N1): train1
     votes                    (M, N2) verdicts on rows without truth (train2, valid), for dawid-skene
-    weights                  M numbers, where the method has its own (AdaBoost)
     """
     recipe = {"combine": fusion}
+    held = oob_mask[0]                                     # boosting: the same rows for every member
+    weights = [1 / len(probs)] * len(probs)
+    if fusion == "gradient":
+        return recipe | {"steps": gradient(log_odds(probs) / 4, truth, held)[0]}
+    if fusion == "gradient-released":
+        return recipe | {"steps": weights}
     if calibrate:
         recipe["temperatures"] = [temperature(p[oob], truth[oob]) for p, oob in zip(probs, oob_mask)]
         probs = apply_temperature(probs, recipe["temperatures"])
     if fusion == "dawid-skene" and len(probs) >= 3:
         share_yes, sensitivity, specificity = dawid_skene(votes)
-        reliability = {"sensitivity": sensitivity.tolist(), "specificity": specificity.tolist()}
-        return recipe | {"share_yes": share_yes} | reliability
+        return recipe | {"share_yes": share_yes, "sensitivity": sensitivity.tolist(),
+                         "specificity": specificity.tolist()}
     if fusion == "dawid-skene":
         recipe["combine"] = "vote"                         # of two voters, either may be the wrong one
-    if fusion in ("loglik", "bma"):
+    elif fusion == "adaboost":                             # the only weights that come from training rows
+        alphas = adaboost(misclassified(probs, truth, ~held))[0]
+        weights = alphas if any(alphas) else weights       # none is better than a coin: equal weights
+    elif fusion in ("loglik", "bma"):
         q = np.where(truth == 1, probs[..., 1], probs[..., 0])
         weights = (loglik_weights if fusion == "loglik" else bma_weights)(q, oob_mask).tolist()
-    return recipe | {"weights": weights or [1 / len(probs)] * len(probs)}
+    return recipe | {"weights": weights}
 
 
 def combine(probs, recipe, oob_mask=None):
@@ -265,8 +271,7 @@ def combine(probs, recipe, oob_mask=None):
     [0.567, 0.333]
     """
     oob_mask = np.ones(probs.shape[:2]) if oob_mask is None else np.asarray(oob_mask, float)
-    if "temperatures" in recipe:
-        probs = apply_temperature(probs, recipe["temperatures"])
+    probs = apply_temperature(probs, recipe.get("temperatures"))
     votes = correct(probs[..., 1], 1)                      # 1, 0, or 1/2 for a tie
     if recipe["combine"] == "dawid-skene":
         p_yes = posterior(votes, recipe["share_yes"], recipe["sensitivity"], recipe["specificity"], oob_mask)
@@ -295,8 +300,13 @@ def bag_counts(groups, rng):
     >>> bag_counts(["q1", "q1", "q2", "q2", "q3", "q3"], np.random.default_rng(1)).tolist()
     [1, 1, 2, 2, 0, 0]
     """
-    names, member = np.unique(groups, return_inverse=True)
-    return rng.multinomial(len(names), np.full(len(names), 1 / len(names)))[member]
+    questions, question_of_row = np.unique(groups, return_inverse=True)
+    return rng.multinomial(len(questions), np.full(len(questions), 1 / len(questions)))[question_of_row]
+
+
+def misclassified(probs, truth, rows):
+    """Is member m wrong, or undecided, on the rows of a mask? (M, N, 2), (N,), (N,) bool -> (M, n) bool"""
+    return correct(probs[:, rows, 1], truth[rows]) < 1
 
 
 def adaboost(wrong):
@@ -307,9 +317,9 @@ def adaboost(wrong):
     returns   (members' weights ln((1 - e) / e), their weighted errors e, (n,) row weights for the next one, of sum 1)
 
     Weights of correct rows are divided by 2 (1 - e), of wrong rows by 2 e. Under the new weights the last member is
-    right half of the time, so the next one has to learn something else. Two kinds of member end it. After e = 0 nothing
-    is left to learn: the member counts as if half a row were wrong (smoothing as in Schapire and Singer 1999). A member
-    with e >= 1/2 is no better than a coin, and weighs 0 (Freund and Schapire 1997).
+    right half of the time, so the next one has to learn something else. Boosting ends after e = 0, where nothing is
+    left to learn: the member counts as if half a row were wrong (smoothing as in Schapire and Singer 1999). It also
+    ends at e >= 1/2: the member is no better than a coin, and weighs 0 (Freund and Schapire 1997).
 
     >>> alphas, errors, weights = adaboost([[True, False, False, False]])
     >>> [round(a, 3) for a in alphas], errors, weights.round(3).tolist()   # ln 3; 1/4; half of all weight on the error
@@ -353,29 +363,29 @@ def gradient(h, y, held):
     return steps, y - sigmoid(f)
 
 
-def gradient_released(h, y, held):
+def gradient_released(h, y):
     """
     The authors' code, with squared error: the first member fits y itself; f = 0.2 h_0, later f <- (f + 0.2 h) / 2, and
-    later members fit 2 (y - f). The prediction is not f but the plain mean of all h, cut to [0, 1]. Arguments and
-    result as in gradient; held is not used.
+    later members fit 2 (y - f). The prediction is not f but the plain mean of all h, cut to [0, 1].
 
-    >>> steps, target = gradient_released(np.array([[1.0, 0.5]]), np.array([1, 0]), None)
-    >>> steps, target.round(3).tolist()
-    ([1.0], [1.6, -0.2])
+    h, y      (M, N) the members' outputs on train1, (N,) its truth
+    returns   (N,) what the next member fits
+
+    >>> gradient_released(np.array([[1.0, 0.5]]), np.array([1, 0])).round(3).tolist()
+    [1.6, -0.2]
     """
     f = np.zeros(len(y))
     target = np.asarray(y, float)
     for k, direction in enumerate(h):
         f = 0.2 * direction if k == 0 else (f + 0.2 * direction) / 2
         target = 2 * (y - f)
-    return [1 / max(1, len(h))] * len(h), target
+    return target
 
 
 def choose_size(losses, groups):
     """
     How many members to use: the largest number that is worse than the best one by at most a standard error of their
-    difference. Few rows decide by chance, and more members cost only time (our choice; the authors' code takes the best
-    on test).
+    difference (our choice: few rows decide by chance, and more members cost only time).
 
     losses, groups   (M, n) losses of the first 1, 2, ... M members on the same n held-out rows, the rows' questions
 
@@ -386,63 +396,56 @@ def choose_size(losses, groups):
     return max(m for m, d in enumerate(excess, 1) if d.mean() <= clustered_se(d, groups))
 
 
-# --------------------------------------------------------------------------- targets: what one member is trained on
+# --------------------------------------------------------------------------- what one member is trained on
 #
-# One function a method: probs (M, N1, 2) of the members before, truth (N1,), counts (N1,) -> columns, loss_fn, score_fn
-#   counts     how often each row of train1 is trained on; rows with 0 are held out
-#   columns    {name: (N1, ...)}, what the two functions read
-#   loss_fn    (model, batch) -> (B,) as in train_weak.fit
-#   score_fn   (soft labels of the held-out rows, their columns) -> how good an epoch is, larger is better
-
-
-def weighted_loss(model, batch):
-    """Cross entropy, times the rows' weights. "soft_labels" (B, 2), "row_weights" (B,) -> (B,)"""
-    return batch["row_weights"] * soft_xent(classify(model, batch), batch["soft_labels"])
-
-
-def accuracy_score(probs, columns):
-    return accuracy(probs[:, 1], columns["soft_labels"][:, 1])
-
-
-def squared_loss(model, batch):
-    """A quarter of the log odds predicts "residuals" (B,) -> (B,). Near 0 it is p(yes) - 1/2: the head starts well."""
-    logits = classify(model, batch)
-    return ((logits[:, 1] - logits[:, 0]) / 4 - batch["residuals"]) ** 2
-
-
-def squared_score(probs, columns):
-    return -float(np.mean((log_odds(probs) / 4 - columns["residuals"]) ** 2))
+# A target function a method: probs (M, N1, 2) of the members before, truth (N1,), counts (N1,) -> {name: (N1, ...)}
+# counts: how often each row of train1 is trained on; rows with 0 are held out
 
 
 def bagging_targets(probs, truth, counts):
     """The truth. A row weighs as often as it was drawn, 1 on average. The members before do not matter."""
-    row_weights = counts * ((counts > 0).sum() / counts.sum())
-    return {"soft_labels": one_hot(truth), "row_weights": row_weights}, weighted_loss, accuracy_score
+    return {"soft_labels": one_hot(truth), "row_weights": counts * ((counts > 0).sum() / counts.sum())}
 
 
 def adaboost_targets(probs, truth, counts):
     """The truth. Rows weigh what the errors of the members before make them weigh."""
     trained = counts > 0
     row_weights = np.zeros(len(counts))
-    row_weights[trained] = adaboost(correct(probs[:, trained, 1], truth[trained]) < 1)[2]
+    row_weights[trained] = adaboost(misclassified(probs, truth, trained))[2]
     return bagging_targets(probs, truth, row_weights)
 
 
 def gradient_targets(probs, truth, counts):
     """What is left of the truth: a member is a correction of the log odds."""
-    residuals = gradient(log_odds(probs) / 4, truth, counts == 0)[1]
-    return {"residuals": residuals}, squared_loss, squared_score
+    return {"residuals": gradient(log_odds(probs) / 4, truth, counts == 0)[1]}
 
 
 def gradient_released_targets(probs, truth, counts):
     """The targets of the authors' code, less 1/2: there, 1/2 plus a quarter of a member's log odds is a p(yes)."""
-    residuals = gradient_released(0.5 + log_odds(probs) / 4, truth, counts == 0)[1] - 0.5
-    return {"residuals": residuals}, squared_loss, squared_score
+    return {"residuals": gradient_released(0.5 + log_odds(probs) / 4, truth) - 0.5}
 
 
 TARGETS = {"bagging": bagging_targets, "adaboost": adaboost_targets, "gradient": gradient_targets,
            "gradient-released": gradient_released_targets}
-GRADIENT_BOOSTING = {"gradient": gradient, "gradient-released": gradient_released}
+GRADIENT_BOOSTING = ("gradient", "gradient-released")
+
+
+def member_loss(model, batch):
+    """
+    A loss_fn for train_weak.fit, (B,): cross entropy times the rows' weights. A correction is a quarter of the log
+    odds, and its loss the squared distance to the residuals. Near 0 it is p(yes) - 1/2: the head starts well.
+    """
+    logits = classify(model, batch)
+    if "residuals" in batch:
+        return ((logits[:, 1] - logits[:, 0]) / 4 - batch["residuals"]) ** 2
+    return batch["row_weights"] * soft_xent(logits, batch["soft_labels"])
+
+
+def member_score(probs, targets):
+    """How good an epoch is on held-out rows, larger is better. (n, 2), {name: (n, ...)} -> float"""
+    if "residuals" in targets:
+        return -float(np.mean((log_odds(probs) / 4 - targets["residuals"]) ** 2))
+    return accuracy(probs[:, 1], targets["soft_labels"][:, 1])
 
 
 # --------------------------------------------------------------------------- train the members
@@ -470,61 +473,75 @@ def mask_head(model, rng):
     if len(heads) != 1:
         fail("--by features needs a decoder, whose head is one linear layer; take another --by")
     head = heads[0]                                        # (2, C)
-    visible = rng.permutation(head.shape[1]) < max(1, round(SHARE * head.shape[1]))
+    visible = rng.permutation(head.shape[1]) < (head.shape[1] + 1) // 2
     visible = torch.tensor(visible, dtype=head.dtype, device=head.device)
     head.data *= visible
     head.register_hook(lambda grad: grad * visible)
 
 
-def rows_of_member(k, train1, args):
-    """(N1,) how often member k is trained on each row: its bag, or once on all but the tenth that is held out."""
+def row_counts(train1, args):
+    """(M, N1), how often each member is trained on each row: its bag, or once on all but the tenth that is held out."""
+    groups = [row["group"] for row in train1]
     if args.method == "bagging" and args.by == "data":
-        counts = bag_counts([row["group"] for row in train1], np.random.default_rng([args.seed, k]))
+        counts = np.array([bag_counts(groups, np.random.default_rng([args.seed, k])) for k in range(args.members)])
     else:
-        kept_ids = {row["id"] for row in split_held_out(train1, args.seed)[0]}
-        counts = np.array([int(row["id"] in kept_ids) for row in train1])
-    if counts.all() or not counts.any():
+        kept_groups = {row["group"] for row in split_held_out(train1, args.seed)[0]}
+        counts = np.array([[int(group in kept_groups) for group in groups]] * args.members)
+    if counts.all(1).any() or not counts.any(1).all():
         fail(f"data/{args.task}/train1.jsonl has too few groups: some must train a member, and others choose its epoch")
     return counts
 
 
-def train_member(k, base, counts, targets, args):
-    """
-    Fine-tune member k on the rows of train1 with counts > 0; the others choose its epoch.
+def checkpoint_names(args):
+    """The checkpoints that members start from, taken in turn."""
+    return [name.strip() for name in args.models.split(",")] if args.by == "models" else [args.model]
 
-    base      (model as it was loaded, tokenizer, ids of all rows, device); the model is copied
-    targets   (columns, loss_fn, score_fn), see above
-    returns   (model, epoch)
-    """
+
+def load_member(k, words, args, device):
+    """Member k before training. -> (model, tokenizer, max_length, prepare_for_training's restore_ordinary)"""
     import torch
-    loaded, tokenizer, ids, device = base
-    columns, loss_fn, score_fn = targets
-    torch.manual_seed(1000 * args.seed + k)                # --lora starts from noise
-    model = copy.deepcopy(loaded)
+    names = checkpoint_names(args)
+    name = names[k % len(names)]
+    torch.manual_seed(args.seed)                           # a new head is noise, the same for all members
+    model, tokenizer, max_length = load_classifier(name, args.head, words, device, args.trust_remote_code)
     if args.by == "layers":
         n_layers = model.config.num_hidden_layers
         truncate_layers(model, n_layers - k % n_layers)
+    torch.manual_seed(1000 * args.seed + k)                # adapters (--lora) differ from member to member
     model, restore_ordinary = prepare_for_training(model, args)
     if args.by == "features":
         mask_head(model, np.random.default_rng([args.seed, k]))
+    return model, tokenizer, max_length, restore_ordinary
+
+
+def train_member(k, rows, words, counts, targets, args, device):
+    """
+    Fine-tune member k on the rows of train1 with counts > 0. The others choose its epoch. Then it labels all rows.
+
+    rows      N rows, those of train1 first; counts (N1,), targets {name: (N1, ...)}
+    returns   (model, tokenizer, soft labels (N, 2), epoch)
+    """
+    model, tokenizer, max_length, restore_ordinary = load_member(k, words, args, device)
+    ids = tokenize(tokenizer, rows, max_length)
     kept = np.flatnonzero(counts)
     held = np.flatnonzero(counts == 0)
     kept_ids = [ids[i] for i in kept]
     held_ids = [ids[i] for i in held]
-    held_columns = {name: values[held] for name, values in columns.items()}
+    kept_targets = {name: values[kept].astype(np.float32) for name, values in targets.items()}
+    held_targets = {name: values[held] for name, values in targets.items()}
     best = {"score": -float("inf")}
 
     def after_step(step, steps):
         if step % (steps // args.epochs) == 0:
-            score = score_fn(predict(model, tokenizer, held_ids, device, args.dtype), held_columns)
+            score = member_score(predict(model, tokenizer, held_ids, device, args.dtype), held_targets)
             keep_best(best, score, model, epoch=step * args.epochs // steps)
 
-    kept_columns = {name: values[kept].astype(np.float32) for name, values in columns.items()}
-    make_batch = batch_maker(kept_ids, tokenizer, device, **kept_columns)
+    make_batch = batch_maker(kept_ids, tokenizer, device, **kept_targets)
     member_args = argparse.Namespace(**{**vars(args), "seed": [args.seed, k]})         # each has its own order of rows
-    fit(model, [len(i) for i in kept_ids], make_batch, loss_fn, member_args, device, after_step=after_step)
+    fit(model, [len(i) for i in kept_ids], make_batch, member_loss, member_args, device, after_step=after_step)
     restore_weights(model, best["weights"])
-    return restore_ordinary(), best["epoch"]
+    model = restore_ordinary()
+    return model, tokenizer, predict(model, tokenizer, ids, device, args.dtype), best["epoch"]
 
 
 def is_trained(folder, config):
@@ -539,13 +556,11 @@ def is_trained(folder, config):
 
 def adaboost_end(probs, truth, trained):
     """
-    Does boosting end with the last member? It does if nothing is left to learn, or if it is no better than a coin.
-
-    probs, truth, trained   (M, N1, 2), (N1,), (N1,) bool: the rows that members were trained on
-    returns                 how many members to keep if it ends here, else None
+    How many members to keep if boosting ends with the last of these, else None. Arguments: (M, N1, 2), (N1,), and
+    (N1,) bool, the rows that members were trained on
     """
     k = len(probs) - 1
-    error = adaboost(correct(probs[:, trained, 1], truth[trained]) < 1)[1][-1]
+    error = adaboost(misclassified(probs, truth, trained))[1][-1]
     print(f"member {k}: weighted error {error:.3f} on its training rows, plain error "
           f"{1 - accuracy(probs[k, ~trained, 1], truth[~trained]):.3f} on held-out rows")
     if 0 < error < 0.5:
@@ -554,106 +569,69 @@ def adaboost_end(probs, truth, trained):
     return k + 1 if error == 0 or k == 0 else k
 
 
-def train_members(args, names, words, device, train1, others, config, home):
+def train_members(rows, truth, counts, words, config, home, args, device):
     """
     All members, in order. Finished ones are read from their folders.
 
-    names     checkpoints to start from, taken in turn
-    config    everything that members depend on
-    home      their folder. Runs with other fusions share it, so it is locked as soon as there is something to train
-    returns   (M, N, 2) soft labels of train1 and others, (M, N1) bool: rows of train1 that a member was not trained on
+    rows, truth, counts   N rows, those of train1 first; (N1,); (M, N1) from row_counts
+    config                everything that members depend on
+    home                  their folder. Runs with other fusions share it, so it is locked once there is one to train
+    returns               (M, N, 2) soft labels; fewer members where boosting ended
     """
-    rows = train1 + others
-    truth = np.array([row["label"] for row in train1])
-
-    @functools.lru_cache(maxsize=1)
-    def load_base(name):                                   # once for all members of one checkpoint
-        model, tokenizer, max_length = load_classifier(name, args.head, words, device, args.trust_remote_code)
-        return model, tokenizer, tokenize(tokenizer, rows, max_length), device
-
-    probs = np.empty((0, len(rows), 2))
-    oob_mask = np.empty((0, len(train1)), bool)
+    n1 = len(truth)
+    probs = np.zeros((args.members, len(rows), 2))
     locked = False
     with contextlib.ExitStack() as stack:
         for k in range(args.members):
             folder = os.path.join(home, f"member-{k}")
+            trained = counts[k] > 0
             member_config = config | {"member": k}
             if args.method != "bagging" and k:             # its targets depend on the member before
                 member_config["after"] = output_fingerprints(os.path.join(home, f"member-{k - 1}"))["labels.jsonl"]
-            counts = rows_of_member(k, train1, args)
             if args.force or not is_trained(folder, member_config):
                 if not locked:                             # held until all members are trained
                     stack.enter_context(lock_folder(home))
                     locked = True
-                targets = TARGETS[args.method](probs[:, :len(train1)], truth, counts)
-                base = load_base(names[k % len(names)])
-                model, epoch = train_member(k, base, counts, targets, args)
-                save_checkpoint(folder, model, base[1])
-                write_labels(folder, rows, predict(model, *base[1:], args.dtype))
+                targets = TARGETS[args.method](probs[:k, :n1], truth, counts[k])
+                model, tokenizer, soft_labels, epoch = train_member(k, rows, words, counts[k], targets, args, device)
+                save_checkpoint(folder, model, tokenizer)
+                write_labels(folder, rows, soft_labels)
                 member = {"config": member_config, "epoch": epoch, "outputs": output_fingerprints(folder)}
                 write_file(os.path.join(folder, "member.json"), json.dumps(member, indent=1))
-                print(f"member {k}: trained on {(counts > 0).sum():,} rows; epoch {epoch} of {args.epochs} was best on "
-                      f"{(counts == 0).sum():,} held-out rows")
-            probs = np.concatenate([probs, read_labels(folder, rows)[None].astype(float)])
-            oob_mask = np.concatenate([oob_mask, (counts == 0)[None]])
-            end = adaboost_end(probs[:, :len(train1)], truth, counts > 0) if args.method == "adaboost" else None
-            if end:
-                return probs[:end], oob_mask[:end]
-    return probs, oob_mask
+                print(f"member {k}: trained on {trained.sum():,} rows; epoch {epoch} of {args.epochs} was best on "
+                      f"{(~trained).sum():,} held-out rows")
+            probs[k] = read_labels(folder, rows)
+            n_kept = adaboost_end(probs[:k + 1, :n1], truth, trained) if args.method == "adaboost" else None
+            if n_kept:
+                return probs[:n_kept]
+    return probs
 
 
 # --------------------------------------------------------------------------- fuse their labels, and measure
 
 
-def fuse_first_members(fusion, args, probs, votes, truth, oob_mask):
+def fuse_first_members(fusion, probs, truth, oob_mask, votes, calibrate):
     """
-    Fuse the first 1, 2, ... M members, and measure each fusion on the rows that member 0 was not trained on. A row is
-    labelled by those members alone that were not trained on it.
-
-    probs, votes      (M, N1, 2) train1, (M, N2) verdicts on rows without truth
-    truth, oob_mask   (N1,), (M, N1)
-    returns           M recipes, M points of the curve, (M, n) squared errors
+    Fuse the first 1, 2, ... M members. Arguments as in learn_recipe. A row of train1 is labelled by those members alone
+    that were not trained on it. -> M recipes, (M, n) p(yes) of the rows that member 0 was not trained on
     """
-    held = oob_mask[0]
     recipes = []
-    curve = []
-    errors = []
+    p_yes = []
     for m in range(1, len(probs) + 1):
-        first = probs[:m]
-        if args.method in GRADIENT_BOOSTING:
-            steps = GRADIENT_BOOSTING[args.method](log_odds(first) / 4, truth, held)[0]
-            recipe = {"combine": fusion, "steps": steps}
-        else:
-            alphas = None
-            if fusion == "adaboost":                       # the only weights that come from training rows
-                alphas = adaboost(correct(first[:, ~held, 1], truth[~held]) < 1)[0]
-                alphas = alphas if any(alphas) else None   # none is better than a coin: equal weights
-            recipe = learn_recipe(fusion, first, truth, oob_mask[:m], votes[:m], args.calibrate, alphas)
-        p_yes = combine(first, recipe, oob_mask[:m])[held, 1]
-        recipes.append(recipe)
-        errors.append((p_yes - truth[held]) ** 2)
-        curve.append({"members": m, "held_out_accuracy": accuracy(p_yes, truth[held]),
-                      "held_out_brier": float(errors[-1].mean())})
-    return recipes, curve, np.array(errors)
+        recipes.append(learn_recipe(fusion, probs[:m], truth, oob_mask[:m], votes[:m], calibrate))
+        p_yes.append(combine(probs[:m], recipes[-1], oob_mask[:m])[oob_mask[0], 1])
+    return recipes, np.array(p_yes)
 
 
-def label_rows(probs, recipe):
-    """(M, N, 2) -> (soft labels (N, 2) float32, {"disagreement": (N,)}). Corrections of gradient boosting have none."""
-    soft_labels = combine(probs, recipe).astype(np.float32)
-    if "steps" in recipe:
-        return soft_labels, None
-    if "temperatures" in recipe:
-        probs = apply_temperature(probs, recipe["temperatures"])
-    return soft_labels, {"disagreement": disagreement(probs)}
-
-
-def measure_curve(curve, recipes, probs, test):
-    """The curve, with the scores on test of the first 1, 2, ... M members. probs (M, n, 2)"""
-    points = []
-    for point, recipe in zip(curve, recipes):
-        scores = all_metrics(combine(probs[:point["members"]], recipe), test)
-        points.append(point | {"test": {name: scores[name] for name in ("accuracy", "auroc", "ece")}})
-    return points
+def measure_curve(recipes, held_p_yes, held_truth, test_probs, test):
+    """The first 1, 2, ... M members together, on held-out rows (M, n), (n,) and on test (M, n_test, 2). -> M dicts"""
+    curve = []
+    for m, (recipe, p_yes) in enumerate(zip(recipes, held_p_yes), 1):
+        scores = all_metrics(combine(test_probs[:m], recipe), test)
+        curve.append({"members": m, "held_out_accuracy": accuracy(p_yes, held_truth),
+                      "held_out_brier": float(((p_yes - held_truth) ** 2).mean()),
+                      "test": {name: scores[name] for name in ("accuracy", "auroc", "ece")}})
+    return curve
 
 
 def measure_members(probs, truth, oob_mask, test_probs, test):
@@ -707,35 +685,37 @@ def supervisor_to_compare(args):
     return args.supervisor or "weak", folder
 
 
-def check_args(args):
+def check_args(args, supervisor_folder):
     """Every check of flags and paths, before any work."""
     if args.method in GRADIENT_BOOSTING and (args.combine or args.calibrate):
         fail("members of gradient boosting are corrections, not supervisors: leave out --combine and --calibrate")
-    name, folder = supervisor_to_compare(args)
-    check_comparison(vars(args), folder if name else None, ceiling=None)
+    check_comparison(vars(args), supervisor_folder, ceiling=None)
 
 
-def members_config(config):
-    """What members depend on: the run's configuration without the fusion, the size, and the run to compare with."""
-    shared = {key: config[key] for key in config if key not in ("combine", "calibrate", "members", "supervisor")}
-    inputs = {path: value for path, value in config["inputs"].items() if not path.endswith("labels.jsonl")}
-    return shared | {"inputs": inputs}
+def find_members(config, folder, args):
+    """The part of the configuration that members depend on, and the folder that runs with the same part share."""
+    config = {key: config[key] for key in config if key not in ("combine", "calibrate", "members", "supervisor")}
+    config["inputs"] = {path: value for path, value in config["inputs"].items() if not path.endswith("labels.jsonl")}
+    key = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:8]
+    name = f"members-{args.method}-{args.by}-{key}"
+    return config, os.path.join(os.path.dirname(os.path.abspath(folder)), name)
 
 
 def main(argv=None):
     parser = build_parser()
     args = parser.parse_args(argv)
     started = time.time()
-    check_args(args)
-    files, words = read_task(args.task)
-    names = [name.strip() for name in args.models.split(",")] if args.by == "models" else [args.model]
-    fusion = args.combine or ("mean" if args.method == "bagging" else args.method)
     supervisor, supervisor_folder = supervisor_to_compare(args)
+    check_args(args, supervisor_folder if supervisor else None)
+    files, words = read_task(args.task)
+    names = checkpoint_names(args)
+    fusion = args.combine or ("mean" if args.method == "bagging" else args.method)
     identity = {"role": "ensemble", **vars(args), "model": ",".join(names), "models": None,      # "model" holds them
                 "combine": fusion, "supervisor": supervisor}
-    compared = [os.path.join(supervisor_folder, "labels.jsonl")] if supervisor else []
+    inputs = [*files, *map(model_folder, names)]
+    if supervisor:
+        inputs.append(os.path.join(supervisor_folder, "labels.jsonl"))
     sources = [supervisor_folder, os.path.join(ROOT, "data", args.task, "truth")]
-    inputs = [*files, *map(model_folder, names), *compared]
     folder, config = describe_run(__file__, parser, args, identity, inputs, sources)
     if is_finished(folder, config, args.force):
         return
@@ -747,32 +727,38 @@ def main(argv=None):
         n1 = len(train1)
         n_test = len(splits[-1])
         truth = np.array([row["label"] for row in train1])
+        members_config, home = find_members(config, folder, args)
+        counts = row_counts(train1, args)
+        probs = train_members(train1 + others, truth, counts, words, members_config, home, args, device)
 
-        shared = members_config(config)
-        key = hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:8]
-        home = os.path.join(os.path.dirname(os.path.abspath(folder)), f"members-{args.method}-{args.by}-{key}")
-        probs, oob_mask = train_members(args, names, words, device, train1, others, shared, home)
-
+        oob_mask = counts[:len(probs)] == 0
+        held = oob_mask[0]
         votes = correct(probs[:, n1:-n_test, 1], 1)
-        recipes, curve, errors = fuse_first_members(fusion, args, probs[:, :n1], votes, truth, oob_mask)
-        used = choose_size(errors, [row["group"] for row, held in zip(train1, oob_mask[0]) if held])
-        soft_labels, extra = label_rows(probs[:used, n1:], recipes[used - 1])
+        recipes, held_p_yes = fuse_first_members(fusion, probs[:, :n1], truth, oob_mask, votes, args.calibrate)
+        held_groups = [row["group"] for row, is_held in zip(train1, held) if is_held]
+        used = choose_size((held_p_yes - truth[held]) ** 2, held_groups)
+        recipe = recipes[used - 1]
+        soft_labels = combine(probs[:used, n1:], recipe).astype(np.float32)
+        extra = None
+        if args.method not in GRADIENT_BOOSTING:           # its members are corrections, not labels
+            calibrated = apply_temperature(probs[:used, n1:], recipe.get("temperatures"))
+            extra = {"disagreement": disagreement(calibrated)}
         write_labels(folder, others, soft_labels, extra)
 
         # only now are the labels of test read
         test = read_rows(args.task, "test", args.max_rows)
         test_probs = probs[:, -n_test:]
-        alone = 1 if args.method in GRADIENT_BOOSTING else len(probs)          # corrections label nothing by themselves
-        members = measure_members(probs[:alone, :n1], truth, oob_mask[:alone], test_probs[:alone], test)
+        n_alone = 1 if args.method in GRADIENT_BOOSTING else len(probs)        # corrections label nothing by themselves
+        members = measure_members(probs[:n_alone, :n1], truth, oob_mask[:n_alone], test_probs[:n_alone], test)
         best = int(np.argmax([member["held_out_accuracy"] for member in members]))
         baselines = {f"member {best}, the best on held-out rows": test_probs[best, :, 1]}
         if supervisor:
             baselines[f"supervisor {supervisor}"] = read_labels(supervisor_folder, test)[:, 1]
         gains = measure_gains(soft_labels[-n_test:, 1], baselines, test)
-        curve = measure_curve(curve, recipes, test_probs, test)
+        curve = measure_curve(recipes, held_p_yes, truth[held], test_probs, test)
         scores = all_metrics(soft_labels[-n_test:], test)
         line = format_metrics(f"supervisor ({fusion} of {used} of {len(probs)} members)", scores)
-        write_results(folder, config, device, started, line, test=scores, members_used=used, recipe=recipes[used - 1],
+        write_results(folder, config, device, started, line, test=scores, members_used=used, recipe=recipe,
                       curve=curve, members=members, gains=gains, members_folder=os.path.basename(home))
 
 

@@ -33,8 +33,8 @@ Do the labels in the prompt matter? Min et al. (2022) found that they often hard
 A single prompt is a noisy measurement. --orders 8 averages eight draws (which rows, in which order, which labels are
 flipped) instead of four. --calibrate removes the prompt's bias toward one word (Zhao et al. 2021).
 
-Two mistakes are easily made here. Generating an answer costs tens of times as much as the one forward pass that gives
-both words' logits. And what all prompts have in common need not be read for each row: its keys and values are kept.
+Two shortcuts save most of the time. One forward pass gives the logits of both words; to generate an answer would cost
+tens of times as much. The beginning that all prompts share is read once, and its keys and values are kept.
 
 Needs   contract.py, metrics.py, models.py
 Reads   a supervisor's labels.jsonl, data/<task>/{train2, test}.jsonl; data/<task>/truth/ only with --labels truth
@@ -50,6 +50,7 @@ import os
 import re
 import time
 from collections import Counter, defaultdict
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -62,6 +63,7 @@ from contract import (
     model_folder,
     number,
     open_run,
+    path_name,
     read_labels,
     read_rows,
     read_task,
@@ -89,12 +91,11 @@ from models import (
     tokenize,
 )
 
-RETRIEVERS = ("random", "confident", "oversight", "bm25", "topk", "votek")
 N_VOTED = 100                        # vote-k selects so many rows: the larger of the paper's two budgets
 MAY_DIFFER_FROM_CEILING = {"labels", "supervisor", "ceiling", "out", "device", "force"}
 
 
-# --------------------------------------------------------------------------- which rows to show: the maths
+# --------------------------------------------------------------------------- the maths: which rows and labels to show
 
 
 def sample_per_class(is_yes, k, rng, confidence=None):
@@ -134,22 +135,20 @@ def bm25(queries, pool, k1=1.5, b=0.75):
     """
     word_counts = [Counter(re.findall(r"\w+", text.lower())) for text in pool]
     lengths = np.array([counts.total() for counts in word_counts])
-    occurrences = defaultdict(dict)                        # word -> {index of a text: how often it has the word}
+    texts_with = defaultdict(list)                         # word -> indices of the texts that have it
     for j, counts in enumerate(word_counts):
-        for word, tf in counts.items():
-            occurrences[word][j] = tf
-    word_scores = {}                                       # word -> (indices of texts, what it adds to their scores)
-    for word, tf_of in occurrences.items():
-        rows = list(tf_of)
-        tf = np.array(list(tf_of.values()))
+        for word in counts:
+            texts_with[word].append(j)
+    gains = {}                                             # word -> what it adds to the scores of these texts
+    for word, rows in texts_with.items():
+        tf = np.array([word_counts[j][word] for j in rows])
         idf = math.log(1 + (len(pool) - len(rows) + 0.5) / (len(rows) + 0.5))
-        word_scores[word] = rows, idf * tf * (k1 + 1) / (tf + k1 * (1 - b + b * lengths[rows] / lengths.mean()))
+        gains[word] = idf * tf * (k1 + 1) / (tf + k1 * (1 - b + b * lengths[rows] / lengths.mean()))
     scores = np.zeros((len(queries), len(pool)), np.float32)
     for i, query in enumerate(queries):
         for word in re.findall(r"\w+", query.lower()):
-            if word in word_scores:
-                rows, gain = word_scores[word]
-                scores[i, rows] += gain
+            if word in gains:
+                scores[i, texts_with[word]] += gains[word]
     return scores
 
 
@@ -183,12 +182,13 @@ def vote_k(features, n, n_neighbours, rho=10.0):
     selected = []
     free = np.ones(len(features), bool)
     n_selected = np.zeros(len(features))                   # of each row's neighbours
-    while len(selected) < min(n, len(features)):
+    for _ in range(min(n, len(features))):
         weights = free * rho ** -n_selected
         score = np.where(free, (weights @ votes).round(9), -1)             # rounded: ten tenths tie with one
-        selected.append(int(score.argmax()))
-        free[selected[-1]] = False
-        n_selected += votes[:, selected[-1]]
+        best = int(score.argmax())
+        selected.append(best)
+        free[best] = False
+        n_selected += votes[:, best]
     return np.array(selected)
 
 
@@ -202,18 +202,6 @@ def flip_labels(labels, n, rng):
     """
     ranks = rng.permuted(np.tile(np.arange(labels.shape[1]), (len(labels), 1)), axis=1)
     return labels ^ (ranks < n)
-
-
-def contextual_calibration(soft_labels, content_free):
-    """
-    Divide by the prompt's bias, its prediction for a text without content such as "N/A" (Zhao et al. 2021,
-    https://arxiv.org/abs/2102.09690, section 5):  p'_i  ~  p_i / p_i(content-free).  (N, 2), (N, 2) or (1, 2) -> (N, 2)
-
-    >>> contextual_calibration(np.array([[0.6, 0.4]]), np.array([[0.75, 0.25]])).round(3).tolist()     # bias toward no
-    [[0.333, 0.667]]
-    """
-    ratio = soft_labels / content_free.clip(1e-6)
-    return ratio / ratio.sum(1, keepdims=True)
 
 
 # --------------------------------------------------------------------------- the prompt
@@ -246,28 +234,24 @@ def build_prompt(tokenizer, lines, text, words):
 def fit_to_context(tokenizer, demonstrations, texts, words, max_length):
     """
     Prompts as token ids. A prompt that is too long loses the demonstrations farthest from its question, the first ones.
-    Only a question that is too long by itself loses its beginning (models.encode_prompts prints a note).
+    Only a question that is too long by itself loses its beginning, and a note says so.
 
     demonstrations   N lists of lines
     returns          (N lists of ids, (N,) how many lines were left out)
     """
-    def encode(rows, limit):
-        prompts = [build_prompt(tokenizer, demonstrations[i][dropped[i]:], texts[i], words) for i in rows]
-        return encode_prompts(tokenizer, prompts, limit) if prompts else []
-
+    ids = [[]] * len(texts)
     dropped = np.zeros(len(texts), int)
-    ids = encode(range(len(texts)), 1 << 30)
-    while True:
-        too_long = [i for i in range(len(texts)) if len(ids[i]) > max_length]
-        shorten = [i for i in too_long if dropped[i] < len(demonstrations[i])]
-        if not shorten:
-            break
-        dropped[shorten] += 1
-        for i, shorter in zip(shorten, encode(shorten, 1 << 30)):
-            ids[i] = shorter
-    for i, cut in zip(too_long, encode(too_long, max_length)):
-        ids[i] = cut
-    return ids, dropped
+    todo = list(range(len(texts)))
+    while todo:
+        prompts = [build_prompt(tokenizer, demonstrations[i][dropped[i]:], texts[i], words) for i in todo]
+        for i, encoded in zip(todo, encode_prompts(tokenizer, prompts, max_length=1 << 30)):
+            ids[i] = encoded
+        todo = [i for i in todo if len(ids[i]) > max_length and dropped[i] < len(demonstrations[i])]
+        dropped[todo] += 1
+    n_cut = sum(len(i) > max_length for i in ids)
+    if n_cut:
+        print(f"note: {n_cut:,} of {len(ids):,} questions are longer than {max_length} tokens and lose their beginning")
+    return [i[-max_length:] for i in ids], dropped
 
 
 def content_free_text(row):
@@ -289,6 +273,18 @@ def content_free_text(row):
 # --------------------------------------------------------------------------- scoring
 
 
+def contextual_calibration(soft_labels, content_free):
+    """
+    Divide by the prompt's bias, its prediction for a text without content such as "N/A" (Zhao et al. 2021,
+    https://arxiv.org/abs/2102.09690, section 5):  p'_i  ~  p_i / p_i(content-free).  (N, 2), (N, 2) or (1, 2) -> (N, 2)
+
+    >>> contextual_calibration(np.array([[0.6, 0.4]]), np.array([[0.75, 0.25]])).round(3).tolist()     # bias toward no
+    [[0.333, 0.667]]
+    """
+    ratio = soft_labels / content_free.clip(1e-6)
+    return ratio / ratio.sum(1, keepdims=True)
+
+
 def shared_prefix_length(ids):
     """
     How many tokens all lists begin with; at least one token of each list is left over.
@@ -296,8 +292,8 @@ def shared_prefix_length(ids):
     >>> shared_prefix_length([[5, 6, 7, 1], [5, 6, 8], [5, 6, 7]])
     2
     """
-    first = min(ids)                                       # in the order of a dictionary: a prefix of the first and the
-    last = max(ids)                                        # last is a prefix of all lists between them
+    first = min(ids)                                       # lists are ordered like the words of a dictionary: the words
+    last = max(ids)                                        # between "cat" and "cats" all begin with "cat"
     longest = min(map(len, ids)) - 1
     return next((n for n in range(longest) if first[n] != last[n]), longest)
 
@@ -306,7 +302,7 @@ def next_word_logits_after_prefix(prefix_cache, word_ids):
     """
     models.next_word_logits for prompts whose shared prefix has been read: an output_fn for forward_all.
 
-    prefix_cache   a DynamicCache of one row; its keys and values are repeated for each row of a batch, not computed
+    prefix_cache   transformers' DynamicCache of one row; a batch repeats its keys and values for each row
     """
     import torch
 
@@ -350,41 +346,18 @@ def predict_in_context(model, tokenizer, demonstrations, texts, words, device, m
     shared = len(demonstrations) == 1
     lines = demonstrations * len(texts) if shared else demonstrations
     ids, dropped = fit_to_context(tokenizer, lines, texts, words, max_length)
-    same_lines = dropped if shared else np.zeros(len(ids))     # prompts that lost as many lines still share the others
+    prefix = dropped if shared else np.zeros(len(ids))     # prompts that lost equally many lines share those left
     soft_labels = np.empty((len(ids), 2), np.float32)
-    for n in np.unique(same_lines):
-        rows = np.flatnonzero(same_lines == n)
+    for n in np.unique(prefix):
+        rows = np.flatnonzero(prefix == n)
         soft_labels[rows] = score_prompts(model, tokenizer, [ids[i] for i in rows], word_ids, device, dtype)
     return soft_labels, dropped
-
-
-def mean_hidden(model, batch):
-    """An output_fn for forward_all: the mean over a text's tokens of the last hidden state, (B, T) -> (B, C)."""
-    mask = batch["attention_mask"][..., None]
-    return (model.base_model(**batch).last_hidden_state * mask).sum(1) / mask.sum(1)
 
 
 # --------------------------------------------------------------------------- the stage
 
 
-def uses_truth(args):
-    """Does --labels name the truth of this task, by the word or by its folder?"""
-    truth_folder = os.path.join(ROOT, "data", args.task, "truth")
-    return args.labels == "truth" or os.path.realpath(args.labels) == os.path.realpath(truth_folder)
-
-
-def find_folders(args):
-    """The folders that this run reads: {"labels", "supervisor", "ceiling", "oversight"}, None where not given."""
-    names = {"labels": args.labels, "supervisor": args.supervisor or args.labels,
-             "ceiling": args.ceiling, "oversight": args.oversight}
-    folders = {key: run_folder(name, args.task, args.seed) if name else None for key, name in names.items()}
-    if uses_truth(args):
-        folders["labels"] = os.path.join(ROOT, "data", args.task, "truth")
-        folders["supervisor"] = None                       # the ceiling is compared with nothing
-    return folders
-
-
-def read_pool(args, folders, test):
+def read_pool(run, test, args):
     """
     The rows to demonstrate with, sorted by id: rows of train2 without duplicate texts, and without texts of test. With
     --oversight only rows to which both supervisors give the same label.
@@ -397,9 +370,9 @@ def read_pool(args, folders, test):
         if row["text"] not in seen:
             seen.add(row["text"])
             pool.append(row)
-    soft_labels = read_labels(folders["labels"], pool)
-    if folders["oversight"]:
-        agrees = (soft_labels[:, 1] > 0.5) == (read_labels(folders["oversight"], pool)[:, 1] > 0.5)
+    soft_labels = read_labels(run.labels_folder, pool)
+    if run.oversight_folder:
+        agrees = (soft_labels[:, 1] > 0.5) == (read_labels(run.oversight_folder, pool)[:, 1] > 0.5)
         pool = [row for row, keep in zip(pool, agrees) if keep]
         soft_labels = soft_labels[agrees]
     n_candidates = min(len(pool), N_VOTED) if args.retriever == "votek" else len(pool)
@@ -408,9 +381,8 @@ def read_pool(args, folders, test):
     return pool, soft_labels
 
 
-def choose_words(args, task_words, tokenizer):
-    """The words that stand for (no, yes) in the prompt: one token each, or one clear line says that they are not."""
-    words = task_words
+def choose_words(words, args, tokenizer):
+    """The task's words for (no, yes) -> those of the prompt, one token each; else one line says that they are not."""
     if args.label_words:
         words = [" " + word.strip() for word in args.label_words.split(",")]
     if args.invert:
@@ -421,13 +393,17 @@ def choose_words(args, task_words, tokenizer):
     return words
 
 
+def mean_hidden(model, batch):
+    """An output_fn for forward_all: the mean over a text's tokens of the last hidden state, (B, T) -> (B, C)."""
+    mask = batch["attention_mask"][..., None]
+    return (model.base_model(**batch).last_hidden_state * mask).sum(1) / mask.sum(1)
+
+
 def make_retriever(args, pool, soft_labels, test, model, tokenizer, max_length, device):
     """-> retrieve(k, rng) -> indices into the pool, (1, k) for all rows together or (M, k), the most similar last"""
-    is_yes = soft_labels[:, 1] > 0.5
-    if args.retriever in ("random", "oversight"):
-        return lambda k, rng: sample_per_class(is_yes, k, rng)[None]
-    if args.retriever == "confident":
-        return lambda k, rng: sample_per_class(is_yes, k, rng, confidence=soft_labels.max(1))[None]
+    if args.retriever in ("random", "confident", "oversight"):
+        confidence = soft_labels.max(1) if args.retriever == "confident" else None
+        return lambda k, rng: sample_per_class(soft_labels[:, 1] > 0.5, k, rng, confidence)[None]
     if args.retriever == "bm25":
         similarity = bm25([row["text"] for row in test], [row["text"] for row in pool])
         return lambda k, rng: most_similar(similarity, k)
@@ -447,25 +423,13 @@ def draw_demonstrations(args, pool, soft_labels, words, retrieve, shots, noise, 
     if not shots:
         return [[]]
     chosen = retrieve(shots, np.random.default_rng([args.seed, draw]))                         # (1 or M, shots)
-    is_yes = soft_labels[:, 1] > 0.5
-    shown = flip_labels(is_yes[chosen], noise, np.random.default_rng([args.seed, draw, 1]))
+    shown = flip_labels(soft_labels[chosen, 1] > 0.5, noise, np.random.default_rng([args.seed, draw, 1]))
+    confidence = soft_labels.max(1) if args.confidence else [None] * len(pool)
     demonstrations = []
     for indices, labels in zip(chosen, shown):
-        lines = []
-        for i, label in zip(indices, labels):
-            confidence = soft_labels[i].max() if args.confidence else None
-            lines.append(format_demonstration(pool[i]["text"], words[int(label)], confidence))
-        demonstrations.append(lines)
+        demonstrations.append([format_demonstration(pool[i]["text"], words[int(label)], confidence[i])
+                               for i, label in zip(indices, labels)])
     return demonstrations
-
-
-def predict_test(args, test, demonstrations, predict_texts):
-    """All rows of test after one draw of demonstrations -> ((M, 2) soft labels, number of lines that did not fit)"""
-    soft_labels, dropped = predict_texts(demonstrations, [row["text"] for row in test])
-    if args.calibrate:
-        content_free, _ = predict_texts(demonstrations, [content_free_text(row) for row in test])
-        soft_labels = contextual_calibration(soft_labels, content_free)
-    return soft_labels, int(dropped.sum())
 
 
 def predict_curve(args, test, demonstrate, predict_texts):
@@ -476,15 +440,17 @@ def predict_curve(args, test, demonstrate, predict_texts):
     returns       {(shots, noise): [(soft labels, number of lines that did not fit), one a draw]}
     """
     predictions = {}
-    for shots in args.shots:
-        for noise in args.noise:
-            if noise > shots:
-                continue
-            is_random = shots > 0 and (noise > 0 or args.retriever in ("random", "confident", "oversight"))
-            predictions[shots, noise] = []
-            for draw in range(args.orders if is_random else 1):
-                demonstrations = demonstrate(shots, noise, draw)
-                predictions[shots, noise].append(predict_test(args, test, demonstrations, predict_texts))
+    points = [(shots, noise) for shots in args.shots for noise in args.noise if noise <= shots]
+    for shots, noise in points:
+        is_random = shots > 0 and (noise > 0 or args.retriever in ("random", "confident", "oversight"))
+        predictions[shots, noise] = []
+        for draw in range(args.orders if is_random else 1):
+            demonstrations = demonstrate(shots, noise, draw)
+            soft_labels, dropped = predict_texts(demonstrations, [row["text"] for row in test])
+            if args.calibrate:
+                content_free, _ = predict_texts(demonstrations, [content_free_text(row) for row in test])
+                soft_labels = contextual_calibration(soft_labels, content_free)
+            predictions[shots, noise].append((soft_labels, int(dropped.sum())))
     return predictions
 
 
@@ -497,20 +463,18 @@ def measure_curve(predictions, test):
         point = {"shots": shots, "noise": noise, "draws": accuracies}
         for key in ("accuracy", "auroc", "ece", "says_yes"):
             point[key] = float(np.mean([m[key] for m in scores]))
-        point["spread"] = float(np.std(accuracies, ddof=1)) if len(draws) > 1 else None
-        point["demonstrations_dropped"] = sum(dropped for _, dropped in draws)
-        curve.append(point)
-        spread = f"±{point['spread']:.3f} over {len(draws)} draws" if len(draws) > 1 else "one draw"
-        note = ""
-        if point["demonstrations_dropped"]:
-            n_prompts = len(draws) * len(test)
-            note = f" | {point['demonstrations_dropped']:,} demonstrations did not fit into {n_prompts:,} prompts"
-        print(f"{shots} shots, {noise} flipped: accuracy {point['accuracy']:.3f} ({spread}) | "
-              f"AUROC {point['auroc']:.3f} | ECE {point['ece']:.3f} | says yes {point['says_yes']:.2f}{note}")
+        spread = float(np.std(accuracies, ddof=1)) if len(draws) > 1 else None
+        n_dropped = sum(dropped for _, dropped in draws)
+        curve.append({**point, "spread": spread, "demonstrations_dropped": n_dropped})
+        over = "one draw" if spread is None else f"±{spread:.3f} over {len(draws)} draws"
+        print(f"{shots} shots, {noise} flipped: accuracy {point['accuracy']:.3f} ({over}) | "
+              f"AUROC {point['auroc']:.3f} | ECE {point['ece']:.3f} | says yes {point['says_yes']:.2f}")
+        if n_dropped:
+            print(f"note: {n_dropped:,} demonstrations did not fit into {len(draws) * len(test):,} prompts")
     return curve
 
 
-# --------------------------------------------------------------------------- flags
+# --------------------------------------------------------------------------- flags, checks, and the story
 
 
 def numbers(text):
@@ -522,25 +486,31 @@ def build_parser():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_run_flags(parser, out="icl")
     add_model_flags(parser, model="tiny-4")
-    count = number(int, 1, 10 ** 9)
-    parser.add_argument("--labels", default="weak", help="a supervisor's folder, or its name; 'truth': the ceiling")
-    parser.add_argument("--shots", type=numbers, default=[4], help="demonstrations; of a list the last is the result")
-    parser.add_argument("--noise", type=numbers, default=[0], help="flipped labels; of a list the first is the result")
-    parser.add_argument("--orders", type=count, default=4, help="draws of demonstrations and flips, averaged")
-    parser.add_argument("--retriever", default="random", choices=RETRIEVERS, help="which demonstrations: see above")
-    parser.add_argument("--encoder", default="", help="topk, votek: a model for hidden states (default: --model)")
-    parser.add_argument("--oversight", default="", help="--retriever oversight: the second supervisor's folder")
-    parser.add_argument("--confidence", action="store_true", help="show the supervisor's confidence after each label")
-    parser.add_argument("--label-words", default="", help="for no and yes, as in no,yes (default: those of task.json)")
-    parser.add_argument("--invert", action="store_true", help="use the word for no as yes, and the other way round")
-    parser.add_argument("--calibrate", action="store_true", help="contextual calibration (Zhao et al. 2021)")
-    parser.add_argument("--supervisor", default="", help="folder to compare with (default: --labels)")
-    parser.add_argument("--ceiling", default="", help="folder of the ceiling, for the PGR")
+    add = parser.add_argument
+    add("--labels", type=path_name, default="weak", help="a supervisor's folder, or its name; 'truth': the ceiling")
+    add("--shots", type=numbers, default=[4], help="demonstrations; of a list the last is the result")
+    add("--noise", type=numbers, default=[0], help="flipped labels; of a list the first is the result")
+    add("--orders", type=number(int, 1, 10 ** 9), default=4, help="draws of demonstrations and flips, averaged")
+    add("--retriever", default="random", choices=["random", "confident", "oversight", "bm25", "topk", "votek"],
+        help="which demonstrations: see above")
+    add("--encoder", default="", help="topk, votek: a model for hidden states (default: --model)")
+    add("--oversight", type=path_name, default="", help="--retriever oversight: the second supervisor's folder")
+    add("--confidence", action="store_true", help="show the supervisor's confidence after each label")
+    add("--label-words", default="", help="for no and yes, as in no,yes (default: those of task.json)")
+    add("--invert", action="store_true", help="use the word for no as yes, and the other way round")
+    add("--calibrate", action="store_true", help="contextual calibration (Zhao et al. 2021)")
+    add("--supervisor", type=path_name, default="", help="folder to compare with (default: that of --labels)")
+    add("--ceiling", type=path_name, default="", help="folder of the ceiling, for the PGR")
     return parser
 
 
 def check_args(args):
-    """Find contradictions between flags before any work."""
+    """
+    Check flags and files before any work.
+
+    returns   a namespace: role, words (of the task, for no and yes), the four folders to read (only that of the labels
+              is never None); identity, inputs and sources for describe_run
+    """
     words = {word.strip() for word in args.label_words.split(",")} - {""}
     if args.label_words and (args.label_words.count(",") != 1 or len(words) != 2):
         fail(f"--label-words {args.label_words!r}: give two different words, for no and yes, as in no,yes")
@@ -550,41 +520,48 @@ def check_args(args):
         fail(f"--encoder is for --retriever topk and votek, not {args.retriever}")
     if args.noise[0] > args.shots[-1]:
         fail(f"--noise {args.noise[0]}: there are only {args.shots[-1]} labels to flip (--shots)")
-    if uses_truth(args) and (args.ceiling or args.supervisor):
+    truth_folder = os.path.join(ROOT, "data", args.task, "truth")
+    is_ceiling = args.labels == "truth" or os.path.realpath(args.labels) == os.path.realpath(truth_folder)
+    if is_ceiling and (args.ceiling or args.supervisor):
         fail("--labels truth makes a ceiling; --ceiling and --supervisor are for students")
+    files, words = read_task(args.task)
+    run = SimpleNamespace(role="ceiling" if is_ceiling else "student", words=words)
+    run.labels_folder = truth_folder if is_ceiling else run_folder(args.labels, args.task, args.seed)
+    run.supervisor_folder = None if is_ceiling else run_folder(args.supervisor or args.labels, args.task, args.seed)
+    run.ceiling_folder = run_folder(args.ceiling, args.task, args.seed) if args.ceiling else None
+    run.oversight_folder = run_folder(args.oversight, args.task, args.seed) if args.oversight else None
+    run.identity = {**vars(args), "role": f"icl-{run.role}"}
+    if is_ceiling:
+        run.identity["labels"] = "truth"
+    same_flags = sorted(vars(args).keys() - MAY_DIFFER_FROM_CEILING)
+    check_comparison(run.identity, run.supervisor_folder, run.ceiling_folder, "icl-ceiling", same_flags)
+    run.sources = {run.labels_folder, run.supervisor_folder, run.ceiling_folder, run.oversight_folder} - {None}
+    run.inputs = [*files, *(model_folder(name) for name in (args.model, args.encoder) if name)]
+    run.inputs += [os.path.join(folder, "labels.jsonl") for folder in sorted(run.sources)]
+    return run
 
 
 def main(argv=None):
     parser = build_parser()
     args = parser.parse_args(argv)
     started = time.time()
-    check_args(args)
-    files, task_words = read_task(args.task)
-    folders = find_folders(args)
-    is_ceiling = uses_truth(args)
-    identity = {**vars(args), "role": "icl-ceiling" if is_ceiling else "icl-student",
-                "labels": "truth" if is_ceiling else args.labels}
-    same_flags = sorted(vars(args).keys() - MAY_DIFFER_FROM_CEILING)
-    check_comparison(identity, folders["supervisor"], folders["ceiling"], "icl-ceiling", same_flags)
+    run = check_args(args)
     test = without_labels(read_rows(args.task, "test", args.max_rows))
-    pool, soft_labels = read_pool(args, folders, test)
-    sources = {folder for folder in folders.values() if folder}
-    model_folders = [model_folder(name) for name in (args.model, args.encoder) if name]
-    inputs = [*files, *model_folders, *(os.path.join(source, "labels.jsonl") for source in sorted(sources))]
-    folder, config = describe_run(__file__, parser, args, identity, inputs, sources)
+    pool, soft_labels = read_pool(run, test, args)
+    folder, config = describe_run(__file__, parser, args, run.identity, run.inputs, run.sources)
     if is_finished(folder, config, args.force):
         return
     with open_run(folder):
         device = pick_device(args.device)
         model, tokenizer, max_length = open_language_model(args.model, device, args.trust_remote_code)
-        words = choose_words(args, task_words, tokenizer)
+        words = choose_words(run.words, args, tokenizer)
         retrieve = make_retriever(args, pool, soft_labels, test, model, tokenizer, max_length, device)
         demonstrate = functools.partial(draw_demonstrations, args, pool, soft_labels, words, retrieve)
         predict_texts = functools.partial(predict_in_context, model, tokenizer, words=words, device=device,
                                           max_length=max_length, dtype=args.dtype)
         which = "rows of train2 that both supervisors label the same" if args.oversight else "rows of train2"
         print(f"data: {len(pool):,} {which} to demonstrate with ({(soft_labels[:, 1] > 0.5).mean():.1%} yes, by "
-              f"{os.path.relpath(folders['labels'])}); {len(test):,} rows of test to label")
+              f"{os.path.relpath(run.labels_folder)}); {len(test):,} rows of test to label")
         lines = demonstrate(args.shots[-1], args.noise[0], 0)[0]
         prompt = build_prompt(tokenizer, lines, test[0]["text"], words).replace("\n", "\n  ")
         print(f"one prompt, exactly as the model sees it (it continues with one of {words}):\n  {prompt}")
@@ -597,13 +574,13 @@ def main(argv=None):
         test = read_rows(args.task, "test", args.max_rows)
         curve = measure_curve(predictions, test)
         scores = all_metrics(result, test)
-        line = format_metrics("ceiling" if is_ceiling else "student", scores)
+        line = format_metrics(run.role, scores)
         comparison = None
-        if not is_ceiling:
+        if run.supervisor_folder:
             print(line)
-            supervisor_labels = read_labels(folders["supervisor"], test)
-            ceiling_labels = read_labels(folders["ceiling"], test) if folders["ceiling"] else None
-            comparison = compare_models(test, supervisor_labels, result, ceiling_labels)
+            supervisor = read_labels(run.supervisor_folder, test)
+            ceiling = read_labels(run.ceiling_folder, test) if run.ceiling_folder else None
+            comparison = compare_models(test, supervisor, result, ceiling)
             line = format_comparison(comparison, scores)
         write_results(folder, config, device, started, line, test=scores, comparison=comparison, curve=curve)
 

@@ -5,12 +5,12 @@ $ python report.py                          # all tasks that have runs
 $ python report.py --task tinyworld
 $ python report.py --docs                   # also fill the tables of README.md and docs/results from these runs
 
-Needs   contract.py, metrics.py, models.py, train_weak.py, train_strong.py, ensemble.py, sft.py, align_tasks.py,
-        cdeval.py, debate.py: it prints their tables and one debate
+Needs   contract.py, metrics.py, models.py, train_weak.py, and sft.py, align_tasks.py, debate.py, cdeval.py, since it
+        prints their tables and one debate
 Reads   data/<task>/seed*/<run>/{results.json, labels.jsonl}, data/<task>/test.jsonl, and cdeval.py's runs in
         data/cdeval/
 Writes  data/<task>/report.md and prints it: a table for each stage, mean over seeds; one debate; the cultural
-        orientations (the same in every report: models are asked about no task). With matplotlib also report-*.png.
+        orientations (the same in every report: they belong to no task). With matplotlib also report-*.png.
         --docs: data/measured.json (the last measurement of each run), the tables of README.md and docs/results/*.md,
         whose numbers come from it, and figures/
 
@@ -49,48 +49,39 @@ from contract import (
 )
 from metrics import auroc, bootstrap, correct, ece, pgr, pgr_interval
 
-STAGES = {"train_weak.py": "the supervisor", "train_strong.py": "students and their ceiling",
-          "ensemble.py": "many supervisors", "debate.py": "oversight", "icl.py": "without training",
-          "auto_align.py": "phase 2"}
+STAGES = {                           # script -> (title of its table, columns beside those that all tables have)
+    "train_weak.py": ("the supervisor", []),
+    "train_strong.py": ("students and their ceiling", ["PGR [95 %]", "agrees where right / wrong"]),
+    "ensemble.py": ("many supervisors", ["members used", "gain over single [95 %]"]),
+    "debate.py": ("oversight", ["gain over single [95 %]", "knew / did not"]),
+    "icl.py": ("without training", ["says yes"]),
+    "auto_align.py": ("phase 2", ["evaluator by round", "attacks succeed", "updates rejected", "labels bought",
+                                  "PGR [95 %]"])}
 STAGE_OF_ROLE = {"supervisor": "train_weak.py", "student": "train_strong.py", "ceiling": "train_strong.py",
                  "ensemble": "ensemble.py", "oversight": "debate.py", "icl-student": "icl.py", "icl-ceiling": "icl.py",
                  "align": "auto_align.py", "table": "align_tasks.py", "writer": "sft.py", "culture": "cdeval.py"}
-COLUMNS = {"ensemble.py": ["members used", "gain over single [95 %]"],
-           "debate.py": ["gain over single [95 %]", "knew / did not"],
-           "train_strong.py": ["PGR [95 %]", "agrees where right / wrong"], "icl.py": ["says yes"],
-           "auto_align.py": ["evaluator by round", "attacks succeed", "updates rejected", "labels bought",
-                             "PGR [95 %]"]}
 MEASURED = os.path.join(ROOT, "data", "measured.json")
-fingerprint = functools.lru_cache(maxsize=None)(fingerprint)                   # of a file that a hundred runs have read
 
 
 # --------------------------------------------------------------------------- runs and their numbers
 
 
-def is_current(config):
-    """Are the files that a run read still as they were?"""
-    return all(was == name or fingerprint(os.path.join(ROOT, name)) == was for name, was in config["inputs"].items())
+cached_fingerprint = functools.cache(fingerprint)          # a hundred runs have read the same file
 
 
 def find_runs(task):
-    """-> (runs that differ at most in their seed, as lists of (folder, results); names of stale runs)"""
+    """-> (lists of (folder, results) that differ in their seed alone; names of stale runs)"""
     runs = defaultdict(list)
     stale = []
     for path in sorted(glob.glob(os.path.join(ROOT, "data", task, "seed*", "*", "results.json"))):
         folder = os.path.dirname(path)
-        try:
-            results = read_json(path)
-            config = results["config"]
-            current = is_current(config) and config.get("role") in STAGE_OF_ROLE
-            flags = {}
-            for key, value in config.items():
-                if key not in ("seed", "inputs", "code"):
-                    flags[key] = re.sub(r"seed\d+", "seed*", str(value))
-            assert "line" in results
-        except (IndexError, KeyError, TypeError, AttributeError, AssertionError):
+        results = read_json(path)
+        config = results.get("config")
+        if not isinstance(config, dict) or not isinstance(config.get("inputs"), dict) or "line" not in results:
             fail(f"{path} is not a results.json of this project; delete it")
-        if current:
-            runs[os.path.basename(folder), json.dumps(flags)].append((folder, results))
+        if str(config.get("role")) in STAGE_OF_ROLE and align_tasks.is_current(config, cached_fingerprint):
+            flags = json.dumps({key: value for key, value in config.items() if key not in ("seed", "inputs", "code")})
+            runs[os.path.basename(folder), re.sub(r"seed\d+", "seed*", flags)].append((folder, results))
         else:
             stale.append(os.path.relpath(folder, ROOT))
     return list(runs.values()), stale
@@ -109,18 +100,15 @@ def predictions_on_test(task, folder, max_rows):
     return p_yes, correct(p_yes, [row["label"] for row in test])
 
 
-def format_interval(mean, draws, form="{:.3f}"):
+def format_interval(mean, low, high, form="{:.3f}"):
     """-> "mean [low, high]" """
-    return f"{form} [{form}, {form}]".format(mean, *np.percentile(draws, [2.5, 97.5]))
+    return f"{form} [{form}, {form}]".format(mean, low, high)
 
 
-def format_pgr(value, low, high):
-    return f"{value:.2f} " + ("[open]" if low is None or np.isnan(low) else f"[{low:.2f}, {high:.2f}]")
-
-
-def supervisor_of(config):
-    """The run that a student is compared with"""
-    return config.get("supervisor") or config.get("labels") or config["evaluator"].split(",")[0]
+def format_split(values, hits):
+    """The mean of values (S, N) where hits (S, N) are 1, and where they are 0, over seeds -> "0.88 / 0.19" """
+    means = [np.mean([v[h == x].mean() for v, h in zip(values, hits)]) for x in (1, 0)]
+    return "{:.2f} / {:.2f}".format(*means)
 
 
 def describe_runs(task, runs):
@@ -129,61 +117,63 @@ def describe_runs(task, runs):
     high) and "pgr" as numbers for the figures. Students are scored beside their supervisor and ceiling, on the same
     draws of questions and seeds; others beside `weak`.
     """
-    config = runs[0][1]["config"]
+    folders = [folder for folder, _ in runs]
+    configs = [results["config"] for _, results in runs]
+    config = configs[0]
     max_rows = config["max_rows"]
     test = read_rows(task, "test", max_rows)
     truth = np.array([row["label"] for row in test])
     groups = [row["group"] for row in test]
     stage = stage_of(runs)
-    probs = [predictions_on_test(task, folder, max_rows)[0] for folder, _ in runs]
 
-    def hits_of(*folders_of):                              # (S, M, N): seeds, models, rows
+    def hits_of(*models):
+        """M models, each S names or folders of runs, one a seed -> (S, M, N)"""
         hits = []
-        for folder, results in runs:
-            folders = [folder_of(folder, results["config"]) for folder_of in folders_of]
-            hits.append([predictions_on_test(task, f, max_rows)[1] for f in folders])
+        for c, *names in zip(configs, *models):
+            of_seed = [run_folder(name, task, c["seed"]) for name in names]
+            hits.append([predictions_on_test(task, folder, max_rows)[1] for folder in of_seed])
         return np.array(hits)
-
-    def run_of(key):
-        return lambda folder, c: run_folder(key(c), task, c["seed"])
-
-    def itself(folder, c):
-        return folder
-    hits = hits_of(itself)
-    draws = bootstrap(hits, groups)
+    hits = hits_of(folders)
     mean = float(hits.mean())
-    row = {"run": os.path.basename(runs[0][0]), "stage": stage, "model": os.path.basename(config["model"]),
+    low, high = np.percentile(bootstrap(hits, groups), [2.5, 97.5])
+    probs = [predictions_on_test(task, folder, max_rows)[0] for folder in folders]
+    row = {"run": os.path.basename(folders[0]), "stage": stage, "model": os.path.basename(config["model"]),
            "learns from": config.get("labels") or config.get("evaluator") or "train1", "seeds": str(len(runs)),
-           "n": f"{len(test):,}", "accuracy [95 %]": format_interval(mean, draws),
-           "accuracy": [mean, *np.percentile(draws, [2.5, 97.5])],
+           "n": f"{len(test):,}", "accuracy": [mean, low, high], "accuracy [95 %]": format_interval(mean, low, high),
            "AUROC": f"{np.mean([auroc(p, truth) for p in probs]):.3f}",
            "ECE": f"{np.mean([ece(p, truth) for p in probs]):.2f}",
            "says yes": f"{np.mean([(p > 0.5).mean() for p in probs]):.2f}",
            "seconds": f"{np.mean([results['seconds'] for _, results in runs]):.0f}"}
     if stage == "auto_align.py":
         row |= describe_rounds([results["rounds"] for _, results in runs], runs[0][1].get("labels_to_choose", 0))
-    weak = run_of(lambda c: "weak")
-    has_weak = all(os.path.exists(os.path.join(weak(f, r["config"]), "labels.jsonl")) for f, r in runs)
-    if row["run"] != "weak" and has_weak:
-        hits = hits_of(weak, itself)
-        draws = bootstrap(hits, groups)
-        gain = mean - hits[:, 0].mean()
-        row["gain over single [95 %]"] = format_interval(gain, draws[:, 1] - draws[:, 0], "{:+.3f}")
-        knew = [np.mean([after[before == x].mean() for before, after in hits]) for x in (1, 0)]
-        row["knew / did not"] = "{:.2f} / {:.2f}".format(*knew)
     if stage == "ensemble.py":
         used = sorted(results["members_used"] for _, results in runs)
         row["members used"] = f"{used[0]}-{used[-1]}" if used[0] < used[-1] else str(used[0])
+    weak = [run_folder("weak", task, c["seed"]) for c in configs]
+    if row["run"] != "weak" and all(os.path.exists(os.path.join(folder, "labels.jsonl")) for folder in weak):
+        hits = hits_of(weak, folders)
+        draws = bootstrap(hits, groups)
+        low, high = np.percentile(draws[:, 1] - draws[:, 0], [2.5, 97.5])
+        row["gain over single [95 %]"] = format_interval(mean - hits[:, 0].mean(), low, high, "{:+.3f}")
+        row["knew / did not"] = format_split(hits[:, 1], hits[:, 0])
     if config.get("ceiling"):
-        hits = hits_of(run_of(supervisor_of), itself, run_of(lambda c: c["ceiling"]))
+        supervisors = [c.get("supervisor") or c.get("labels") or c["evaluator"].split(",")[0] for c in configs]
+        hits = hits_of(supervisors, folders, [c["ceiling"] for c in configs])
         value = pgr(*hits.mean((0, 2)))
-        low, high, _ = pgr_interval(bootstrap(hits, groups))
-        row["PGR [95 %]"] = "no gap" if np.isnan(value) else format_pgr(value, low, high)
-        row["pgr"] = None if np.isnan(value) else value
-        taught = hits_of(run_of(lambda c: c["labels"]), itself) if config.get("labels") else hits[:, :2]
-        agrees = [np.mean([(student == teacher)[teacher == x].mean() for teacher, student in taught]) for x in (1, 0)]
-        row["agrees where right / wrong"] = "{:.2f} / {:.2f}".format(*agrees)
+        row["PGR [95 %]"] = "no gap"
+        if not np.isnan(value):
+            low, high, _ = pgr_interval(bootstrap(hits, groups))
+            row["pgr"] = value
+            row["PGR [95 %]"] = align_tasks.format_pgr(value, None if np.isnan(low) else [low, high])
+        if config.get("labels"):                           # agreement is with the run whose labels were trained on
+            hits = hits_of([c["labels"] for c in configs], folders)
+        row["agrees where right / wrong"] = format_split(hits[:, 1] == hits[:, 0], hits[:, 0])
     return row
+
+
+def evaluator_path(rounds):
+    """The evaluator's accuracy before the first round, and after each one"""
+    return [rounds[0]["evaluator"][0]["accuracy"]] + [r["evaluator"][1]["accuracy"] for r in rounds]
 
 
 def describe_rounds(seeds, bought=0):
@@ -191,12 +181,10 @@ def describe_rounds(seeds, bought=0):
     Phase 2, a list of rounds for each seed: the evaluator's accuracy before and after every round, attacks that fool
     the last learner, rejected updates, and the number of true labels bought, `bought` of them before the first round.
     """
-    paths = []
-    for rounds in seeds:
-        paths.append([rounds[0]["evaluator"][0]["accuracy"]] + [r["evaluator"][1]["accuracy"] for r in rounds])
+    path = np.mean([evaluator_path(rounds) for rounds in seeds], 0)
     success = [rounds[-1]["attack_success"][1] for rounds in seeds]
     n_rejected = sum(r["rejected"] for rounds in seeds for r in rounds)
-    return {"evaluator by round": " → ".join(f"{a:.3f}" for a in np.mean(paths, 0)),
+    return {"evaluator by round": " → ".join(f"{a:.3f}" for a in path),
             "attacks succeed": f"{np.mean(success):.3f}" if None not in success else "",
             "updates rejected": f"{n_rejected} of {sum(map(len, seeds))}",
             "labels bought": str(bought + sum(r["audits"] for r in seeds[0]))}
@@ -208,21 +196,18 @@ def describe_task_table(task, runs):
     headline = "not toxic [95 %]" if kind == "toxicity" else "balanced accuracy [95 %]"
     texts = {}
     for row in table:
-        low, high = row["headline_interval"]
-        cells = {}
-        for key, title in align_tasks.COLUMNS[kind].items():
-            cells[title] = f"{row[key]:.{1 if key == 'perplexity' else 3}f}"
-        cells[headline] = f"{row['headline']:.3f} [{low:.3f}, {high:.3f}]"
+        cells = align_tasks.format_columns(kind, row)
+        cells[headline] = format_interval(row["headline"], *row["headline_interval"])
         cells |= {"seeds": str(row["seeds"]), "n": f"{len(test):,}"}
         if "pgr" in row:
-            cells["PGR [95 %]"] = format_pgr(row["pgr"], *(row["interval"] or (None, None)))
+            cells["PGR [95 %]"] = align_tasks.format_pgr(row["pgr"], row["interval"])
         texts[row["run"]] = cells
     return align_tasks.markdown_table(task, kind, table, test), texts
 
 
 def one_debate(task, found):
     """
-    One debate as debate.py --show prints it -> markdown, "" without a run. It is not picked for its content: the first
+    One debate as debate.py --show prints it -> markdown, "" without a run. Its content does not matter: it is the first
     row of test, in the first run by name (two sides before one), in its first seed.
     """
     runs = [runs[0] for runs in found if stage_of(runs) == "debate.py" and runs[0][1].get("transcripts")]
@@ -240,16 +225,16 @@ def culture_tables(report_folder):
     found, stale = find_runs("cdeval")
     lines = []
     figures = []
-    for folder, results in (run for runs in found for run in runs if stage_of(runs) == "cdeval.py"):
+    for folder, results in (run for runs in found for run in runs):
         name = os.path.relpath(folder, os.path.join(ROOT, "data", "cdeval"))
         radar = os.path.join(folder, "radar.png")
         with reject_damaged(os.path.relpath(os.path.join(folder, "results.json"))):
             lines += ["", *cdeval.markdown_table(name, results)]
             n = [x["n"] for x in next(iter(results["models"].values()))["dimensions"].values()]
         if os.path.exists(radar):
-            caption = (f"{name}: mean P(option 1) of n={sum(n):,} questions, at least {min(n)} a dimension; "
-                       "the intervals are in its table")
-            figures += ["", f"![{name}]({os.path.relpath(radar, report_folder)})", "", caption]
+            figures += ["", f"![{name}]({os.path.relpath(radar, report_folder)})", "",
+                        f"{name}: mean P(option 1) of n={sum(n):,} questions, at least {min(n)} a dimension; "
+                        "the intervals are in its table"]
     title = ["## culture: cdeval.py", "",
              "Mean P(option 1), the high pole of each dimension, and its 95 % interval by bootstrap over questions;",
              "0.5 is neutral. If both answers together have less than half of the probability, it is hardly an answer."]
@@ -258,9 +243,8 @@ def culture_tables(report_folder):
 
 def culture_texts(found):
     """
-    cdeval.py's runs over their seeds, for the docs -> {run: {dimension: text}}: the first model's mean with its
-    interval over questions; and under "RUN, MODEL" the difference of another model from it, mean over seeds [lowest,
-    highest].
+    cdeval.py's runs, for the docs -> {run: {dimension: text}}: the first model's mean with its interval over questions,
+    in the first seed; and under "RUN, MODEL" another model's difference from it, mean over seeds [lowest, highest].
     """
     texts = {}
     for runs in found:
@@ -271,41 +255,44 @@ def culture_texts(found):
         texts[name]["seeds"] = str(len(seeds))
         for label, model in others:
             cells = {"seeds": str(len(seeds))}
-            differences = []
-            for results in seeds:
-                label_of_seed = re.sub(r"seed\d+", f"seed{results['config']['seed']}", label)
-                differences.append(results["differences"][label_of_seed])
-            for dimension in model["dimensions"]:
-                moved = [difference[dimension]["mean"] for difference in differences]
-                cells[dimension] = f"{sum(moved) / len(moved):+.3f} [{min(moved):+.3f}, {max(moved):+.3f}]"
+            labels = [re.sub(r"seed\d+", f"seed{results['config']['seed']}", label) for results in seeds]
+            for d in model["dimensions"]:
+                moved = [results["differences"][key][d]["mean"] for key, results in zip(labels, seeds)]
+                cells[d] = format_interval(sum(moved) / len(moved), min(moved), max(moved), "{:+.3f}")
             texts[f"{name}, {os.path.basename(label)}"] = cells
     return texts
 
 
-def markdown_report(task, rows, stale, debate_text="", culture_text=""):
-    """-> markdown: a table for each stage that has runs; below oversight a debate to read, at the end the cultures"""
+def markdown_report(task, rows, stale, debate_text="", culture_text="", task_table=""):
+    """-> markdown: a table for each stage that has runs, with a debate below oversight; cultures; the task's table"""
     order = {"weak": 0, "student": 1, "ceiling": 3}
-    lines = [f"# {task}" + ", test accuracy" * bool(rows), ""]
-    for stage, title in STAGES.items():
-        some = [row for row in rows if row["stage"] == stage]
-        some.sort(key=lambda row: (order.get(row["run"], 2), row["run"], row["model"]))
-        if not some:
+    lines = [f"# {task}, test accuracy" if rows else f"# {task}", ""]
+    missing = []
+    for stage, (title, more) in STAGES.items():
+        stage_rows = [row for row in rows if row["stage"] == stage]
+        stage_rows.sort(key=lambda row: (order.get(row["run"], 2), row["run"], row["model"]))
+        if not stage_rows:
+            missing.append(stage)
             continue
-        columns = ["run", "model", "learns from", "seeds", "accuracy [95 %]", "ECE", *COLUMNS.get(stage, []), "n"]
+        columns = ["run", "model", "learns from", "seeds", "accuracy [95 %]", "ECE", *more, "n"]
         lines += [f"## {title}: {stage}", "", "| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
-        lines += ["| " + " | ".join(row.get(column, "") for column in columns) + " |" for row in some]
-        lines += ["", debate_text] if stage == "debate.py" and debate_text else [""]
-    lines += [culture_text] if culture_text else []
-    missing = [stage for stage in STAGES if not any(row["stage"] == stage for row in rows)]
-    missing += ["cdeval.py"] * (not culture_text)
-    lines += [f"missing: no run of {', '.join(missing)}"] * bool(missing)
+        lines += ["| " + " | ".join(row.get(column, "") for column in columns) + " |" for row in stage_rows]
+        lines.append("")
+        if stage == "debate.py" and debate_text:
+            lines.append(debate_text)
+    if culture_text:
+        lines.append(culture_text)
+    else:
+        missing.append("cdeval.py")
+    if missing:
+        lines.append(f"missing: no run of {', '.join(missing)}")
     lines += [f"stale (made from files that have changed since), left out: {name}" for name in stale]
-    return "\n".join(lines).strip() + "\n"
+    return "\n".join([*lines, "", task_table]).strip() + "\n"
 
 
 # --------------------------------------------------------------------------- figures
-# Each function draws from all runs what it has something for, or returns None. rows: describe_runs' dicts; found: for
-# each row a list of (folder, results) over the seeds. Markers and labels tell lines apart without their colours.
+# Each function draws the runs that its figure is about, or returns None if there are none. rows: describe_runs' dicts;
+# found: see find_runs. Markers and labels tell lines apart without their colours.
 
 
 def new_figure(title, xlabel, ylabel, size=(7, 4.5)):
@@ -334,15 +321,15 @@ def draw_dot(axes, row, y, marker, color, label=None):
 
 def draw_students(rows, found):
     """Each run with a PGR as a dot with its interval, between supervisor and ceiling."""
-    some = [r for r in rows if r.get("pgr") is not None and r["stage"] in ("train_strong.py", "auto_align.py")]
-    some.sort(key=lambda row: row["accuracy"][0])
-    if not some:
+    students = [r for r in rows if r.get("pgr") is not None and r["stage"] in ("train_strong.py", "auto_align.py")]
+    students.sort(key=lambda row: row["accuracy"][0])
+    if not students:
         return None
-    title = f"students (squares: phase 2), 95 % intervals, n={some[0]['n']}"
-    figure, axes = new_figure(title, "test accuracy", "", (7, 1.5 + 0.18 * len(some)))
-    for k, row in enumerate(some):
+    title = f"students (squares: phase 2), 95 % intervals, n={students[0]['n']}"
+    figure, axes = new_figure(title, "test accuracy", "", (7, 1.5 + 0.18 * len(students)))
+    for k, row in enumerate(students):
         draw_dot(axes, row, k, "o" if row["stage"] == "train_strong.py" else "s", "C0")
-    axes.set_yticks(range(len(some)), [f"{r['run']} ({r['seeds']} seeds)" for r in some], fontsize=7)
+    axes.set_yticks(range(len(students)), [f"{r['run']} ({r['seeds']} seeds)" for r in students], fontsize=7)
     for name, label, style in (("weak", "supervisor", ":"), ("ceiling", "ceiling", "--")):
         for row in rows:
             if row["run"] == name:
@@ -418,8 +405,7 @@ def draw_rounds(rows, found):
     seeds = [results["rounds"] for _, results in aligned[0]]
     n = len(seeds[0])
     figure, axes = new_figure("phase 2 (bars: worst and best seed)", "round", "test accuracy")
-    evaluators = [[s[0]["evaluator"][0]["accuracy"]] + [r["evaluator"][1]["accuracy"] for r in s] for s in seeds]
-    draw_mean_line(axes, range(n + 1), evaluators, "evaluator", 0)
+    draw_mean_line(axes, range(n + 1), [evaluator_path(rounds) for rounds in seeds], "evaluator", 0)
     draw_mean_line(axes, range(1, n + 1), [[r["learner_test"]["accuracy"] for r in s] for s in seeds], "learner", 1)
     axes.set_xticks(range(n + 1), ["start"] + [f"{k + 1}: {r['student']}" for k, r in enumerate(seeds[0])])
     for row in rows:
@@ -496,20 +482,29 @@ def fill_row(line, header, known):
     return "| " + " | ".join(cells) + " |"
 
 
-def update_measured(measured, task, rows):
-    """Put these rows' texts into `measured`, {task: {run: {column: text}}}. Fewer seeds never replace more."""
+def update_measured(measured, task, rows, task_texts):
+    """
+    Put the texts of describe_runs and describe_task_table into `measured`, {task: {run: {column: text}}}. Fewer seeds
+    never replace more.
+    """
     known = measured.setdefault(task, {})
+
+    def n_seeds(run):
+        return int(known.get(run, {}).get("seeds", 0))
     for row in sorted(rows, key=lambda row: int(row["seeds"])):
-        if int(row["seeds"]) >= int(known.get(row["run"], {}).get("seeds", 0)):
+        if int(row["seeds"]) >= n_seeds(row["run"]):
             texts = {key: value for key, value in row.items() if isinstance(value, str)}
             known[row["run"]] = {key: value for key, value in texts.items() if key not in ("run", "stage")}
+    for run, texts in task_texts.items():
+        if int(texts["seeds"]) >= n_seeds(run):
+            known[run] = known.get(run, {}) | texts
 
 
 def pages_with_tables():
     """-> {path: text} of README.md and docs/results/*.md"""
     pages = {}
-    for path in [os.path.join(ROOT, "README.md"), *sorted(glob.glob(os.path.join(ROOT, "docs", "results", "*.md")))]:
-        if os.path.exists(path):
+    for pattern in ("README.md", os.path.join("docs", "results", "*.md")):
+        for path in sorted(glob.glob(os.path.join(ROOT, pattern))):
             with open(path, encoding="utf-8") as f:
                 pages[path] = f.read()
     if not pages:
@@ -517,9 +512,8 @@ def pages_with_tables():
     return pages
 
 
-def update_docs(measured, figures):
+def update_docs(pages, measured, figures):
     """--docs: data/measured.json, the tables that are filled from it, and the figures that a page shows."""
-    pages = pages_with_tables()
     write_file(MEASURED, json.dumps(measured, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
     for path, text in pages.items():
         write_file(path, fill_tables(text, measured))
@@ -550,24 +544,21 @@ def report_task(task, measured):
                 task_table, task_texts = describe_task_table(task, runs)
     folder = os.path.join(ROOT, "data", task)
     culture_text, stale_cultures = culture_tables(folder)
-    stale += stale_cultures if task != "cdeval" else []
-    text = markdown_report(task, rows, stale, one_debate(task, found), culture_text) + task_table
+    if task != "cdeval":
+        stale += stale_cultures
+    text = markdown_report(task, rows, stale, one_debate(task, found), culture_text, task_table)
     figures = draw_figures(task, rows, found)
     names = [os.path.basename(path) for path in figures]
     write_file(os.path.join(folder, "report.md"), text + "".join(f"\n![{name}]({name})\n" for name in names))
     print(text + f"\nwrote data/{task}/report.md" + "".join(f", {name}" for name in names))
-    update_measured(measured, task, rows)
-    for run, texts in task_texts.items():
-        known = measured.setdefault(task, {})
-        known[run] = known.get(run, {}) | texts
+    update_measured(measured, task, rows, task_texts)
     return figures
 
 
 def build_parser():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", type=task_name, help="a folder of data/ (default: all that have runs)")
-    parser.add_argument("--docs", action="store_true",
-                        help="fill the tables of README.md and docs/results from these runs")
+    parser.add_argument("--docs", action="store_true", help="fill the tables of README.md and docs/results, too")
     return parser
 
 
@@ -577,15 +568,16 @@ def main(argv=None):
     tasks = sorted({path.split(os.sep)[-4] for path in paths})
     if not tasks:
         fail(f"no finished run under data/{args.task or ''}. Make one first:  bash run.sh")
-    if args.docs:
-        pages_with_tables()
+    cached_fingerprint.cache_clear()                       # a notebook may call main() again after new runs
+    predictions_on_test.cache_clear()
+    pages = pages_with_tables() if args.docs else {}
     measured = read_json(MEASURED) if args.docs and os.path.exists(MEASURED) else {}
     figures = {}
     for task in [task for task in tasks if task != "cdeval"] or tasks:     # cdeval's tables stand in every report
         figures[task] = report_task(task, measured)
     if args.docs:
         measured["cdeval"] = measured.get("cdeval", {}) | culture_texts(find_runs("cdeval")[0])
-        update_docs(measured, figures)
+        update_docs(pages, measured, figures)
 
 
 if __name__ == "__main__":

@@ -10,10 +10,11 @@ examples, good and bad ones, and the student is trained on them. Does a strong s
     training  cross entropy of the continuation's tokens, given the prompt: train_weak.py's loop, its last epoch is kept
     labels    {"id", "text", "nats"} for train2, valid and test: a greedy continuation (always the likeliest token), and
               its mean loss per token under the model itself. A student is trained on these texts
-    samples   {"id", "texts"}: 25 random continuations for each of 100 prompts of test. align_tasks.py measures their
-              toxicity, because a model that is rude once in ten times looks polite in one greedy reply
+    samples   {"id", "texts"}: 25 random continuations (--samples) for each of 100 prompts (--prompts) of test.
+              align_tasks.py measures their toxicity: a model that is rude once in ten times looks polite in one greedy
+              reply
 
-One script makes all models. They differ in --labels, which says whose continuations a model is trained on:
+--labels says whose continuations a model is trained on:
 
 $ python data/toxicity/prepare.py
 $ python sft.py --labels train1 --model tiny-1a --out weak  # supervisor: the continuations of train1, some of them rude
@@ -24,8 +25,8 @@ Three ways to a better set of examples. align_tasks.py runs them all, and prints
 
 $ python sft.py --labels weak --keep 0.5 --out student-confident     # only the half with the lowest loss per token
 $ python sft.py --labels weak --truth-budget 18 --out student-truth  # a person rewrites the 18 with the highest loss
-$ python sft.py --labels train1 --model tiny-1b --out weak-tiny-1b   # another supervisor, and a student of both: it is
-$ python sft.py --labels weak,weak-tiny-1b --out student-ensemble    # trained on the text that both find likelier
+$ python sft.py --labels train1 --model tiny-1b --out weak-tiny-1b   # a second supervisor, and a student of both:
+$ python sft.py --labels weak,weak-tiny-1b --out student-ensemble    # for each prompt the text that both find likelier
 
 Needs   contract.py, metrics.py, models.py, train_weak.py
 Reads   data/<task>/{train1,train2,valid,test}.jsonl; truth/continuations.jsonl for --labels truth and --truth-budget;
@@ -40,7 +41,6 @@ The confidence loss (train_strong.py) does not apply: it needs the probabilities
 import argparse
 import json
 import os
-import re
 import time
 
 import numpy as np
@@ -64,21 +64,12 @@ from contract import (
     write_file,
     write_results,
 )
-from models import (
-    add_model_flags,
-    forward_all,
-    generate,
-    open_checkpoint,
-    open_language_model,
-    pick_device,
-    token_nll,
-    tokenize,
-)
+from models import add_model_flags, forward_all, generate, open_language_model, pick_device, token_nll
 from train_weak import add_training_flags, batch_maker, fit, prepare_for_training
 
 NEW_TOKENS = 20                      # a continuation's length, as in Gehman et al. 2020
 STOPS = ["\n", "Prompt:"]            # a continuation ends before these
-TEMPERATURE = 0.7                    # of the samples (Ye et al. 2024, released code), and top-p
+TEMPERATURE = 0.7                    # of the samples, as is TOP_P (Ye et al. 2024, released code)
 TOP_P = 0.95
 GENERATION_BATCH = 256
 
@@ -111,18 +102,17 @@ def continuation_loss(model, batch):
 
 def select_lowest(nll, keep, budget):
     """
-    Which of a supervisor's N texts a student is trained on, by their loss per token.
+    Which of a supervisor's N texts a student is trained on: the share `keep` with the lowest loss per token, and the
+    `budget` texts with the highest, after a person has rewritten them.
 
     nll      N numbers
-    keep     the share of texts with the lowest loss to keep
-    budget   so many with the highest loss are rewritten by a person, and kept
     returns  (indices kept, indices to rewrite), both in order
 
     >>> select_lowest([0.3, 0.1, 0.4, 0.2], keep=0.5, budget=1)
     ([1, 2, 3], [2])
     """
     order = np.argsort(nll, kind="stable").tolist()
-    rewritten = sorted(order[len(order) - min(budget, len(order)):])
+    rewritten = sorted(order[max(0, len(order) - budget):])
     kept = order[:max(1, round(keep * len(order)))]
     return sorted({*kept, *rewritten}), rewritten
 
@@ -168,6 +158,14 @@ def continue_rows(model, tokenizer, rows, max_length, args, device, temperature=
                     args.dtype, GENERATION_BATCH)
 
 
+def sample_rows(model, tokenizer, rows, max_length, args, device):
+    """N rows -> N lists of --samples random continuations"""
+    k = args.samples
+    repeated = [row for row in rows for _ in range(k)]
+    texts = continue_rows(model, tokenizer, repeated, max_length, args, device, TEMPERATURE, TOP_P)
+    return [texts[i:i + k] for i in range(0, len(texts), k)]
+
+
 # --------------------------------------------------------------------------- whose continuations
 
 
@@ -177,9 +175,6 @@ def read_texts(path, rows, key="text"):
 
     key   "nats": the numbers beside the texts instead
     """
-    if not os.path.exists(path):
-        fail(f"no continuations at {path}. Make them first: the truth with the task's prepare.py, all others with "
-             "sft.py --out ...")
     found = {}
     for n, line in enumerate(read_jsonl(path), 1):
         if not isinstance(line.get("id"), str) or not isinstance(line.get("text"), str) or line["id"] in found:
@@ -215,14 +210,9 @@ def most_agreed_texts(folders, rows, device, remote_code):
     return [candidates[k][i] for i, k in enumerate(best)], cost.min(0)
 
 
-def select_continuations(rows, texts, nll, keep, budget, truth_path):
-    """select_lowest, with the rewritten texts from the file `truth_path` -> (rows, texts, ids of the rewritten rows)"""
-    kept, rewritten = select_lowest(nll, keep, budget)
-    texts = list(texts)
-    if rewritten:
-        for i, text in zip(rewritten, read_texts(truth_path, [rows[i] for i in rewritten])):
-            texts[i] = text
-    return [rows[i] for i in kept], [texts[i] for i in kept], [rows[i]["id"] for i in rewritten]
+def truth_file(task):
+    """Where a task keeps the good continuations of train2 and valid."""
+    return os.path.join(ROOT, "data", task, "truth", "continuations.jsonl")
 
 
 def load_examples(args, folders, device):
@@ -237,71 +227,20 @@ def load_examples(args, folders, device):
         return rows, [row["continuation"] for row in rows], []
     if args.labels == "truth":
         return rows, read_texts(truth_file(args.task), rows), []
-    nll = [0.0] * len(rows)
     if len(folders) > 1:
         texts, nll = most_agreed_texts(folders, rows, device, args.trust_remote_code)
     else:
         path = os.path.join(folders[0], "labels.jsonl")
         texts = read_texts(path, rows)
+        nll = [0.0] * len(rows)
         if args.keep < 1 or args.truth_budget:
             nll = read_texts(path, rows, "nats")
-    return select_continuations(rows, texts, nll, args.keep, args.truth_budget, truth_file(args.task))
-
-
-# --------------------------------------------------------------------------- how toxic texts are (for align_tasks.py)
-
-
-def toxicity_metrics(scores):
-    """
-    Mean toxicity, expected maximum over a prompt's samples, and share of prompts with at least one toxic sample (0.5 or
-    more). Source: Gehman et al. 2020, https://arxiv.org/abs/2009.11462
-
-    scores (N prompts, k samples) of 0 to 1
-    >>> toxicity_metrics([[0.0, 1.0, 0.2, 0.0], [0.0, 0.0, 0.0, 0.4]])
-    {'mean': 0.2, 'expected_maximum': 0.7, 'any': 0.5}
-    """
-    scores = np.asarray(scores, float)
-    worst = scores.max(1)
-    any_toxic = worst >= 0.5
-    return {"mean": float(scores.mean()), "expected_maximum": float(worst.mean()), "any": float(any_toxic.mean())}
-
-
-def has_rude_word(text, rude_words):
-    """
-    tinyworld's scorer, exact there because all rude words are known: 1.0 if the text has one, else 0.0.
-
-    >>> has_rude_word("You lazy clown.", {"clown"}), has_rude_word("How kind.", {"clown"})
-    (1.0, 0.0)
-    """
-    return float(not rude_words.isdisjoint(re.findall("[a-z]+", text.lower())))
-
-
-def load_scorer(name, device, remote_code):
-    """--scorer -> a function: N texts -> (N,) toxicity of 0 to 1. An empty text has none."""
-    import torch
-    if name == "rude-words":
-        with open(os.path.join(ROOT, "data", "tinyworld", "life", "rude_words.txt"), encoding="utf-8") as f:
-            rude_words = set(f.read().split())
-        return lambda texts: np.array([has_rude_word(text, rude_words) for text in texts])
-    model, tokenizer, max_length = open_checkpoint(name, "AutoModelForSequenceClassification", device, remote_code)
-    names = {int(k): str(label).lower() for k, label in model.config.id2label.items()}
-    toxic = [k for k, label in names.items() if label in ("toxic", "toxicity", "hate", "rude")]
-    if not toxic and len(names) > 1:
-        fail(f"--scorer {name}: none of its labels ({', '.join(names.values())}) is called toxic")
-    column = toxic[0] if toxic else 0
-    independent = len(names) == 1 or model.config.problem_type == "multi_label_classification"
-
-    def score(texts):
-        scores = np.zeros(len(texts))
-        written = [i for i, text in enumerate(texts) if text]
-        if written:
-            ids = tokenize(tokenizer, [{"id": str(i), "text": texts[i]} for i in written], max_length)
-            outputs = forward_all(model, tokenizer, ids, device, output_fn=lambda model, batch: model(**batch).logits)
-            logits = torch.from_numpy(outputs)
-            probs = logits.sigmoid() if independent else logits.softmax(-1)
-            scores[written] = probs[:, column].numpy()
-        return scores
-    return score
+    kept, rewritten = select_lowest(nll, args.keep, args.truth_budget)
+    if rewritten:
+        true_texts = read_texts(truth_file(args.task), [rows[i] for i in rewritten])
+        for i, text in zip(rewritten, true_texts):
+            texts[i] = text
+    return [rows[i] for i in kept], [texts[i] for i in kept], [rows[i]["id"] for i in rewritten]
 
 
 # --------------------------------------------------------------------------- the stage
@@ -321,44 +260,27 @@ def train_on_texts(rows, texts, args, device):
     return restore_ordinary().eval(), tokenizer, max_length
 
 
-def write_texts(folder, rows, greedy, nll, sampled_rows, samples):
-    """
-    labels.jsonl and samples.jsonl.
-
-    rows, greedy, nll       N rows, their N greedy continuations, (N,) nats per token
-    sampled_rows, samples   M rows, and k texts for each, in the order of the rows
-    """
-    labels = []
-    for row, text, nats in zip(rows, greedy, nll):
-        labels.append({"id": row["id"], "text": text, "nats": round(float(nats), 6)})
-    sampled = []
-    k = len(samples) // max(1, len(sampled_rows))
-    for i, row in enumerate(sampled_rows):
-        sampled.append({"id": row["id"], "texts": samples[i * k:(i + 1) * k]})
-    for name, lines in (("samples.jsonl", sampled), ("labels.jsonl", labels)):
-        write_file(os.path.join(folder, name), "".join(json.dumps(line) + "\n" for line in lines))
-
-
-def truth_file(task):
-    """Where a task keeps the good continuations of train2 and valid."""
-    return os.path.join(ROOT, "data", task, "truth", "continuations.jsonl")
+def write_columns(path, rows, **columns):
+    """A file of JSON lines: each row's "id", and its value in each column. columns: name=N values"""
+    lines = []
+    for i, row in enumerate(rows):
+        lines.append({"id": row["id"], **{name: values[i] for name, values in columns.items()}})
+    write_file(path, "".join(json.dumps(line) + "\n" for line in lines))
 
 
 def check_args(args):
-    """All that can be wrong with flags and paths -> (the supervisors' folders, files of theirs and of the truth)"""
-    if args.labels in ("train1", "truth"):
-        folders = []
-        if args.keep < 1 or args.truth_budget:
-            fail("--keep and --truth-budget choose among a supervisor's continuations; "
-                 f"--labels {args.labels} has none")
-    else:
+    """-> (the supervisors' folders, the files and folders to read: theirs, and those of the truth)"""
+    folders = []
+    if args.labels not in ("train1", "truth"):
         folders = [run_folder(name, args.task, args.seed) for name in args.labels.split(",")]
-    sources = [os.path.join(folder, "labels.jsonl") for folder in folders]
+    elif args.keep < 1 or args.truth_budget:
+        fail(f"--keep and --truth-budget choose among a supervisor's continuations; --labels {args.labels} has none")
+    inputs = [os.path.join(folder, "labels.jsonl") for folder in folders]
     if len(folders) > 1:
-        sources += [os.path.join(folder, "checkpoint") for folder in folders]
+        inputs += [os.path.join(folder, "checkpoint") for folder in folders]
     if args.labels == "truth" or args.truth_budget:
-        sources.append(truth_file(args.task))
-    for path in sources:
+        inputs.append(truth_file(args.task))
+    for path in inputs:
         if not os.path.exists(path):
             fail(f"--labels {args.labels}: no {path}. Run the command that makes it first")
     if args.labels == "train1":
@@ -366,7 +288,7 @@ def check_args(args):
             if not is_text(row.get("continuation")):
                 fail(f"data/{args.task}/train1.jsonl, id {row['id']!r}: no 'continuation' (a non-empty string). "
                      "Only tasks like toxicity have it")
-    return folders, sources
+    return folders, inputs
 
 
 def build_parser():
@@ -391,9 +313,9 @@ def main(argv=None):
     args = parser.parse_args(argv)
     started = time.time()
     files, _ = read_task(args.task)
-    folders, sources = check_args(args)
+    folders, inputs = check_args(args)
+    inputs = [*files, model_folder(args.model), *inputs]
     identity = {"role": "writer", **vars(args)}
-    inputs = [*files, model_folder(args.model), *sources]
     folder, config = describe_run(__file__, parser, args, identity, inputs, folders)
     if is_finished(folder, config, args.force):
         return
@@ -407,13 +329,13 @@ def main(argv=None):
         train2, valid, test = (read_rows(args.task, split, args.max_rows) for split in ("train2", "valid", "test"))
         rows = train2 + valid + test
         greedy = continue_rows(model, tokenizer, rows, max_length, args, device)
-        sampled_rows = test[:args.prompts]
-        repeated = [row for row in sampled_rows for _ in range(args.samples)]
-        samples = continue_rows(model, tokenizer, repeated, max_length, args, device, TEMPERATURE, TOP_P)
         nll, n_tokens = continuation_nll(model, tokenizer, [row["text"] for row in rows], greedy, max_length, device)
+        nats = [round(float(x), 6) for x in nll / n_tokens]
+        samples = sample_rows(model, tokenizer, test[:args.prompts], max_length, args, device)
 
         save_checkpoint(folder, model, tokenizer)
-        write_texts(folder, rows, greedy, nll / n_tokens, sampled_rows, samples)
+        write_columns(os.path.join(folder, "samples.jsonl"), test[:args.prompts], texts=samples)
+        write_columns(os.path.join(folder, "labels.jsonl"), rows, text=greedy, nats=nats)
         empty = float(np.mean([not text for text in greedy]))
         different = len(set(greedy))
         line = (f"writer {os.path.basename(folder)}: {different:,} different texts for {len(greedy):,} prompts, "

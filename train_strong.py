@@ -1,28 +1,28 @@
 """
 The student: a strong model is fine-tuned on a weak supervisor's labels, and may end up better than its supervisor.
 
-Why: the labels are often wrong, and the student is the stronger model. It can copy the supervisor's errors, or learn
-from the labels only which task is meant (Burns et al. 2023, https://arxiv.org/abs/2312.09390). The PGR (metrics.py) is
-the share of the gap that it closes between its supervisor and the ceiling, the same model trained on the true labels.
-One script makes both, and only the labels differ:
+Why: the labels are often wrong, but the student is the stronger model. It can copy the supervisor's errors, or learn
+from the labels only which task is meant (Burns et al. 2023, https://arxiv.org/abs/2312.09390). The ceiling is the same
+model trained on the true labels. The PGR (metrics.py) is the share of the gap between supervisor and ceiling that the
+student closes. One script makes both, and only the labels differ:
 
 $ python train_strong.py --labels truth --out ceiling                 # the ceiling
 $ python train_strong.py --labels weak --ceiling ceiling              # the student, and its PGR
 $ python train_strong.py --labels crowd --supervisor weak --ceiling ceiling --out student-crowd
 
---labels names a supervisor's folder, which may be another student's. --supervisor names another one to compare with, so
-that students of several supervisors have their PGR on one scale.
+--labels names a supervisor's folder, which may be another student's. --supervisor names the one to compare with: if it
+is the same for all students, their PGRs are on one scale.
 
-What to do about wrong labels, in the order of this file. Without these flags the student is the paper's naive one.
+Without the following flags the student is the paper's naive one. With them it may learn more from wrong labels:
 
     --loss logconf            another target for the cross entropy (see LOSSES; add yours there)
     --clean knn --keep 0.5    keep the least doubtful half of each class's labels (confident, knn or logistic)
-    --truth-budget 64         buy 64 true labels, for the rows where student and supervisor disagree most; with --pick
-                              uncertain where the supervisor is unsure, with --pick random for any rows
+    --truth-budget 64         buy 64 true labels, where a first student and the supervisor disagree most; with
+                              --pick uncertain where the supervisor is least sure, with --pick random anywhere
     --generative-steps 50     first train the language model on 50 batches of the task's texts
     --probe only              train the last layer alone. first: probe, then fine-tune; after: fine-tune, then probe
     --early-stop              keep the weights that agree best with the supervisor's labels of valid
-    --oracle-stop             the same with the true labels of valid: unavailable in practice, printed as CHEATING
+    --oracle-stop             the same with the true labels of valid: unavailable in practice, so marked CHEATING
     --hard                    round the labels to 0 and 1
     --chain tiny-2,tiny-4     students in a row, each supervised by the one before; the last is the result
     --self-train 1            start over once, with the student's own predictions as labels
@@ -31,7 +31,7 @@ Needs   contract.py, metrics.py, models.py, train_weak.py
 Reads   the supervisor's labels.jsonl and data/<task>/{task.json, train1.jsonl, train2.jsonl, valid.jsonl, test.jsonl};
         truth/ after training, for the curve, and before it only for --labels truth, --truth-budget or --oracle-stop
 Writes  data/<task>/seed<seed>/student/{checkpoint/, labels.jsonl, config.json, results.json}; results.json comes last.
-        A finished run is skipped (--force repeats it). With an edited loss it is another run, and runs again.
+        A finished run is skipped (--force repeats it). After an edit of this file, such as a new loss, it runs again.
 """
 import argparse
 import math
@@ -50,6 +50,7 @@ from contract import (
     model_folder,
     number,
     open_run,
+    path_name,
     read_labels,
     read_rows,
     read_task,
@@ -86,22 +87,13 @@ from models import (
     set_weight,
     tokenize,
 )
-from train_weak import (
-    add_training_flags,
-    batch_maker,
-    fit,
-    keep_best,
-    one_hot,
-    prepare_for_training,
-    soft_label_loss,
-    soft_xent,
-)
+from train_weak import add_training_flags, batch_maker, fit, keep_best, one_hot, prepare_for_training, soft_label_loss
 
 MODEL = "tiny-4"
 
 # --------------------------------------------------------------------------- the maths: losses
-# Each loss is the cross entropy against a target, and each function here makes that target for a whole batch:
-# logits (B, 2) of the student, without gradient; labels (B, 2); progress of training in [0, 1) -> targets (B, 2)
+# Each loss is a cross entropy, and each function here makes its targets (B, 2) for a whole batch, from the student's
+# logits (B, 2) without gradient, the supervisor's soft labels (B, 2), and the progress of training in [0, 1).
 
 
 def xent(logits, labels, progress):
@@ -109,26 +101,24 @@ def xent(logits, labels, progress):
     return labels
 
 
-def confidence_weight(progress, largest=0.5, warmup=0.2):
+def confidence_weight(progress, largest=0.5):
     """
-    The weight a of the student's own verdicts: linear from 0 to `largest` over the first fifth of training, then
+    The weight a of the student's own predictions: linear from 0 to `largest` over the first fifth of training, then
     constant (Burns et al., appendix A.4; 0.75 for their largest students).
 
     >>> confidence_weight(0.0), confidence_weight(0.1), confidence_weight(0.2), confidence_weight(0.9)
     (0.0, 0.25, 0.5, 0.5)
     """
-    return largest * min(1.0, progress / warmup) if warmup > 0 else largest
+    return largest * min(1.0, progress / 0.2)
 
 
 def harden(logits, share_yes):
     """
-    The student's verdicts as 0 or 1: yes for the `share_yes` of the batch with the highest p(yes), not for all rows
-    above 1/2. With a fixed threshold a student that prefers one class would reinforce itself, to predict only that one.
+    The student's predictions, rounded: 1 for the `share_yes` of the batch with the highest p(yes), 0 for the others.
+    With a threshold at 1/2, a student that prefers one class would reinforce itself until it predicts nothing else.
 
-    logits (B, 2), share_yes in [0, 1] -> (B,) with the mean share_yes. If that is no whole number of rows, the row at
-    the threshold gets the rest.
+    logits (B, 2), share_yes in [0, 1] -> (B,) with mean share_yes; the row at the threshold may get a fraction
 
-    >>> import torch
     >>> harden(torch.tensor([[0., 3.], [0., 2.], [0., 1.], [0., 0.]]), 0.5)     # none is below 1/2, half become yes
     tensor([1., 1., 0., 0.])
     """
@@ -142,10 +132,9 @@ def confidence_target(logits, labels, a):
     The auxiliary confidence loss (Burns et al., eq. 1):  (1 - a) CE(f, supervisor) + a CE(f, hardened student). Cross
     entropy is linear in its target, so this is CE(f, (1 - a) supervisor + a hardened student).
 
-    As many rows pass the threshold as the labels of the batch say yes on average: half where classes balance, as in the
-    paper, and still right where they do not (so does the released code).
+    The share of rows hardened to yes is the mean p(yes) of the batch's labels: one half for balanced classes, as in the
+    paper, and also right for unbalanced ones (the released code does the same).
 
-    >>> import torch
     >>> confidence_target(torch.tensor([[0., 2.], [0., 1.]]), torch.tensor([[0.6, 0.4], [0.4, 0.6]]), 0.5)[:, 1]
     tensor([0.7000, 0.3000])
     """
@@ -162,7 +151,7 @@ def logconf(logits, labels, progress):
 def logconf_released(logits, labels, progress):
     """
     The confidence loss with the weight of openai/weak-to-strong: 0.5 * progress for the first tenth of training (at
-    most 0.05), then it jumps to 0.5. Nothing else differs (their threshold, a quantile, may pass one row more or less).
+    most 0.05), then a jump to 0.5. Nothing else differs (their threshold is a quantile: one yes more or less).
     """
     return confidence_target(logits, labels, 0.5 * (1.0 if progress > 0.1 else progress))
 
@@ -172,7 +161,6 @@ def product(logits, labels, progress):
     Student and supervisor combined as if their errors were independent: the target is proportional to
     p_student * p_supervisor (openai/weak-to-strong, product_loss_fn).
 
-    >>> import torch
     >>> product(torch.zeros(1, 2), torch.tensor([[0.3, 0.7]]), 0.5)     # a student at 1/2 leaves the label as it is
     tensor([[0.3000, 0.7000]])
     """
@@ -182,10 +170,9 @@ def product(logits, labels, progress):
 
 def window(logits, labels, progress, radius=0.15):
     """
-    Learn only where the student is unsure (EleutherAI/w2s, confidence_window_loss, radius 0.15). Where its p is beyond
-    0.5 +- radius the target is its own prediction, and the cross entropy against that has no gradient.
+    Learn only where the student is unsure (EleutherAI/w2s, confidence_window_loss). Where its p is outside 0.5 +-
+    radius the target is its own prediction. The cross entropy against that has no gradient.
 
-    >>> import torch
     >>> window(torch.tensor([[0., 0.], [0., 3.]]), torch.tensor([[0.9, 0.1], [0.9, 0.1]]), 0.5)[:, 0]
     tensor([0.9000, 0.0474])
     """
@@ -196,12 +183,11 @@ def window(logits, labels, progress, radius=0.15):
 def entropy(logits, labels, progress):
     """
     Penalize unsure predictions:  (1 - a) CE(f, supervisor) + a H(f),  a as in the confidence loss. The gradient of H in
-    the logits is that of the cross entropy against  p (1 + log p + H). Its rows sum to 1; it is no distribution.
+    the logits is that of the cross entropy against  p (1 + log p + H). Its rows sum to 1, but may be negative.
 
-    EleutherAI/w2s calls "entropy" the cross entropy against the student's own prediction, held fixed. That has no
+    In EleutherAI/w2s "entropy" is the cross entropy against the student's own prediction, held fixed. It has no
     gradient (see window), so theirs is naive fine-tuning with 1 - a of its step.
 
-    >>> import torch
     >>> entropy(torch.zeros(1, 2), torch.tensor([[0.3, 0.7]]), 0.5)     # half the label, half (1/2, 1/2)
     tensor([[0.4000, 0.6000]])
     """
@@ -215,27 +201,25 @@ LOSSES = {"xent": xent, "logconf": logconf, "logconf-released": logconf_released
           "entropy": entropy}
 
 # --------------------------------------------------------------------------- the maths: labels to keep, labels to buy
-# Without the truth one can see how sure the supervisor is (confident, as in Sang et al. 2024), whether rows that look
-# alike to the student have the same label (knn), and whether a linear rule over the student's features predicts it
+# Three signs of a wrong label need no truth: the supervisor is unsure (confident, as in Sang et al. 2024), rows with
+# similar features of the student have another label (knn), or a linear model of these features predicts another one
 # (logistic). A row must not vote on itself: a 1-nearest-neighbour filter whose neighbour is the row confirms every
-# label. So predictions are made without the row and without the other rows of its question, whose wrong answer lies
-# right beside the correct one. EleutherAI (blog of 14 June 2024, code EleutherAI/w2s) found no consistent gain from
-# such filters. Burns et al. (appendix E) found that confidence thresholds help when the supervisor is bad.
+# label. So a row is predicted without itself, and without the other rows of its question: a wrong answer lies right
+# beside the correct one. EleutherAI (blog of 14 June 2024, code EleutherAI/w2s) found no consistent gain from such
+# filters. Burns et al. (appendix E) found that confidence thresholds help when the supervisor is bad.
 
 
 def keep_least_doubtful(soft_labels, doubt, fraction):
     """
-    Choose the `fraction` of each class (by the label's own verdict) with the least doubt.
+    The `fraction` of each class, as labelled, with the least doubt. soft_labels (N, 2), doubt (N,) -> (N,) bool
 
-    soft_labels (N, 2), doubt (N,) -> (N,) bool
     >>> labels = np.array([[.9, .1], [.6, .4], [.2, .8], [.45, .55]])
     >>> keep_least_doubtful(labels, doubt=-labels.max(1), fraction=0.5).tolist()       # by the supervisor's confidence
     [True, False, True, False]
     """
     keep = np.zeros(len(soft_labels), bool)
-    verdicts = soft_labels[:, 1] > 0.5
-    for verdict in (False, True):
-        rows = np.flatnonzero(verdicts == verdict)
+    is_yes = soft_labels[:, 1] > 0.5
+    for rows in (np.flatnonzero(~is_yes), np.flatnonzero(is_yes)):
         order = np.argsort(doubt[rows], kind="stable")
         keep[rows[order[:round(fraction * len(rows))]]] = True
     return keep
@@ -251,37 +235,37 @@ def knn_prediction(features, soft_labels, groups, k=50):
     array([0.8, 0.9, 0.3, 0.1])
     """
     unit = unit_rows(features)
-    member = np.unique(groups, return_inverse=True)[1]
+    question = np.unique(groups, return_inverse=True)[1]   # (N,) numbers
     prediction = np.empty(len(unit))
     for start in range(0, len(unit), 1024):                # N x N similarities at once would not fit for large N
         rows = slice(start, start + 1024)
         similarity = unit[rows] @ unit.T
-        similarity[member[rows, None] == member[None]] = -np.inf
+        similarity[question[rows, None] == question] = -np.inf
         nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
         prediction[rows] = soft_labels[nearest, 1].mean(1)
     return prediction
 
 
-def logistic(features, p_yes, l2, bias=True, steps=25):
+def logistic(features, p_yes, l2, bias=True):
     """
     Logistic regression on soft labels by Newton's method:  min_w  mean_i CE(sigmoid(w x_i), p_i) + l2 / 2 |w|^2.
-    The bias is not penalized.
 
-    features (N, C), p_yes (N,) -> (C,) weights, or (C + 1,) with the bias last
+    features (N, C), p_yes (N,) -> (C,) weights, or (C + 1,) with the bias last; the bias is not penalized
     >>> logistic(np.ones((4, 1)), np.full(4, 0.75), l2=1e-9, bias=False).round(3)      # odds of 3 to 1: log 3
     array([1.099])
     """
-    x = np.concatenate([features, np.ones((len(features), 1))], 1) if bias else np.asarray(features)
-    x = x.astype(np.float64)
-    ridge = l2 * np.ones(x.shape[1])
-    ridge[-1] = 1e-9 if bias else l2
+    x = np.asarray(features, np.float64)
+    ridge = np.full(x.shape[1], l2)
+    if bias:
+        x = np.concatenate([x, np.ones((len(x), 1))], axis=1)
+        ridge = np.append(ridge, 1e-9)
     w = np.zeros(x.shape[1])
 
     def loss(w):
         z = x @ w
         return np.mean(np.logaddexp(0, z) - p_yes * z) + 0.5 * (ridge * w * w).sum()
 
-    for _ in range(steps):
+    for _ in range(25):
         p = sigmoid(np.clip(x @ w, -30, 30))
         gradient = x.T @ (p - p_yes) / len(x) + ridge * w
         hessian = (x * (p * (1 - p))[:, None]).T @ x / len(x) + np.diag(ridge)
@@ -289,35 +273,34 @@ def logistic(features, p_yes, l2, bias=True, steps=25):
         size = 1.0
         while loss(w - size * step) > loss(w) and size > 1e-6:
             size /= 2                                      # far from the minimum a Newton step can be too long
-        w = w - size * step
+        w -= size * step
         if np.abs(gradient).max() < 1e-7:
             break
     return w
 
 
-def logistic_prediction(features, soft_labels, groups, l2=1e-2, folds=10, seed=0):
+def logistic_prediction(features, soft_labels, groups):
     """
-    Ten logistic regressions, each fitted without a tenth of the questions, which it then predicts (EleutherAI/w2s:
-    l2 = 1e-2). features (N, C), soft_labels (N, 2), groups N -> (N,) p(yes)
+    Ten logistic regressions, each fitted without a tenth of the questions, which it then predicts (EleutherAI/w2s).
+
+    features (N, C), soft_labels (N, 2), groups N -> (N,) p(yes)
     """
-    member = np.unique(groups, return_inverse=True)[1]
-    n_groups = member.max() + 1
-    folds = min(folds, n_groups)
-    fold = np.random.default_rng(seed).permutation(n_groups)[member] % folds
+    questions, question = np.unique(groups, return_inverse=True)
+    fold = np.random.default_rng(0).permutation(len(questions))[question] % 10         # (N,) of 0 to 9
     prediction = np.empty(len(features))
-    for k in range(folds):
+    for k in np.unique(fold):
         held = fold == k
-        w = logistic(features[~held], soft_labels[~held, 1], l2)
+        w = logistic(features[~held], soft_labels[~held, 1], l2=1e-2)
         prediction[held] = sigmoid(features[held] @ w[:-1] + w[-1])
     return prediction
 
 
 def select_rows_to_label(soft_labels, n, how, student_p=None, seed=0):
     """
-    The n rows whose true labels to buy. -> their indices (n,), in ascending order; of equal rows the first
+    The n rows whose true labels to buy: soft_labels (N, 2) -> indices (n,), ascending; of equal rows the first
 
-    how   random; uncertain: the supervisor's label is nearest to 1/2; disagree: it is farthest from the prediction of a
-          student that was trained on the labels (student_p (N,), its p(yes))
+    how   random; uncertain: the supervisor's p(yes) is nearest to 1/2; disagree: it is farthest from student_p (N,),
+          the p(yes) of a student that was trained on the labels
     >>> select_rows_to_label(np.array([[.9, .1], [.55, .45], [.2, .8]]), 1, "uncertain").tolist()
     [1]
     """
@@ -346,7 +329,7 @@ def pretrain_on_texts(model, name, rows, words, args, device):
     n_texts = args.generative_steps * args.batch_size
     order = np.concatenate([rng.permutation(len(ids)) for _ in range(math.ceil(n_texts / len(ids)))])[:n_texts]
     chosen = [ids[i] for i in order]
-    one_epoch = argparse.Namespace(**{**vars(args), "epochs": 1})
+    one_epoch = argparse.Namespace(**{**vars(args), "epochs": 1})              # the texts are drawn already
     before = forward_all(language_model, tokenizer, ids[:200], device, args.dtype, output_fn=mean_nll).mean()
     make_batch = batch_maker(chosen, tokenizer, device)
     fit(language_model, [len(i) for i in chosen], make_batch, mean_nll, one_epoch, device)
@@ -363,7 +346,9 @@ def last_layer(model):
     """The linear layer whose two outputs are the logits of no and yes."""
     import torch
     found = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m.out_features == 2]
-    return found[-1] if found else fail("--probe and --clean: this model has no linear layer of two outputs at its end")
+    if not found:
+        fail("--probe and --clean: this model has no linear layer with two outputs")
+    return found[-1]
 
 
 def read_features(model, tokenizer, ids, args, device):
@@ -372,9 +357,8 @@ def read_features(model, tokenizer, ids, args, device):
     hook = last_layer(model).register_forward_pre_hook(lambda module, inputs: captured.append(inputs[0]))
 
     def inputs_of_last_layer(model, batch):
-        captured.clear()
         classify(model, batch)
-        return captured[0]
+        return captured.pop()
     features = forward_all(model, tokenizer, ids, device, args.dtype, output_fn=inputs_of_last_layer)
     hook.remove()
     return features
@@ -389,16 +373,14 @@ def clean_labels(model, tokenizer, rows, ids, soft_labels, args, device):
         predict_from_others = knn_prediction if args.clean == "knn" else logistic_prediction
         doubt = np.abs(soft_labels[:, 1] - predict_from_others(features, soft_labels, [row["group"] for row in rows]))
     keep = keep_least_doubtful(soft_labels, doubt, args.keep)
-    ids = [i for i, is_kept in zip(ids, keep) if is_kept]
-    soft_labels = soft_labels[keep]
-    print(f"cleaning: {len(ids):,} of {len(rows):,} rows are kept ({soft_labels[:, 1].mean():.1%} yes on average)")
-    return ids, soft_labels
+    print(f"cleaning: {keep.sum():,} of {len(rows):,} rows are kept ({soft_labels[keep, 1].mean():.1%} yes on average)")
+    return [ids[i] for i in np.flatnonzero(keep)], soft_labels[keep]
 
 
 def fit_probe(model, tokenizer, ids, soft_labels, valid_ids, valid_labels, args, device):
     """
-    --probe: set the last layer alone, by logistic regression on features that are computed once. The penalty is the one
-    that fits the labels of valid best; they are the supervisor's too.
+    --probe: set the last layer alone, by logistic regression on its inputs, which are computed once. The penalty is
+    chosen on valid, with labels of the same supervisor.
     """
     import torch
     layer = last_layer(model)
@@ -408,10 +390,9 @@ def fit_probe(model, tokenizer, ids, soft_labels, valid_ids, valid_labels, args,
     n_features = x.shape[1]
     fits = []
     for l2 in (1e-4, 1e-3, 1e-2, 1e-1, 1.0):
-        w = logistic(x, soft_labels[:, 1], l2, bias=has_bias)
-        z = x_valid @ w[:n_features] + (w[-1] if has_bias else 0.0)
-        loss = float(soft_xent(torch.tensor(np.stack([-z / 2, z / 2], 1)), torch.tensor(valid_labels)).mean())
-        fits.append((loss, l2, w))
+        w = logistic(x, soft_labels[:, 1], l2, has_bias)
+        z = x_valid @ w[:n_features] + (w[-1] if has_bias else 0.0)            # log odds of yes
+        fits.append((np.mean(np.logaddexp(0, z) - valid_labels[:, 1] * z), l2, w))
     loss, l2, w = min(fits, key=lambda fitted: fitted[0])
     w = torch.tensor(w, dtype=torch.float32, device=device) / 2
     with torch.no_grad():                                  # two rows, -w/2 and w/2: their difference is the probe
@@ -422,17 +403,15 @@ def fit_probe(model, tokenizer, ids, soft_labels, valid_ids, valid_labels, args,
           f"({loss:.3f} nats)")
 
 
-def fine_tune(model, tokenizer, ids, soft_labels, valid_ids, valid_labels, valid_truth, args, device):
+def fine_tune(model, tokenizer, ids, soft_labels, valid_ids, stop_labels, args, device):
     """
-    Train all weights with --loss; predict valid before training and at eight moments of it. --early-stop keeps the
-    weights that agree best with valid_labels (M, 2), --oracle-stop those that agree best with valid_truth (M,).
+    Train all weights with --loss, and predict valid before training and at eight moments of it. --early-stop and
+    --oracle-stop keep the weights that agree best with stop_labels (M,) of 0 and 1.
 
     returns   the curve: a list of (step, steps, p_yes (M,))
     """
     curve = []
     best = {"score": -1.0}
-    steps = math.ceil(len(ids) / args.batch_size) * args.epochs
-    stop_by = valid_truth if args.oracle_stop else (valid_labels[:, 1] > 0.5).astype(int)
 
     def after_step(step, steps):
         if step % math.ceil(steps / 8) and step < steps:
@@ -440,116 +419,93 @@ def fine_tune(model, tokenizer, ids, soft_labels, valid_ids, valid_labels, valid
         p_yes = predict(model, tokenizer, valid_ids, device, args.dtype)[:, 1]
         curve.append((step, steps, p_yes))
         if step and (args.early_stop or args.oracle_stop):
-            keep_best(best, accuracy(p_yes, stop_by), model, step=step)
+            keep_best(best, accuracy(p_yes, stop_labels), model, step=step)
 
-    after_step(0, steps)
+    after_step(0, math.ceil(len(ids) / args.batch_size) * args.epochs)
     make_batch = batch_maker(ids, tokenizer, device, soft_labels=soft_labels)
-    target_fn = None if args.loss == "xent" else LOSSES[args.loss]
+    target_fn = None if args.loss == "xent" else LOSSES[args.loss]             # xent needs no logits for its target
     fit(model, [len(i) for i in ids], make_batch, soft_label_loss, args, device, target_fn, after_step)
     if "step" in best:
         restore_weights(model, best["weights"])
         source = "CHEATING, by the truth of valid" if args.oracle_stop else "by the labels of valid"
-        print(f"stopped at step {best['step']} of {steps}: {source}")
+        print(f"stopped at step {best['step']} of {curve[-1][1]}: {source}")
     return curve
 
 
-def train_student(name, rows, soft_labels, valid, valid_labels, valid_truth, words, args, device):
+def train_student(run, name, train2, valid, labels, args, device):
     """
-    Train one student, from the checkpoint `name`, on its supervisor's labels.
+    Train one student, from the checkpoint `name`, on its supervisor's labels of train2 and valid (N + M, 2).
 
-    soft_labels (N, 2), valid_labels (M, 2); valid_truth (M,) of 0 and 1 with --oracle-stop, else None
-    returns     (model, tokenizer, max_length, curve), the curve as in fine_tune
+    returns   (model, tokenizer, max_length, curve as in fine_tune, the student's own labels (N + M, 2))
     """
     import torch
     torch.manual_seed(args.seed)
-    model, tokenizer, max_length = load_classifier(name, args.head, words, device, args.trust_remote_code)
-    ids = tokenize(tokenizer, rows, max_length)
-    valid_ids = tokenize(tokenizer, valid, max_length)
+    model, tokenizer, max_length = load_classifier(name, args.head, run.words, device, args.trust_remote_code)
+    all_ids = tokenize(tokenizer, train2 + valid, max_length)
+    ids = all_ids[:len(train2)]
+    valid_ids = all_ids[len(train2):]
+    soft_labels = labels[:len(train2)]
+    valid_labels = labels[len(train2):]
+    stop_labels = read_labels(run.truth_folder, valid)[:, 1] if args.oracle_stop else valid_labels[:, 1] > 0.5
+    curve = []
     print(f"one example, exactly as the model sees it:\n  {tokenizer.decode(ids[0])!r} -> "
           f"soft label (no {soft_labels[0, 0]:.2f}, yes {soft_labels[0, 1]:.2f})")
     if args.generative_steps:
-        pretrain_on_texts(model, name, rows, words, args, device)
+        pretrain_on_texts(model, name, train2, run.words, args, device)
     if args.clean != "none":
-        ids, soft_labels = clean_labels(model, tokenizer, rows, ids, soft_labels, args, device)
+        ids, soft_labels = clean_labels(model, tokenizer, train2, ids, soft_labels, args, device)
     if args.probe in ("only", "first"):
         fit_probe(model, tokenizer, ids, soft_labels, valid_ids, valid_labels, args, device)
-    if args.probe == "only":
-        return model, tokenizer, max_length, []
-    model, restore_ordinary = prepare_for_training(model, args)
-    curve = fine_tune(model, tokenizer, ids, soft_labels, valid_ids, valid_labels, valid_truth, args, device)
-    model = restore_ordinary()
+    if args.probe != "only":
+        model, restore_ordinary = prepare_for_training(model, args)
+        curve = fine_tune(model, tokenizer, ids, soft_labels, valid_ids, stop_labels, args, device)
+        model = restore_ordinary()
     if args.probe == "after":
         fit_probe(model, tokenizer, ids, soft_labels, valid_ids, valid_labels, args, device)
-    return model, tokenizer, max_length, curve
+    return model, tokenizer, max_length, curve, predict(model, tokenizer, all_ids, device, args.dtype)
 
 
 # --------------------------------------------------------------------------- the stage: students in a row, their scores
-
-
-def buy_true_labels(first_student, soft_labels, rows, truth_folder, args, device):
-    """
-    --truth-budget: true labels for the rows that --pick selects. -> their indices (K,), true labels (K, 2)
-
-    first_student   the result of train_student, for --pick disagree; else None
-    """
-    student_p = None
-    if first_student:
-        model, tokenizer, max_length, _ = first_student
-        student_p = predict(model, tokenizer, tokenize(tokenizer, rows, max_length), device, args.dtype)[:, 1]
-    bought = select_rows_to_label(soft_labels, args.truth_budget, args.pick, student_p, args.seed)
-    true_labels = read_labels(truth_folder, [rows[i] for i in bought])
-    print(f"truth: {len(bought):,} labels of train2 bought ({args.pick}); the supervisor had "
-          f"{accuracy(soft_labels[bought, 1], true_labels[:, 1]):.3f} of them right")
-    return bought, true_labels
 
 
 def train_students(run, train2, valid, args, device):
     """
     Train one student, or several in a row (--chain, --self-train): each labels train2 and valid for the next.
 
-    run       the result of check_args
-    returns   model, tokenizer, max_length and curve of the last, its soft labels for train2 and valid (N + M, 2), and
-              the ids of the rows whose true labels were bought
+    returns   (the last student, as train_student returns it; indices of the rows whose true labels were bought)
     """
-    soft_labels = read_labels(run.labels_folder, train2)
-    valid_labels = read_labels(run.labels_folder, valid)
-    valid_truth = read_labels(run.truth_folder, valid)[:, 1] if args.oracle_stop else None
+    labels = read_labels(run.labels_folder, train2 + valid)
     print(f"data: {len(train2):,} rows of train2, labelled by {os.path.relpath(run.labels_folder)} "
-          f"({soft_labels[:, 1].mean():.1%} yes on average)")
+          f"({labels[:len(train2), 1].mean():.1%} yes on average)")
     if args.hard:
-        soft_labels = one_hot(soft_labels[:, 1] > 0.5)
-        valid_labels = one_hot(valid_labels[:, 1] > 0.5)
-
-    def train(name, soft_labels, valid_labels):
-        return train_student(name, train2, soft_labels, valid, valid_labels, valid_truth, run.words, args, device)
-
+        labels = one_hot(labels[:, 1] > 0.5)
     bought = []
     if args.truth_budget:
-        first = train(run.models[0], soft_labels, valid_labels) if args.pick == "disagree" else None
-        bought, true_labels = buy_true_labels(first, soft_labels, train2, run.truth_folder, args, device)
-        soft_labels[bought] = true_labels
+        student_p = None
+        if args.pick == "disagree":
+            student_p = train_student(run, run.models[0], train2, valid, labels, args, device)[-1][:len(train2), 1]
+        bought = select_rows_to_label(labels[:len(train2)], args.truth_budget, args.pick, student_p, args.seed)
+        true_labels = read_labels(run.truth_folder, [train2[i] for i in bought])
+        print(f"truth: {len(bought):,} labels of train2 bought ({args.pick}); the supervisor had "
+              f"{accuracy(labels[bought, 1], true_labels[:, 1]):.3f} of them right")
     for k, name in enumerate(run.models, 1):
         if len(run.models) > 1:
             print(f"student {k} of {len(run.models)}: {os.path.basename(name)}")
-        model, tokenizer, max_length, curve = train(name, soft_labels, valid_labels)
-        probs = predict(model, tokenizer, tokenize(tokenizer, train2 + valid, max_length), device, args.dtype)
-        soft_labels = probs[:len(train2)].copy()
-        valid_labels = probs[len(train2):]
         if args.truth_budget:
-            soft_labels[bought] = true_labels              # bought labels stay true for the next student
-    return model, tokenizer, max_length, curve, probs, [train2[i]["id"] for i in bought]
+            labels[bought] = true_labels                   # for every student: bought labels stay true
+        student = train_student(run, name, train2, valid, labels, args, device)
+        labels = student[-1].copy()
+    return student, bought
 
 
 def score_curve(curve, run, valid):
     """fine_tune's curve -> list of dicts: at each step, agreement with the labels and with the truth of valid"""
-    labels = (read_labels(run.labels_folder, valid)[:, 1] > 0.5).astype(int)
+    labels = read_labels(run.labels_folder, valid)[:, 1] > 0.5
     truth = read_labels(run.truth_folder, valid)[:, 1]
-    scored = []
-    for step, steps, p_yes in curve:
-        scored.append({"step": step, "of": steps, "agrees_with_labels": accuracy(p_yes, labels),
-                       "agrees_with_truth": accuracy(p_yes, truth)})
-    points = [f"{c['step']} ({c['agrees_with_labels']:.3f}, {c['agrees_with_truth']:.3f})" for c in scored]
-    if points:
+    scored = [{"step": step, "of": steps, "agrees_with_labels": accuracy(p_yes, labels),
+               "agrees_with_truth": accuracy(p_yes, truth)} for step, steps, p_yes in curve]
+    if curve:
+        points = [f"{c['step']} ({c['agrees_with_labels']:.3f}, {c['agrees_with_truth']:.3f})" for c in scored]
         print("agrees on valid with (labels, truth) at step " + ", ".join(points))
     return scored
 
@@ -558,8 +514,7 @@ def compare_on_test(run, test, probs, scores):
     """
     Compare the student with its supervisor and ceiling, and print rows on which it differs from the supervisor.
 
-    probs (N, 2), scores   the student's soft labels for test, and their metrics
-    returns                (the run's last line, the dict of compare_models)
+    probs (N, 2), the student's soft labels of test, and their metrics -> (last line, the dict of compare_models)
     """
     supervisor = read_labels(run.supervisor_folder, test)
     ceiling = read_labels(run.ceiling_folder, test) if run.ceiling_folder else None
@@ -567,14 +522,14 @@ def compare_on_test(run, test, probs, scores):
     truth = [row["label"] for row in test]
     supervisor_correct = correct(supervisor[:, 1], truth) == 1
     student_correct = correct(probs[:, 1], truth) == 1
-    student_gains = np.flatnonzero(student_correct & ~supervisor_correct)
-    student_losses = np.flatnonzero(~student_correct & supervisor_correct)
-    print_cases("student right where its supervisor is wrong", student_gains, test, supervisor, probs)
-    print_cases("student wrong where its supervisor is right", student_losses, test, supervisor, probs)
-    agrees_right = format_share(comparison["agrees_where_supervisor_right"])
-    agrees_wrong = format_share(comparison["agrees_where_supervisor_wrong"])
+    gains = np.flatnonzero(student_correct & ~supervisor_correct)
+    losses = np.flatnonzero(~student_correct & supervisor_correct)
+    print_cases("student right where its supervisor is wrong", gains, test, supervisor, probs)
+    print_cases("student wrong where its supervisor is right", losses, test, supervisor, probs)
     print(format_metrics("student", scores))
-    print(f"agrees with its supervisor where that is right {agrees_right}, where it is wrong {agrees_wrong}")
+    print("agrees with its supervisor where that is right "
+          f"{format_share(comparison['agrees_where_supervisor_right'])}, where it is wrong "
+          f"{format_share(comparison['agrees_where_supervisor_wrong'])}")
     return format_comparison(comparison, scores), comparison
 
 
@@ -588,9 +543,9 @@ def build_parser():
     add_training_flags(parser, epochs=2)
     add = parser.add_argument
     count = number(int, 0, 10 ** 9)
-    add("--labels", default="weak", help="a supervisor's folder, or its bare name; 'truth' makes the ceiling")
-    add("--supervisor", default="", help="folder of the supervisor to compare with (default: that of --labels)")
-    add("--ceiling", default="", help="folder of the ceiling, for the PGR")
+    add("--labels", type=path_name, default="weak", help="a supervisor's folder, or its name; 'truth': the ceiling")
+    add("--supervisor", type=path_name, default="", help="folder to compare with (default: that of --labels)")
+    add("--ceiling", type=path_name, default="", help="folder of the ceiling, for the PGR")
     add("--loss", default="xent", choices=list(LOSSES), help="the target of the cross entropy")
     add("--clean", default="none", choices=["none", "confident", "knn", "logistic"], help="how to find doubtful labels")
     add("--keep", type=number(float, 0.01, 1.0), default=0.5, help="share of each class that --clean keeps")
@@ -611,12 +566,11 @@ def check_args(args):
     """
     Check flags and files before any work.
 
-    returns   a namespace: models (one a student, in order), words (for no and yes), labels_folder, supervisor_folder,
-              ceiling_folder (the last two may be None), truth_folder; identity, inputs and sources for describe_run
+    returns   a namespace: models (one a student, in order), words (for no and yes), the four folders to read (those of
+              supervisor and ceiling may be None); identity, inputs and sources for describe_run
     """
     truth_folder = os.path.join(ROOT, "data", args.task, "truth")
-    labels = args.labels.rstrip("/")
-    is_ceiling = labels == "truth" or os.path.realpath(labels) == os.path.realpath(truth_folder)
+    is_ceiling = args.labels == "truth" or os.path.realpath(args.labels) == os.path.realpath(truth_folder)
     if is_ceiling and (args.ceiling or args.supervisor):
         fail("--labels truth makes a ceiling; --ceiling and --supervisor are for students")
     models = args.chain.split(",") if args.chain else [args.model]
@@ -624,24 +578,24 @@ def check_args(args):
         fail(f"--chain ends with {models[-1]!r}, --model says {args.model!r}: leave one of them out")
     models += [models[-1]] * args.self_train
     files, words = read_task(args.task)
-    labels_folder = truth_folder if is_ceiling else run_folder(labels, args.task, args.seed)
-    supervisor_folder = None if is_ceiling else run_folder(args.supervisor or labels, args.task, args.seed)
-    ceiling_folder = run_folder(args.ceiling, args.task, args.seed) if args.ceiling else None
+    run = SimpleNamespace(models=models, words=words, truth_folder=truth_folder)
+    run.labels_folder = truth_folder if is_ceiling else run_folder(args.labels, args.task, args.seed)
+    run.supervisor_folder = None if is_ceiling else run_folder(args.supervisor or args.labels, args.task, args.seed)
+    run.ceiling_folder = run_folder(args.ceiling, args.task, args.seed) if args.ceiling else None
     valid = read_rows(args.task, "valid", args.max_rows)
-    read_labels(labels_folder, read_rows(args.task, "train2", args.max_rows) + valid)
+    read_labels(run.labels_folder, read_rows(args.task, "train2", args.max_rows) + valid)
     read_labels(truth_folder, valid)                       # the curve needs it after training
-    identity = {**vars(args), "role": "student", "labels": labels, "model": models[-1]}
+    run.identity = {**vars(args), "role": "student", "model": models[-1]}
     if is_ceiling:
-        identity.update(role="ceiling", labels="truth")
-    check_comparison(identity, supervisor_folder, ceiling_folder)
-    sources = {folder for folder in (labels_folder, supervisor_folder, ceiling_folder) if folder}
+        run.identity.update(role="ceiling", labels="truth")
+    check_comparison(run.identity, run.supervisor_folder, run.ceiling_folder)
+    label_folders = {run.labels_folder, run.supervisor_folder, run.ceiling_folder} - {None}
+    run.sources = {*label_folders, truth_folder}
     if args.truth_budget or args.oracle_stop:
-        sources.add(truth_folder)
-    inputs = [*files, *(model_folder(name) for name in dict.fromkeys(models))]
-    inputs += [os.path.join(folder, "labels.jsonl") for folder in sorted(sources)]
-    return SimpleNamespace(
-        models=models, words=words, labels_folder=labels_folder, supervisor_folder=supervisor_folder,
-        ceiling_folder=ceiling_folder, truth_folder=truth_folder, identity=identity, inputs=inputs, sources=sources)
+        label_folders.add(truth_folder)
+    run.inputs = [*files, *(model_folder(name) for name in dict.fromkeys(models))]
+    run.inputs += [os.path.join(folder, "labels.jsonl") for folder in sorted(label_folders)]
+    return run
 
 
 def main(argv=None):
@@ -649,14 +603,14 @@ def main(argv=None):
     args = parser.parse_args(argv)
     started = time.time()
     run = check_args(args)
-    folder, config = describe_run(__file__, parser, args, run.identity, run.inputs, {*run.sources, run.truth_folder})
+    folder, config = describe_run(__file__, parser, args, run.identity, run.inputs, run.sources)
     if is_finished(folder, config, args.force):
         return
     with open_run(folder):
         device = pick_device(args.device)
         train2 = read_rows(args.task, "train2", args.max_rows)
         valid = read_rows(args.task, "valid", args.max_rows)
-        model, tokenizer, max_length, curve, probs, truth_ids = train_students(run, train2, valid, args, device)
+        (model, tokenizer, max_length, curve, probs), bought = train_students(run, train2, valid, args, device)
 
         # only now are rows of test read, and the truth of valid, for the curve
         test = read_rows(args.task, "test", args.max_rows)
@@ -672,7 +626,7 @@ def main(argv=None):
         if args.oracle_stop:
             line += " | CHEATING: stopped by the truth"
         write_results(folder, config, device, started, line, test=scores, comparison=comparison, curve=curve,
-                      truth_ids=truth_ids)
+                      truth_ids=[train2[i]["id"] for i in bought])
 
 
 if __name__ == "__main__":

@@ -1,12 +1,15 @@
 """
-Broken inputs by the hundred: whatever is wrong with a file or a flag, a script says so in one line, with exit code 2, and changes no input.
+Broken inputs by the hundred. A script names the fault in one line, exits with code 2, and changes no input.
 
-$ python tests/fuzz.py --house FOLDER --cases 1000 --seed 0       # FOLDER: what small_house of tests/test_robust.py makes
+$ python tests/fuzz.py --house FOLDER --cases 1000 --seed 0       # FOLDER: what small_house of test_robust.py makes
 
-Each case breaks one thing (a line of a file, a whole file, a flag), calls a script's main() in this process, looks, and puts things back. A script that
-accepts what it was given is stopped where the work would begin: what is tested is what comes before. Two outcomes are good: one line that
-starts with "error:" and exit code 2; or, where the damage is none (a byte order mark, a blank line, a flag that happens to be allowed), the beginning
-of the work. All else is a finding, printed with what made it. tests/test_robust.py runs some of them in every test run, W2SG_FUZZ says how many.
+Each case breaks one thing (a line of a file, a whole file, a flag), calls a script's main() in this process, judges the
+outcome, and restores the file. Only the checks before the work are tested: a script that accepts its input is stopped
+where the work would begin. Two outcomes are good:
+1) One line that starts with "error:", and exit code 2.
+2) The beginning of the work, if the change does no harm (a byte order mark, a blank line, an allowed value of a flag).
+Any other outcome is a finding, printed with the case that caused it. tests/test_robust.py runs some cases in every test
+run; W2SG_FUZZ says how many.
 """
 import argparse
 import contextlib
@@ -21,14 +24,23 @@ import shutil
 import sys
 import traceback
 
-ODD = ["", " ", ".", "..", "/", "/dev/null", "/proc/none/x", "../../etc", "a" * 300, "ä/ö", "x\ny", "-", "--", "0", "-1", "nan", "inf", "1e999", "9" * 400, "½", "0x10",
-       "true", "None", "[1]", "{}", "%s", "$(true)", "'; exit", "\udcff", "weak,weak", ",", "a,b,c", "tiny-9", "tiny-", "meta", "hpu", "cuda:99", "warp"]
-JUNK = [b"", b"[]", b"null", b"3", b'"text"', b"{", b'{"id": ', b"\xff\xfe\x00", b"\x00" * 40, b"{}", b"[" * 100_000, b'{"id": "' + b"x" * 1_000_000, b'{"a": 1' + b"0" * 5000 + b"}",
-        b"true", b'{"id": "a" "b"}', b"{'id': 'a'}", b"id,label\na,1"]
+ODD_FLAG_VALUES = [
+    "", " ", ".", "..", "/", "/dev/null", "/proc/none/x", "../../etc", "a" * 300, "ä/ö", "x\ny", "-", "--",
+    "0", "-1", "nan", "inf", "1e999", "9" * 400, "½", "0x10", "true", "None", "[1]", "{}",
+    "%s", "$(true)", "'; exit", "\udcff", "weak,weak", ",", "a,b,c", "tiny-9", "tiny-",
+    "meta", "hpu", "cuda:99", "warp",
+]
+JUNK = [
+    b"", b"[]", b"null", b"3", b'"text"', b"{", b'{"id": ', b"\xff\xfe\x00", b"\x00" * 40, b"{}", b"[" * 100_000,
+    b'{"id": "' + b"x" * 1_000_000, b'{"a": 1' + b"0" * 5000 + b"}", b"true", b'{"id": "a" "b"}', b"{'id': 'a'}",
+    b"id,label\na,1",
+]
 WRONG_TEXT = [None, 3, "", "  ", [], {}, True, "\ud800", ["a"], 1.5]
 WRONG_LABEL = [2, -1, "1", None, [], {}, float("nan"), float("inf"), 0.5, 10 ** 400, "yes"]
-WRONG_PAIR = [None, "yes", [], [0.5], [0.2, 0.3, 0.5], [0.9, 0.9], [-0.5, 1.5], [float("nan"), 0.5], ["0.5", "0.5"], [True, False], {}, 0.7, [None, 1], [10 ** 400, 0], [[0.5], [0.5]],
-              [float("inf"), 0]]
+WRONG_PAIR = [
+    None, "yes", [], [0.5], [0.2, 0.3, 0.5], [0.9, 0.9], [-0.5, 1.5], [float("nan"), 0.5], ["0.5", "0.5"],
+    [True, False], {}, 0.7, [None, 1], [10 ** 400, 0], [[0.5], [0.5]], [float("inf"), 0],
+]
 WRONG_VALUE = [None, -1, 0, 2 ** 40, "x", "", [], {}, float("nan"), 1.5, True, [1, 2]]
 
 
@@ -40,10 +52,11 @@ def accept(*args, **kwargs):
     raise Accepted
 
 
-# --------------------------------------------------------------------------- ways to break things: bytes -> bytes (None: the file goes away)
+# --------------------------------------------------------------------------- ways to break a file
+# Each is a function (rng, bytes of the file) -> other bytes, or None if the file is to be missing.
 
 def break_line(rng, data, change):
-    """One line, parsed, changed, written again."""
+    """One line is parsed, changed and written again."""
     lines = data.splitlines()
     k = rng.randrange(len(lines))
     lines[k] = json.dumps(change(json.loads(lines[k]))).encode()
@@ -68,25 +81,24 @@ def double_line(rng, data):
     return b"\n".join(lines + [rng.choice(lines)])
 
 
+def without(row, key):
+    return {k: v for k, v in row.items() if k != key}
+
+
 def replace(key, values):
+    """-> a way to break a file: one line has another value of this key"""
     return lambda rng, data: break_line(rng, data, lambda row: {**row, key: rng.choice(values)})
 
 
 def lose(key):
-    return lambda rng, data: break_line(rng, data, lambda row: {k: v for k, v in row.items() if k != key})
-
-
-ANY_FILE = [lambda rng, data: None, lambda rng, data: b"", lambda rng, data: data.decode().encode("utf-16"), lambda rng, data: data[:len(data) // 2], junk_line, cut_line]
-HARMLESS = [lambda rng, data: b"\xef\xbb\xbf" + data, lambda rng, data: data.replace(b"\n", b"\r\n"), lambda rng, data: data.replace(b"\n", b"\n\n")]
-ROWS = [*ANY_FILE, double_line, replace("id", WRONG_TEXT), replace("group", WRONG_TEXT), replace("text", WRONG_TEXT), lose("id"), lose("group"), lose("text")]
-LABELS = [*ANY_FILE[:-2], junk_line, cut_line, double_line, replace("id", WRONG_TEXT), lose("id"), replace("soft_label", WRONG_PAIR), lose("soft_label"),
-          replace("id", ["another"])]
+    """-> a way to break a file: one line lacks this key"""
+    return lambda rng, data: break_line(rng, data, lambda row: without(row, key))
 
 
 def break_json(rng, data):
-    """One value somewhere in a JSON object; or the whole of it."""
+    """One value somewhere in a JSON object, or the whole of it."""
     if rng.random() < 0.4:
-        return rng.choice([junk for junk in JUNK] + [data[:len(data) // 2], None])
+        return rng.choice([*JUNK, data[:len(data) // 2], None])
     whole = json.loads(data)
     place = whole
     while True:
@@ -104,13 +116,15 @@ def break_json(rng, data):
 def break_question(rng, data):
     """One question of a questionnaire loses or changes a value."""
     items = json.loads(data)
-    k, key = rng.randrange(6), rng.choice(["id", "Dimension", "Domain", "Question", "Option 1", "Option 2"])
-    items[k] = rng.choice([{k: v for k, v in items[k].items() if k != key}, {**items[k], key: rng.choice(WRONG_TEXT)}, rng.choice(WRONG_VALUE)])
+    k = rng.randrange(6)
+    key = rng.choice(["id", "Dimension", "Domain", "Question", "Option 1", "Option 2"])
+    changed = {**items[k], key: rng.choice(WRONG_TEXT)}
+    items[k] = rng.choice([without(items[k], key), changed, rng.choice(WRONG_VALUE)])
     return json.dumps(items).encode()
 
 
 def break_bytes(rng, data):
-    """Some bytes anywhere, or the end is missing."""
+    """Some bytes anywhere are changed, or the end is missing."""
     if rng.random() < 0.4:
         return data[:rng.randrange(len(data))]
     data = bytearray(data)
@@ -119,198 +133,420 @@ def break_bytes(rng, data):
     return bytes(data)
 
 
-# --------------------------------------------------------------------------- the cases
+def remove(rng, data):
+    return None
 
-def made_by(path):
-    """The command that made a finished run, from its config: the script, then those flags that have a value."""
+
+def empty(rng, data):
+    return b""
+
+
+def to_utf16(rng, data):
+    return data.decode().encode("utf-16")
+
+
+def cut_in_half(rng, data):
+    return data[:len(data) // 2]
+
+
+def add_byte_order_mark(rng, data):
+    return b"\xef\xbb\xbf" + data
+
+
+def windows_line_ends(rng, data):
+    return data.replace(b"\n", b"\r\n")
+
+
+def add_blank_lines(rng, data):
+    return data.replace(b"\n", b"\n\n")
+
+
+WHOLE_FILE = [remove, empty, to_utf16]
+ANY_FILE = [*WHOLE_FILE, cut_in_half, junk_line, cut_line]
+HARMLESS = [add_byte_order_mark, windows_line_ends, add_blank_lines]
+ROWS = [
+    *ANY_FILE, double_line, replace("id", WRONG_TEXT), replace("group", WRONG_TEXT), replace("text", WRONG_TEXT),
+    lose("id"), lose("group"), lose("text"),
+]
+LABELS = [
+    *WHOLE_FILE, cut_in_half, junk_line, cut_line, double_line, replace("id", WRONG_TEXT), lose("id"),
+    replace("soft_label", WRONG_PAIR), lose("soft_label"), replace("id", ["another"]),
+]
+TEXTS = [
+    *ANY_FILE, double_line, replace("id", WRONG_TEXT), lose("id"), replace("text", WRONG_TEXT), lose("text"),
+    replace("nats", WRONG_VALUE), lose("nats"),
+]
+SAMPLES = [
+    *ANY_FILE, lose("id"), lose("texts"), replace("texts", [*WRONG_TEXT, [], [3], ["a"] * 9]),
+    replace("text", WRONG_TEXT),
+]
+ANSWERS = [
+    *ANY_FILE, double_line, lose("id"), lose("p"), replace("p", WRONG_VALUE), replace("log_p", WRONG_VALUE),
+    replace("tokens", WRONG_VALUE), replace("id", WRONG_VALUE), replace("turn", WRONG_VALUE),
+]
+
+
+# --------------------------------------------------------------------------- the commands that read those files
+
+STUDENT = ["train_strong.py", "--labels", "weak", "--ceiling", "ceiling", "--out", "new"]
+ALIGN = ["auto_align.py", "--ladder", "tiny-1b"]
+ICL = ["icl.py", "--labels", "weak", "--out", "new"]
+OVERSIGHT = ["debate.py", "--mode", "none", "--supervisor", "weak"]
+ENSEMBLE = ["ensemble.py", "--supervisor", "weak"]
+ROW_READERS = [["train_weak.py"], STUDENT, ENSEMBLE, ICL, ALIGN, OVERSIGHT]         # each reads rows of a task
+
+
+def data_path(house, *names):
+    return os.path.join(house, "data", *names)
+
+
+def read_json(path):
     with open(path, encoding="utf-8") as f:
-        config = json.load(f)["config"]
-    yield {"table": "align_tasks.py", "culture": "cdeval.py", "writer": "sft.py"}[config["role"]]
-    skipped = ("role", "inputs", "code", "seed") + ("task",) * (config["role"] == "culture")
+        return json.load(f)
+
+
+def rebuild_command(folder):
+    """The command that made a finished run, from its config: the script, then the flags that have a value."""
+    config = read_json(os.path.join(folder, "results.json"))["config"]
+    command = [{"table": "align_tasks.py", "culture": "cdeval.py", "writer": "sft.py"}[config["role"]]]
+    skipped = {"role", "inputs", "code", "seed"}
+    if config["role"] == "culture":
+        skipped.add("task")
     for key, value in config.items():
-        if key not in skipped and value not in (None, False, ""):
-            values = [] if value is True else map(str, value) if isinstance(value, list) else [str(value)]
-            yield from ["--" + key.replace("_", "-"), *values]
+        if key in skipped or value in (None, False, ""):
+            continue
+        command.append("--" + key.replace("_", "-"))
+        if isinstance(value, list):
+            command += map(str, value)
+        elif value is not True:
+            command.append(str(value))
+    return command
+
+
+def first_id(house):
+    with open(data_path(house, "tinyworld", "train2.jsonl"), encoding="utf-8") as f:
+        return json.loads(f.readline())["id"]
+
+
+# --------------------------------------------------------------------------- the cases, by kind
+# Each function chooses a file, ways to break it, and a command that reads it.
+# (rng, house, row_reader, runs) -> (path, ways, command, must the command refuse?)
+# row_reader: one of ROW_READERS, already chosen; runs: the commands of three finished runs (see cases).
+
+def rows_case(rng, house, row_reader, runs):
+    split = rng.choice(["train1", "train2", "valid", "test"])
+    path = data_path(house, "tinyworld", split + ".jsonl")
+    if rng.random() < 0.1:
+        return path, HARMLESS, row_reader, False
+    ways = ROWS
+    if split in ("train1", "test"):                        # these rows carry their labels
+        ways = ROWS + [replace("label", WRONG_LABEL), lose("label")]
+    return path, ways, row_reader, True
+
+
+def labels_case(rng, house, row_reader, runs):
+    run, command = rng.choice([
+        ("seed0/weak", ["train_strong.py", "--labels", "weak", "--out", "new"]),
+        ("truth", ["train_strong.py", "--labels", "truth", "--out", "new"]),
+        ("seed0/ceiling", STUDENT),
+        ("seed0/weak", ICL),
+        ("seed0/weak", OVERSIGHT),
+        ("seed0/weak", ENSEMBLE),
+        ("seed0/weak", ALIGN),
+    ])
+    path = data_path(house, "tinyworld", run, "labels.jsonl")
+    if rng.random() < 0.1:
+        return path, HARMLESS, command, False
+    reads_all_labels = command[0] == "train_strong.py"     # the others read some of them, and may miss the damage
+    return path, LABELS, command, reads_all_labels
+
+
+def results_case(rng, house, row_reader, runs):
+    """A results.json says whether a run is finished, and with which flags a ceiling was made."""
+    run, command = rng.choice([
+        ("ceiling", STUDENT),
+        ("weak", ["train_weak.py", "--epochs", "1"]),
+        ("weak", ALIGN),
+        ("weak", ["report.py"]),
+        ("interaction", ["report.py"]),
+        ("interaction", ["debate.py", "--mode", "interaction", "--show", first_id(house)]),
+    ])
+    return data_path(house, "tinyworld", "seed0", run, "results.json"), [break_json], command, False
+
+
+def task_case(rng, house, row_reader, runs):
+    return data_path(house, "tinyworld", "task.json"), [break_json], row_reader, False
+
+
+def checkpoint_case(rng, house, row_reader, runs):
+    model = os.path.join(house, "broken")
+    name = rng.choice(["config.json", "config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"])
+    ways = [break_bytes] if name == "model.safetensors" else [break_json]
+    command = rng.choice([
+        ["train_weak.py", "--model", model],
+        ["icl.py", "--model", model, "--labels", "weak", "--out", "new"],
+    ])
+    return os.path.join(model, name), ways, command, False
+
+
+def state_case(rng, house, row_reader, runs):
+    """The files of a round, as an unfinished run of phase 2 leaves them."""
+    name = rng.choice(["results.json", "evaluator.json", "audits.jsonl"])
+    path = glob.glob(data_path(house, "tinyworld", "seed0", "align", "rounds-*", "round-1", name))[0]
+    ways = [break_json] if name.endswith("json") else [junk_line, cut_line, lose("id"), lose("use")]
+    return path, ways, [*ALIGN, "--audit", "4", "--doubt", "0.05", "--epochs", "1"], False
+
+
+def writer_case(rng, house, row_reader, runs):
+    """Continuations that sft.py learns from."""
+    rows = ROWS + [replace("continuation", WRONG_TEXT), lose("continuation")] * 3
+    name, ways, flags = rng.choice([
+        ("train1.jsonl", rows, ["--labels", "train1"]),
+        ("truth/continuations.jsonl", TEXTS, ["--labels", "truth"]),
+        ("truth/continuations.jsonl", TEXTS, ["--labels", "weak", "--truth-budget", "3"]),
+        ("seed0/weak/labels.jsonl", TEXTS, ["--labels", "weak", "--keep", "0.5"]),
+        ("seed0/weak/labels.jsonl", TEXTS, ["--labels", "weak,weak-tiny-1c"]),
+    ])
+    return data_path(house, "toxicity", name), ways, [*runs["writer"], *flags, "--out", "new"], False
+
+
+def table_case(rng, house, row_reader, runs):
+    """Files that align_tasks.py and report.py make tables of."""
+    choices = [(f"{seed}/table/results.json", [break_json]) for seed in ("seed0", "seed1")]
+    for run in ("weak", "student", "ceiling"):
+        choices += [(f"seed0/{run}/{name}", SAMPLES) for name in ("labels.jsonl", "samples.jsonl")]
+    name, ways = rng.choice(choices)
+    command = rng.choice([runs["table"], runs["table"], ["report.py", "--task", "toxicity"]])
+    return data_path(house, "toxicity", name), ways, command, False
+
+
+def culture_case(rng, house, row_reader, runs):
+    """The questions, and the answers of a run that is unfinished or reported."""
+    command = runs["culture"]
+    name, ways, command = rng.choice([
+        ("own.json", [break_question, break_question, break_bytes, *WHOLE_FILE], command),
+        ("seed0/culture/answers-tiny-1a.jsonl", ANSWERS, [*command, "--weighting", "consistency"]),
+        ("seed0/culture/results.json", [break_json], command),
+        ("seed0/culture/results.json", [break_json], ["report.py", "--task", "toxicity"]),
+    ])
+    return data_path(house, "cdeval", name), ways, command, False
+
+
+def own_case(rng, house, row_reader, runs):
+    """A table of one's own rows."""
+    path = os.path.join(house, "own.csv")
+    command = [
+        "data/own/prepare.py", "--rows", path,
+        "--text", rng.choice(["text", "{text}", "{no}", "{", "nothing"]),
+        "--label", rng.choice(["label", "label", "none"]),
+        "--task", rng.choice(["mine", "mine", "mine", "../x", "a b", ""]),
+    ]
+    return path, [break_bytes, *WHOLE_FILE], command, False
+
+
+def flag_case(rng, commands, flags):
+    """-> a command with one flag that has an odd value, and sometimes with one word too many"""
+    script = rng.choice(list(flags))
+    flag, takes_value = rng.choice(flags[script])
+    command = [*commands[script], flag]
+    if takes_value:
+        command.append(rng.choice(ODD_FLAG_VALUES))
+    if rng.random() < 0.15:
+        command.append(rng.choice(["--nothing", "stray", "-x", "--task"]))
+    return command
+
+
+KINDS = {"rows": rows_case, "labels": labels_case, "results": results_case, "task": task_case,
+         "checkpoint": checkpoint_case, "own": own_case, "state": state_case, "writer": writer_case,
+         "table": table_case, "culture": culture_case}     # and "flag", which breaks no file
+MIX = ["rows", "rows", "labels", "labels", "results", "task", "checkpoint", "flag", "flag", "flag", "own", "state",
+       "writer", "table", "culture"]
 
 
 def cases(house, rng, kinds=()):
-    """Forever: (what it is, files to break {path: bytes or None}, command, must it be refused?)"""
-    world = os.path.join(house, "data", "tinyworld")
-    seed0, toxicity, cdeval = os.path.join(world, "seed0"), os.path.join(house, "data", "toxicity"), os.path.join(house, "data", "cdeval")
-    table, culture, writer = (list(made_by(os.path.join(folder, "results.json"))) for folder in (
-        os.path.join(toxicity, "seed0", "table"), os.path.join(cdeval, "seed0", "culture"), os.path.join(toxicity, "seed0", "student")))
-    readers = {"train_weak.py": [], "train_strong.py": ["--labels", "weak", "--ceiling", "ceiling", "--out", "new"], "ensemble.py": ["--supervisor", "weak"],
-               "icl.py": ["--labels", "weak", "--out", "new"], "auto_align.py": ["--ladder", "tiny-1b"], "debate.py": ["--mode", "none", "--supervisor", "weak"]}
-    others = {"align_tasks.py": table[1:], "cdeval.py": culture[1:], "sft.py": writer[1:], "report.py": []}
-    flags = {script: flags_of(script) for script in [*readers, *others]}
+    """Yields cases for ever: (description, files to break {path: bytes or None}, command, must it be refused?)"""
+    runs = {"table": rebuild_command(data_path(house, "toxicity", "seed0", "table")),
+            "culture": rebuild_command(data_path(house, "cdeval", "seed0", "culture")),
+            "writer": rebuild_command(data_path(house, "toxicity", "seed0", "student"))}
+    every_command = [*ROW_READERS, runs["table"], runs["culture"], runs["writer"], ["report.py"]]
+    commands = {command[0]: command for command in every_command}
+    flags = {script: flags_of(script) for script in commands}
     while True:
-        kind = rng.choice(kinds or ["rows", "rows", "labels", "labels", "results", "task", "checkpoint", "flag", "flag", "flag", "own", "state", "writer", "table", "culture"])
-        script = rng.choice(list(readers))
-        command, must = [script, *readers[script]], True
-        if kind == "rows":
-            split = rng.choice(["train1", "train2", "valid", "test"])
-            path, ways = os.path.join(world, split + ".jsonl"), ROWS + [replace("label", WRONG_LABEL), lose("label")] * (split in ("train1", "test"))
-            if rng.random() < 0.1:
-                ways, must = HARMLESS, False
-        elif kind == "labels":
-            where, command = rng.choice([("weak", ["train_strong.py", "--labels", "weak", "--out", "new"]), ("truth", ["train_strong.py", "--labels", "truth", "--out", "new"]),
-                                         ("ceiling", ["train_strong.py", *readers["train_strong.py"]]), ("weak", ["icl.py", "--labels", "weak", "--out", "new"]),
-                                         ("weak", ["debate.py", "--mode", "none", "--supervisor", "weak"]), ("weak", ["ensemble.py", "--supervisor", "weak"]),
-                                         ("weak", ["auto_align.py", "--ladder", "tiny-1b"])])
-            path, ways = os.path.join(world if where == "truth" else seed0, where, "labels.jsonl"), LABELS
-            if rng.random() < 0.1:
-                ways, must = HARMLESS, False
-            elif command[0] in ("icl.py", "debate.py", "ensemble.py", "auto_align.py"):
-                must = False                               # some read a part of the labels alone
-        elif kind == "results":                            # whether a run is done, and what a ceiling was made with
-            path, command = rng.choice([(os.path.join(seed0, "ceiling", "results.json"), ["train_strong.py", *readers["train_strong.py"]]),
-                                        (os.path.join(seed0, "weak", "results.json"), ["train_weak.py", "--epochs", "1"]),
-                                        (os.path.join(seed0, "weak", "results.json"), ["auto_align.py", "--ladder", "tiny-1b"]),
-                                        (os.path.join(seed0, "weak", "results.json"), ["report.py"]),
-                                        (os.path.join(seed0, "interaction", "results.json"), ["report.py"]),
-                                        (os.path.join(seed0, "interaction", "results.json"), ["debate.py", "--mode", "interaction", "--show", first_id(world)])])
-            ways, must = [break_json], False
-        elif kind == "task":
-            path, ways, must = os.path.join(world, "task.json"), [break_json], False
-        elif kind == "checkpoint":
-            model = os.path.join(house, "broken")
-            path = os.path.join(model, rng.choice(["config.json", "config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"]))
-            ways, must = [break_bytes if path.endswith("safetensors") else break_json], False
-            command = rng.choice([["train_weak.py", "--model", model], ["icl.py", "--model", model, "--labels", "weak", "--out", "new"]])
-        elif kind == "state":                              # what an unfinished run left
-            name = rng.choice(["results.json", "evaluator.json", "audits.jsonl"])
-            path = glob.glob(os.path.join(seed0, "align", "rounds-*", "round-1", name))[0]
-            ways = [break_json] if name.endswith("json") else [junk_line, cut_line, lose("id"), lose("use")]
-            must = False
-            command = ["auto_align.py", "--ladder", "tiny-1b", "--audit", "4", "--doubt", "0.05", "--epochs", "1"]
-        elif kind == "writer":                             # somebody's continuations
-            texts = [*ANY_FILE, double_line, replace("id", WRONG_TEXT), lose("id"), replace("text", WRONG_TEXT), lose("text"), replace("nats", WRONG_VALUE), lose("nats")]
-            path, ways, learns = rng.choice([
-                (os.path.join(toxicity, "train1.jsonl"), ROWS + [replace("continuation", WRONG_TEXT), lose("continuation")] * 3, ["--labels", "train1"]),
-                (os.path.join(toxicity, "truth", "continuations.jsonl"), texts, ["--labels", "truth"]),
-                (os.path.join(toxicity, "truth", "continuations.jsonl"), texts, ["--labels", "weak", "--truth-budget", "3"]),
-                (os.path.join(toxicity, "seed0", "weak", "labels.jsonl"), texts, ["--labels", "weak", "--keep", "0.5"]),
-                (os.path.join(toxicity, "seed0", "weak", "labels.jsonl"), texts, ["--labels", "weak,weak-tiny-1c"])])
-            command, must = [*writer, *learns, "--out", "new"], False
-        elif kind == "table":                              # what align_tasks.py and report.py make tables of
-            path, ways = rng.choice([(os.path.join(toxicity, seed, "table", "results.json"), [break_json]) for seed in ("seed0", "seed1")]
-                                    + [(os.path.join(toxicity, "seed0", run, name), [*ANY_FILE, lose("id"), lose("texts"), replace("texts", [*WRONG_TEXT, [], [3], ["a"] * 9]), replace("text", WRONG_TEXT)])
-                                       for run in ("weak", "student", "ceiling") for name in ("labels.jsonl", "samples.jsonl")])
-            command, must = rng.choice([table, table, ["report.py", "--task", "toxicity"]]), False
-        elif kind == "culture":                            # questions, and answers of a run that was not finished or is reported
-            path, ways, command = rng.choice([
-                (os.path.join(cdeval, "own.json"), [break_question, break_question, break_bytes, ANY_FILE[0], ANY_FILE[1], ANY_FILE[2]], culture),
-                (os.path.join(cdeval, "seed0", "culture", "answers-tiny-1a.jsonl"),
-                 [*ANY_FILE, double_line, lose("id"), lose("p"), *(replace(key, WRONG_VALUE) for key in ("p", "log_p", "tokens", "id", "turn"))], [*culture, "--weighting", "consistency"]),
-                (os.path.join(cdeval, "seed0", "culture", "results.json"), [break_json], culture),
-                (os.path.join(cdeval, "seed0", "culture", "results.json"), [break_json], ["report.py", "--task", "toxicity"])])
-            must = False
-        elif kind == "own":
-            path, ways, must = os.path.join(house, "own.csv"), [break_bytes, ANY_FILE[0], ANY_FILE[1], ANY_FILE[2]], False
-            command = ["data/own/prepare.py", "--rows", path, "--text", rng.choice(["text", "{text}", "{no}", "{", "nothing"]), "--label", rng.choice(["label", "label", "none"]),
-                       "--task", rng.choice(["mine", "mine", "mine", "../x", "a b", ""])]
-        else:
-            script = rng.choice(list(flags))
-            flag, takes = rng.choice(flags[script])
-            command = [script, *(readers | others)[script], flag, *([rng.choice(ODD)] if takes else [])]
-            if rng.random() < 0.15:
-                command.append(rng.choice(["--nothing", "stray", "-x", "--task"]))
+        kind = rng.choice(kinds or MIX)
+        row_reader = rng.choice(ROW_READERS)               # drawn for every kind, so that a seed gives the same cases
+        if kind == "flag":
+            command = flag_case(rng, commands, flags)
             yield " ".join(command), {}, command, False
             continue
+        path, ways, command, must = KINDS[kind](rng, house, row_reader, runs)
         with open(path, "rb") as f:
             data = f.read()
         broken = rng.choice(ways)(rng, data)
         if broken != data:
-            yield f"{os.path.relpath(path, house)} -> {'gone' if broken is None else repr(broken[:60]) if len(broken) < 60 else difference(data, broken)}: {' '.join(command)}", \
-                {path: broken}, command, must
+            change = describe_change(data, broken)
+            yield f"{os.path.relpath(path, house)} -> {change}: {' '.join(command)}", {path: broken}, command, must
 
 
-def first_id(world):
-    with open(os.path.join(world, "train2.jsonl"), encoding="utf-8") as f:
-        return json.loads(f.readline())["id"]
-
-
-def second_seed(task):
-    """The table of seed 0 again, as if seed 1 had come to the same."""
-    with open(os.path.join(task, "seed0", "table", "results.json"), encoding="utf-8") as f:
-        results = json.load(f)
-    results["config"]["seed"] = 1
-    os.makedirs(os.path.join(task, "seed1", "table"), exist_ok=True)
-    with open(os.path.join(task, "seed1", "table", "results.json"), "w", encoding="utf-8") as f:
-        json.dump(results, f)
-
-
-def difference(a, b):
-    k = next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
-    return f"byte {k}: {b[max(0, k - 40):k + 40]!r}"
+def describe_change(data, broken):
+    """What a case did to a file: it is gone, it is short enough to be shown, or the bytes around the first change."""
+    if broken is None:
+        return "gone"
+    if len(broken) < 60:
+        return repr(broken[:60])
+    changed = (i for i, (x, y) in enumerate(zip(data, broken)) if x != y)
+    k = next(changed, min(len(data), len(broken)))
+    return f"byte {k}: {broken[max(0, k - 40):k + 40]!r}"
 
 
 def flags_of(script):
-    """[(flag, takes a value?)], from its parser."""
+    """[(flag, takes a value?)], from the script's parser"""
     found = []
 
-    def look(self, *args, **kwargs):
-        found.extend((action.option_strings[0], action.nargs != 0) for action in self._actions if action.option_strings and action.dest not in ("help", "docs"))
+    def list_flags(self, *args, **kwargs):
+        for action in self._actions:
+            if action.option_strings and action.dest not in ("help", "docs"):
+                found.append((action.option_strings[0], action.nargs != 0))
         raise Accepted
-    parse, argparse.ArgumentParser.parse_args = argparse.ArgumentParser.parse_args, look
+    parse_args = argparse.ArgumentParser.parse_args
+    argparse.ArgumentParser.parse_args = list_flags
     try:
         sys.argv = [script]
         importlib.import_module(script[:-3]).main()
     except Accepted:
         pass
     finally:
-        argparse.ArgumentParser.parse_args = parse
+        argparse.ArgumentParser.parse_args = parse_args
     return found
 
 
-def try_one(house, files, command, must):
-    """-> None if all is well, else what is not"""
-    kept = {}
+# --------------------------------------------------------------------------- one case
+
+@contextlib.contextmanager
+def broken_files(files):
+    """The files {path: bytes or None} are broken within the block, and whole again after it."""
+    kept = {path: path + ".kept" for path in files}
     for path, data in files.items():
-        kept[path] = path + ".kept"
         os.replace(path, kept[path])
         if data is not None:
             with open(path, "wb") as f:
                 f.write(data)
-    module = importlib.import_module("own.prepare" if command[0].startswith("data") else command[0][:-3])
-    err, code, accepted, finding = io.StringIO(), 0, False, None
-    sys.argv = command
-    before = inputs_of(house)
-    try:
-        with contextlib.redirect_stdout(io.TextIOWrapper(io.BytesIO(), "utf-8")), contextlib.redirect_stderr(err):
-            module.main()
-    except Accepted:
-        accepted = True
-    except SystemExit as stop:
-        code = stop.code or 0
-    except BaseException:
-        finding = traceback.format_exc()
-    lines = [line for line in err.getvalue().splitlines() if "error: " in line]
-    if finding is None and (code not in (0, 2) or code == 2 and len(lines) != 1):
-        finding = f"exit code {code}: {err.getvalue()[-1000:]}"
-    if finding is None and code == 2 and "usage:" not in err.getvalue() and not err.getvalue().startswith("error: "):
-        finding = f"more than one line: {err.getvalue()[-1000:]}"
-    if finding is None and must and code != 2:
-        finding = "taken as if nothing was wrong"
-    if inputs_of(house) != before:
-        finding = (finding or "") + "an input was changed"
+    yield
     for path in files:
         if os.path.exists(path):
             os.remove(path)
         os.replace(kept[path], path)
+
+
+def judge_exit(code, error, must):
+    """What is wrong with the way a script ended, or None. error: its stderr; must: should it have refused?"""
+    n_errors = sum("error: " in line for line in error.splitlines())
+    if code not in (0, 2) or code == 2 and n_errors != 1:
+        return f"exit code {code}: {error[-1000:]}"
+    if code == 2 and "usage:" not in error and not error.startswith("error: "):
+        return f"more than one line: {error[-1000:]}"
+    if must and code != 2:
+        return "taken as if nothing was wrong"
+    return None
+
+
+def try_case(house, files, command, must):
+    """-> (None if all is well, otherwise what went wrong; "accepted" or "refused")"""
+    with broken_files(files):
+        module = importlib.import_module("own.prepare" if command[0].startswith("data") else command[0][:-3])
+        code = 0
+        accepted = False
+        finding = None
+        sys.argv = command
+        before = inputs_of(house)
+        out = io.TextIOWrapper(io.BytesIO(), "utf-8")
+        err = io.StringIO()
+        try:
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                module.main()
+        except Accepted:
+            accepted = True
+        except SystemExit as stop:
+            code = stop.code or 0
+        except BaseException:
+            finding = traceback.format_exc()
+        if finding is None:
+            finding = judge_exit(code, err.getvalue(), must)
+        if inputs_of(house) != before:
+            finding = (finding or "") + "an input was changed"
     return finding, "accepted" if accepted or code == 0 else "refused"
 
 
 def inputs_of(house):
-    """What no script may change: the rows, the truth, and other runs."""
-    world, digest = os.path.join(house, "data", "tinyworld"), hashlib.sha256()
-    names = [f"{s}.jsonl" for s in ("train1", "train2", "valid", "test")] + ["task.json", "truth/labels.jsonl", "seed0/weak/labels.jsonl", "seed0/ceiling/labels.jsonl",
-             "../toxicity/train1.jsonl", "../toxicity/truth/continuations.jsonl", "../toxicity/seed0/weak/labels.jsonl", "../cdeval/own.json"]
-    for path in [*(os.path.join(world, name) for name in names), os.path.join(house, "own.csv")]:
+    """A hash of all that no script may change: the rows, the truth, and other runs."""
+    digest = hashlib.sha256()
+    paths = [data_path(house, *names) for names in (
+        ("tinyworld", "train1.jsonl"), ("tinyworld", "train2.jsonl"), ("tinyworld", "valid.jsonl"),
+        ("tinyworld", "test.jsonl"), ("tinyworld", "task.json"), ("tinyworld", "truth", "labels.jsonl"),
+        ("tinyworld", "seed0", "weak", "labels.jsonl"), ("tinyworld", "seed0", "ceiling", "labels.jsonl"),
+        ("toxicity", "train1.jsonl"), ("toxicity", "truth", "continuations.jsonl"),
+        ("toxicity", "seed0", "weak", "labels.jsonl"), ("cdeval", "own.json"),
+    )]
+    for path in [*paths, os.path.join(house, "own.csv")]:
         if os.path.exists(path):
             with open(path, "rb") as f:
                 digest.update(f.read())
     return digest.hexdigest()
+
+
+# --------------------------------------------------------------------------- preparations
+
+def fingerprint_models_once():
+    """The shipped models are large and stay as they are, so one fingerprint each is enough."""
+    import contract
+    compute = contract.fingerprint
+    known = {}
+
+    def fingerprint(path):
+        if os.sep + "models" + os.sep not in path:
+            return compute(path)
+        if path not in known:
+            known[path] = compute(path)
+        return known[path]
+    contract.fingerprint = fingerprint
+
+
+WORK_BEGINS_IN = {
+    "train_weak": ["open_run"],
+    "train_strong": ["open_run"],
+    "icl": ["open_run"],
+    "ensemble": ["open_run", "train_member"],
+    "debate": ["open_run", "open_language_model"],
+    "auto_align": ["write_results", "play_round", "score_texts", "choose_evaluator"],
+    "align_tasks": ["write_results", "write_file"],
+    "sft": ["open_run"],
+    "cdeval": ["write_results", "draw_figures", "answers_by_likelihood", "answers_by_generation"],
+    "report": ["write_file", "draw_figures"],
+}
+
+
+def stop_before_the_work():
+    """The functions that begin the work of a stage raise Accepted instead."""
+    for name, functions in WORK_BEGINS_IN.items():
+        module = importlib.import_module(name)
+        for function in functions:
+            assert hasattr(module, function), f"{name} has no {function}"
+            setattr(module, function, accept)
+    sys.modules["align_tasks"].run_all = lambda *_: None   # the checks that follow it are tested too
+    for name in ("align_tasks", "cdeval", "auto_align"):
+        sys.modules[name].open_run = lambda *_: contextlib.nullcontext()
+
+
+def make_inputs(house):
+    """A table of own rows, a model to be broken, and a table of seed 1 that is a copy of seed 0's."""
+    with open(os.path.join(house, "own.csv"), "w", encoding="utf-8") as f:
+        f.write("text,label\n" + "".join(f"Is {k} odd?,{k % 2}\n" for k in range(80)))
+    tiny = data_path(house, "tinyworld", "models", "tiny-1a")
+    shutil.copytree(tiny, os.path.join(house, "broken"), dirs_exist_ok=True)
+    results = read_json(data_path(house, "toxicity", "seed0", "table", "results.json"))
+    results["config"]["seed"] = 1
+    os.makedirs(data_path(house, "toxicity", "seed1", "table"), exist_ok=True)
+    with open(data_path(house, "toxicity", "seed1", "table", "results.json"), "w", encoding="utf-8") as f:
+        json.dump(results, f)
 
 
 def main():
@@ -318,48 +554,28 @@ def main():
     parser.add_argument("--house", required=True)
     parser.add_argument("--cases", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--kinds", nargs="*", default=[], help="of these kinds only (see cases)")
+    parser.add_argument("--kinds", nargs="*", default=[], help=f"of these kinds only: flag, {', '.join(KINDS)}")
     args = parser.parse_args()
     sys.path[:0] = [args.house, os.path.join(args.house, "data")]
     os.chdir(args.house)
     os.environ["HF_HUB_OFFLINE"] = "1"
     import contract
-    assert os.path.realpath(contract.ROOT) == os.path.realpath(args.house), "the scripts of another folder were imported"
-    fingerprints = {}
-
-    def fingerprint(path, real=contract.fingerprint):      # of models, which are large and stay as they are
-        if os.sep + "models" + os.sep not in path:
-            return real(path)
-        return fingerprints.setdefault(path, None) or fingerprints.__setitem__(path, real(path)) or fingerprints[path]
-    contract.fingerprint = fingerprint
-    begins = {"train_weak": ["open_run"], "train_strong": ["open_run"], "icl": ["open_run"], "ensemble": ["open_run", "train_member"],
-              "debate": ["open_run", "open_language_model"],
-              "auto_align": ["write_results", "play_round", "score_texts", "choose_evaluator"],
-              "align_tasks": ["write_results", "write_file"], "sft": ["open_run"],
-              "cdeval": ["write_results", "draw_figures", "answers_by_likelihood", "answers_by_generation"],
-              "report": ["write_file", "draw_figures"]}
-    for name, functions in begins.items():
-        module = importlib.import_module(name)
-        for function in functions:
-            assert hasattr(module, function), f"{name} has no {function}"
-            setattr(module, function, accept)
-    sys.modules["align_tasks"].run_all = lambda *_: None                       # what comes after is looked at, too
-    for name in ("align_tasks", "cdeval", "auto_align"):
-        sys.modules[name].open_run = lambda *_: contextlib.nullcontext()
-    with open(os.path.join(args.house, "own.csv"), "w", encoding="utf-8") as f:
-        f.write("text,label\n" + "".join(f"Is {k} odd?,{k % 2}\n" for k in range(80)))
-    rng, counts = random.Random(args.seed), {"accepted": 0, "refused": 0}
-    shutil.copytree(os.path.join(args.house, "data", "tinyworld", "models", "tiny-1a"), os.path.join(args.house, "broken"), dirs_exist_ok=True)
-    second_seed(os.path.join(args.house, "data", "toxicity"))
-    stream, findings = cases(args.house, rng, args.kinds), 0
+    assert os.path.realpath(contract.ROOT) == os.path.realpath(args.house), "another folder's scripts were imported"
+    fingerprint_models_once()
+    stop_before_the_work()
+    make_inputs(args.house)
+    stream = cases(args.house, random.Random(args.seed), args.kinds)
+    counts = {"accepted": 0, "refused": 0}
+    findings = 0
     for _ in range(args.cases):
-        what, files, command, must = next(stream)
-        finding, outcome = try_one(args.house, files, command, must)
+        description, files, command, must = next(stream)
+        finding, outcome = try_case(args.house, files, command, must)
         counts[outcome] += 1
         if finding:
             findings += 1
-            print(f"FINDING {findings}: {what}\n{finding}\n")
-    print(f"{args.cases:,} cases: {counts['refused']:,} refused in one line, {counts['accepted']:,} taken for good enough, {findings} findings")
+            print(f"FINDING {findings}: {description}\n{finding}\n")
+    print(f"{args.cases:,} cases: {counts['refused']:,} refused in one line, {counts['accepted']:,} accepted, "
+          f"{findings} findings")
     raise SystemExit(1 if findings else 0)
 
 

@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,7 +22,6 @@ import align_tasks as at
 import warm
 from conftest import ROOT
 from metrics import auroc, correct, sigmoid
-from sft import has_rude_word
 from train_strong import logistic
 
 DATA = os.path.join(ROOT, "data")
@@ -108,7 +108,7 @@ def test_draws_are_the_balanced_accuracy_of_each_drawn_test_set():
 
 def test_seeds_are_pooled_by_means_and_the_pgr_is_that_of_the_means():
     y = np.array([1, 0, 1, 0])
-    groups = list("abcd")
+    test = [{"group": group, "label": int(label)} for group, label in zip("abcd", y)]
 
     def table(weak, student, ceiling):
         rows = []
@@ -118,13 +118,13 @@ def test_seeds_are_pooled_by_means_and_the_pgr_is_that_of_the_means():
         return rows
     one = table([1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1])
     two = table([1, 0, 0, 0], [1, 0, 0, 0], [1, 1, 1, 1])
-    rows = {row["run"]: row for row in at.pool_seeds([one, two], y, groups)}
+    rows = {row["run"]: row for row in at.pool_seeds([one, two], "safety", test)}
     assert rows["student"]["headline"] == pytest.approx((0.5 + 0.25) / 2) and rows["student"]["seeds"] == 2
     assert rows["student"]["pgr"] == pytest.approx((0.375 - 0.25) / (1 - 0.25)) and "pgr" not in rows["weak"]
     low, high = rows["student"]["headline_interval"]
     assert low < 0.375 < high
     without = table([1, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0])
-    none = {row["run"]: row for row in at.pool_seeds([without], y, groups)}
+    none = {row["run"]: row for row in at.pool_seeds([without], "safety", test)}
     assert "no gap" in none["student"]["reason"] and "pgr" not in none["student"]
 
 
@@ -137,6 +137,40 @@ def test_no_gap_is_a_sentence():
     found = recovered(0.2, 0.5, 0.8)
     assert found["pgr"] == pytest.approx(0.5, abs=0.1) and found["interval"][0] < 0.5 < found["interval"][1]
     assert recovered(0.50, 0.5, 0.52)["interval"] is None      # a gap within its noise
+
+
+# --------------------------------------------------------------------------- how toxic texts are
+
+
+def test_expected_maximum_toxicity_on_a_planted_scorer():
+    """A sample is toxic with p = 0.1: the mean is 0.1, and 1 - 0.9^25 = 92.8 % of prompts have one or more in 25."""
+    scores = (np.random.default_rng(0).random((4000, 25)) < 0.1).astype(float)
+    found = at.toxicity_metrics(scores)
+    assert found["mean"] == pytest.approx(0.1, abs=0.004)
+    assert found["any"] == found["expected_maximum"] == pytest.approx(1 - 0.9 ** 25, abs=0.015)
+    uniform = at.toxicity_metrics(np.random.default_rng(1).random((4000, 25)))
+    assert uniform["expected_maximum"] == pytest.approx(25 / 26, abs=0.003)    # of 25 uniform numbers, on average
+
+
+def test_rude_words_are_words():
+    assert at.has_rude_word("A CLOWN!", RUDE) == 1.0
+    assert at.has_rude_word("clowns brattish", RUDE) == 0.0
+    assert at.has_rude_word("", RUDE) == 0.0
+
+
+def test_a_scorer_is_found_by_its_label(monkeypatch):
+    def plant(names, logits):
+        model = SimpleNamespace(config=SimpleNamespace(id2label=names, problem_type=None))
+        monkeypatch.setattr(at, "open_checkpoint", lambda *args, **kwargs: (model, None, 64))
+        monkeypatch.setattr(at, "tokenize", lambda tokenizer, rows, max_length: [[0] for _ in rows])
+        monkeypatch.setattr(at, "forward_all", lambda *args, **kwargs: np.array(logits, np.float32))
+    plant({0: "neutral", 1: "toxic"}, np.log([[0.9, 0.1], [0.2, 0.8]]))
+    assert np.allclose(at.load_scorer("x", "cpu", False)(["kind", "", "rude"]), [0.1, 0.0, 0.8])
+    plant({0: "LABEL_0"}, [[0.0], [np.log(3)]])                                # one output: a sigmoid
+    assert np.allclose(at.load_scorer("x", "cpu", False)(["kind", "rude"]), [0.5, 0.75])
+    plant({0: "cat", 1: "dog"}, [])
+    with pytest.raises(SystemExit):
+        at.load_scorer("x", "cpu", False)
 
 
 # --------------------------------------------------------------------------- rows
@@ -276,9 +310,9 @@ def test_toxic_is_what_the_rude_words_say_and_the_truth_is_polite():
     truth = {line["id"]: line["text"] for line in lines}
     splits = read("toxicity")
     assert set(truth) == {row["id"] for split in ("train2", "valid") for row in splits[split]}
-    assert not any(has_rude_word(text, RUDE) for text in truth.values())
-    assert all(row["label"] == has_rude_word(row["text"], RUDE) for row in splits["test"])
-    careless = np.mean([has_rude_word(row["continuation"], RUDE) for row in splits["train1"]])
+    assert not any(at.has_rude_word(text, RUDE) for text in truth.values())
+    assert all(row["label"] == at.has_rude_word(row["text"], RUDE) for row in splits["test"])
+    careless = np.mean([at.has_rude_word(row["continuation"], RUDE) for row in splits["train1"]])
     assert 0.15 < careless < 0.45                              # three in ten, by a hash
 
 
@@ -462,7 +496,7 @@ def test_supervisors_and_students_write_and_the_table_says_what_does_not_apply(h
     assert [row["strategy"] for row in results["table"]][:4] == ["supervisor", "ceiling", "naive", "bootstrapping"]
     assert results["n"] == 12 and results["config"]["role"] == "table"
     samples = read_jsonl(world, "student", "samples.jsonl")
-    by_hand = np.mean([[has_rude_word(text, RUDE) for text in line["texts"]] for line in samples])
+    by_hand = np.mean([[at.has_rude_word(text, RUDE) for text in line["texts"]] for line in samples])
     assert [row["mean"] for row in results["table"] if row["run"] == "student"] == [pytest.approx(by_hand)]
     assert len(samples[0]["texts"]) == 2
     assert not read_bytes(world, "rung-tiny-1c", "samples.jsonl")              # only an input of another run

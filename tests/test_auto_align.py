@@ -18,9 +18,9 @@ import torch
 import auto_align
 import warm
 from auto_align import (
+    apply_corrections,
     bradley_terry,
     buy_audits,
-    correct_labels,
     fit_pairs,
     guard_update,
     invent_answers,
@@ -31,7 +31,9 @@ from auto_align import (
     preference_pairs,
     propose_attacks,
     rows_to_train_on,
+    score_texts,
     slice_of,
+    train_learner,
 )
 from metrics import sigmoid
 from models import classify, load_classifier, open_language_model, pad
@@ -145,7 +147,23 @@ def test_the_attacker_asks_nothing_that_was_asked_and_needs_no_label():
     assert propose_attacks(rows, 0.0, lambda some: np.zeros(len(some))) == []
 
 
-ARGS = SimpleNamespace(seed=0, dtype="fp32", head="lm", trust_remote_code=False, audit=6, audit_by="uncertain")
+ARGS = SimpleNamespace(task="tinyworld", seed=0, dtype="fp32", head="lm", trust_remote_code=False, audit=6,
+                       audit_by="uncertain")
+
+
+def test_an_untrained_student_with_a_random_head_scores_as_the_model_that_training_starts_from(monkeypatch, tmp_path):
+    """Fault: the head came from an unseeded generator whenever a student was opened: other scores at every call."""
+    rows = questions(4)
+    words = [" no", " yes"]
+    args = SimpleNamespace(**{**vars(ARGS), "head": "random", "loss": "xent", "lora": None,
+                              "gradient_checkpointing": False})
+    first = score_texts("tiny-1a", rows, words, args, "cpu")
+    assert first.any() and np.array_equal(first, score_texts("tiny-1a", rows, words, args, "cpu"))
+    monkeypatch.setattr(auto_align, "fit", lambda *_, **__: None)
+    learner = train_learner("tiny-1a", rows, np.full(8, 0.5), [], words, args, "cpu", str(tmp_path))
+    assert np.array_equal(first, score_texts(learner, rows, words, args, "cpu"))
+    other_seed = SimpleNamespace(**{**vars(args), "seed": 1})
+    assert not np.array_equal(first, score_texts("tiny-1a", rows, words, other_seed, "cpu"))
 
 
 def test_a_language_model_invents_answers():
@@ -154,7 +172,8 @@ def test_a_language_model_invents_answers():
     assert any(len(r["choices"]) == 5 and r["choices"][4] for r in more) and all(len(r["choices"]) == 4 for r in rows)
 
 
-def test_humans_are_asked_as_often_as_the_budget_says_and_about_different_rows(tmp_path):
+def test_humans_are_asked_as_often_as_the_budget_says_and_about_different_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr(auto_align, "truth_folder", lambda task: str(tmp_path))
     rows = questions(10)
     with open(tmp_path / "labels.jsonl", "w", encoding="utf-8") as f:
         for row in rows:
@@ -162,17 +181,17 @@ def test_humans_are_asked_as_often_as_the_budget_says_and_about_different_rows(t
             f.write(json.dumps({"id": row["id"], "soft_label": soft_label}) + "\n")
     p = np.linspace(0.01, 0.99, 20)
     for budget in (0, 1, 6, 7, 40):
-        audits = buy_audits(rows, p, 1 - p, SimpleNamespace(**{**vars(ARGS), "audit": budget}), str(tmp_path), 0)
+        audits = buy_audits(rows, p, 1 - p, SimpleNamespace(**{**vars(ARGS), "audit": budget}), 0)
         assert len(audits) == min(budget, 20) == len({a["id"] for a in audits})
         assert all(a["label"] == int(a["id"].endswith("a")) for a in audits)
-    audits = buy_audits(rows, p, 1 - p, ARGS, str(tmp_path), 0)
+    audits = buy_audits(rows, p, 1 - p, ARGS, 0)
     assert [a["use"] for a in audits] == ["guard"] * 3 + ["correct"] * 3
 
 
 def test_corrections_replace_the_critics_labels_and_guards_do_not():
     rows = questions(2)
     audits = [{"id": "q0a", "use": "guard", "label": 1}, {"id": "q1b", "use": "correct", "label": 0}]
-    assert correct_labels(np.array([0.1, 0.2, 0.3, 0.4]), rows, audits).tolist() == [0.1, 0.2, 0.3, 0.0]
+    assert apply_corrections(np.array([0.1, 0.2, 0.3, 0.4]), rows, audits).tolist() == [0.1, 0.2, 0.3, 0.0]
 
 
 def test_the_learner_trains_on_as_many_rows_with_attacks_as_without_and_never_on_guards():

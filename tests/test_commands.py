@@ -1,5 +1,5 @@
 """
-The real commands, in a copy of the repository: the chain, what is skipped and what is not, kills, damage, and what must not leak.
+The real commands, in a copy of the repository: the chain, what is skipped and what is not, kills, damage, and leaks.
 
 python -m pytest tests/test_commands.py          # 2 minutes
 """
@@ -24,23 +24,23 @@ import warm
 from conftest import ROOT
 
 SCRIPTS = ["train_weak.py", "train_strong.py", "ensemble.py", "debate.py", "icl.py", "auto_align.py", "sft.py",
-           "align_tasks.py", "cdeval.py", "report.py"]           # with a command line; contract.py has none
+           "align_tasks.py", "cdeval.py", "report.py"]     # these have a command line, the shared pages have none
 PAGES = ["contract.py", "metrics.py", "models.py", "distributed.py"]
 QUICK = ["--max-rows", "96", "--epochs", "1"]
 
 
 def build_house(folder):
-    """A copy of what the commands need: scripts, tinyworld's rows, and links to its models."""
+    """A copy of what the commands need: scripts, tinyworld's rows, and a link to its models."""
     os.makedirs(folder, exist_ok=True)
     for name in [*SCRIPTS, *PAGES, "run.sh"]:
         shutil.copy(os.path.join(ROOT, name), folder)
+    source = os.path.join(ROOT, "data", "tinyworld")
     world = os.path.join(folder, "data", "tinyworld")
     os.makedirs(world)
     shutil.copy(os.path.join(ROOT, "data", "tasks.py"), os.path.join(folder, "data"))
-    for name in ("prepare.py", "facts"):
-        source = os.path.join(ROOT, "data", "tinyworld", name)
-        (shutil.copytree if os.path.isdir(source) else shutil.copy)(source, os.path.join(world, name))
-    os.symlink(os.path.join(ROOT, "data", "tinyworld", "models"), os.path.join(world, "models"))
+    shutil.copy(os.path.join(source, "prepare.py"), world)
+    shutil.copytree(os.path.join(source, "facts"), os.path.join(world, "facts"))
+    os.symlink(os.path.join(source, "models"), os.path.join(world, "models"))
     subprocess.run([sys.executable, os.path.join(world, "prepare.py")], check=True, capture_output=True)
     return str(folder)
 
@@ -55,13 +55,24 @@ def call(house, *command):
 
 
 def must(house, *command):
+    """The command has to succeed -> what it prints"""
     done = call(house, *command)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
+def seed0(house, *names):
+    """A path in the folder of tinyworld's runs with seed 0."""
+    return os.path.join(house, "data", "tinyworld", "seed0", *names)
+
+
+def read_results(folder):
+    with open(os.path.join(folder, "results.json"), encoding="utf-8") as f:
+        return json.load(f)
+
+
 def contents(folder):
-    """The bytes of everything a run leaves, but for the seconds in results.json."""
+    """The bytes of every file that a run leaves; of results.json all values but the seconds."""
     found = {}
     for path in sorted(glob.glob(os.path.join(folder, "**"), recursive=True)):
         if os.path.isfile(path):
@@ -72,6 +83,17 @@ def contents(folder):
     return found
 
 
+def rewrite(path, change):
+    """Each row of a JSON lines file is replaced by change(row)."""
+    rows = [json.loads(line) for line in open(path, encoding="utf-8")]
+    with open(path, "w", encoding="utf-8") as f:
+        f.writelines(json.dumps(change(row)) + "\n" for row in rows)
+
+
+def swap_classes(row):
+    return {**row, "soft_label": row["soft_label"][::-1]}
+
+
 WEAK = ["train_weak.py", *QUICK]
 CEILING = ["train_strong.py", "--labels", "truth", "--out", "ceiling", *QUICK]
 STUDENT = ["train_strong.py", "--labels", "weak", "--ceiling", "ceiling", *QUICK]
@@ -79,81 +101,99 @@ STUDENT = ["train_strong.py", "--labels", "weak", "--ceiling", "ceiling", *QUICK
 
 @pytest.fixture(scope="module")
 def chain(house):
-    """Supervisor, ceiling, student, table: their outputs."""
-    return {"house": house, "weak": must(house, *WEAK), "ceiling": must(house, *CEILING), "student": must(house, *STUDENT), "report": must(house, "report.py")}
+    """Supervisor, ceiling, student and table are made -> the house, and what each command printed."""
+    return {"house": house,
+            "weak": must(house, *WEAK),
+            "ceiling": must(house, *CEILING),
+            "student": must(house, *STUDENT),
+            "report": must(house, "report.py")}
 
 
 # --------------------------------------------------------------------------- the chain
 
 def test_the_chain_leaves_complete_folders(chain):
     for name in ("weak", "ceiling", "student"):
-        folder = os.path.join(chain["house"], "data", "tinyworld", "seed0", name)
-        results = json.load(open(os.path.join(folder, "results.json")))
+        folder = seed0(chain["house"], name)
+        results = read_results(folder)
         assert {"config", "line", "test", "seconds", "device", "versions", "seed", "outputs"} <= set(results)
         assert {"n", "accuracy", "se", "chance", "auroc", "ece", "share_yes", "says_yes"} <= set(results["test"])
         labels = [json.loads(line) for line in open(os.path.join(folder, "labels.jsonl"))]
-        assert len(labels) == 3 * 96 and all(abs(sum(r["soft_label"]) - 1) < 1e-6 for r in labels)
-        assert os.path.exists(os.path.join(folder, "checkpoint", "model.safetensors")) and not glob.glob(os.path.join(folder, "*.tmp"))
+        assert len(labels) == 3 * 96
+        assert all(abs(sum(row["soft_label"]) - 1) < 1e-6 for row in labels)
+        assert os.path.exists(os.path.join(folder, "checkpoint", "model.safetensors"))
+        assert not glob.glob(os.path.join(folder, "*.tmp"))
 
 
-def test_what_is_printed(chain):
+def test_stages_print_their_scores_and_the_flags_that_were_typed(chain):
     assert re.search(r"^supervisor 0\.\d+ ±0\.\d+ \| AUROC", chain["weak"], re.M)
-    assert re.search(r"^supervisor 0\.\d+ \| student 0\.\d+ ±0\.\d+ \| ceiling 0\.\d+ \| (PGR -?\d+\.\d+ \[|no PGR: )", chain["student"], re.M)
-    assert "student right where its supervisor is wrong" in chain["student"] and "one example, exactly as the model sees it" in chain["student"]
+    last_line = (r"^supervisor 0\.\d+ \| student 0\.\d+ ±0\.\d+ \| ceiling 0\.\d+ "
+                 r"\| (PGR -?\d+\.\d+ \[|no PGR: )")
+    assert re.search(last_line, chain["student"], re.M)
+    assert "student right where its supervisor is wrong" in chain["student"]
+    assert "one example, exactly as the model sees it" in chain["student"]
     assert "device: " in chain["weak"]
-    assert "train_weak.py --max-rows 96 --epochs 1 -> " in chain["weak"]       # the flags that were typed, not thirty keys
+    assert "train_weak.py --max-rows 96 --epochs 1 -> " in chain["weak"]       # these flags alone, not thirty keys
     assert "| student | tiny-4 | weak | 1 |" in chain["report"]
 
 
-def test_the_numbers_in_the_table_are_those_of_the_label_files(chain):
+def test_the_accuracy_in_results_json_follows_from_the_label_file(chain):
     """The student's accuracy once more, straight from labels.jsonl and test.jsonl."""
-    world = os.path.join(chain["house"], "data", "tinyworld")
-    truth = {r["id"]: r["label"] for r in map(json.loads, list(open(os.path.join(world, "test.jsonl")))[:96])}
-    soft = {r["id"]: r["soft_label"] for r in map(json.loads, open(os.path.join(world, "seed0", "student", "labels.jsonl")))}
-    hits = sum((soft[i][1] > 0.5) == (label == 1) for i, label in truth.items())
-    assert json.load(open(os.path.join(world, "seed0", "student", "results.json")))["test"]["accuracy"] == pytest.approx(hits / 96)
+    test_path = os.path.join(chain["house"], "data", "tinyworld", "test.jsonl")
+    rows = [json.loads(line) for line in list(open(test_path))[:96]]
+    labels = map(json.loads, open(seed0(chain["house"], "student", "labels.jsonl")))
+    p_yes = {row["id"]: row["soft_label"][1] for row in labels}
+    hits = sum((p_yes[row["id"]] > 0.5) == (row["label"] == 1) for row in rows)
+    accuracy = read_results(seed0(chain["house"], "student"))["test"]["accuracy"]
+    assert accuracy == pytest.approx(hits / 96)
 
 
 @pytest.mark.parametrize("flags,words", [
     (["--chain", "tiny-1a,tiny-2", "--self-train", "1", "--truth-budget", "8", "--early-stop", "--hard"],
-     ["student 1 of 3: tiny-1a", "student 3 of 3: tiny-2", "truth: 8 labels of train2 bought (disagree)", "by the labels of valid"]),
-    (["--probe", "first", "--clean", "knn", "--generative-steps", "2"], ["48 of 96 rows are kept", "probe: ", "read 64 texts"]),
-    (["--probe", "after", "--clean", "logistic", "--keep", "0.25", "--oracle-stop"], ["CHEATING, by the truth of valid", "| CHEATING: stopped by the truth"]),
-    (["--probe", "only", "--clean", "confident", "--truth-budget", "4", "--pick", "random", "--loss", "window"], ["bought (random)", "probe: "]),
+     ["student 1 of 3: tiny-1a", "student 3 of 3: tiny-2", "truth: 8 labels of train2 bought (disagree)",
+      "by the labels of valid"]),
+    (["--probe", "first", "--clean", "knn", "--generative-steps", "2"],
+     ["48 of 96 rows are kept", "probe: ", "read 64 texts"]),
+    (["--probe", "after", "--clean", "logistic", "--keep", "0.25", "--oracle-stop"],
+     ["CHEATING, by the truth of valid", "| CHEATING: stopped by the truth"]),
+    (["--probe", "only", "--clean", "confident", "--truth-budget", "4", "--pick", "random", "--loss", "window"],
+     ["bought (random)", "probe: "]),
 ])
-def test_every_method_runs_and_says_what_it_did(chain, flags, words):
-    model = [] if "--chain" in flags else ["--model", "tiny-1a"]
-    printed = must(chain["house"], "train_strong.py", "--labels", "weak", "--out", "student-method", *model, *flags, *QUICK)
+def test_every_method_runs_and_prints_what_it_did(chain, flags, words):
+    command = ["train_strong.py", "--labels", "weak", "--out", "student-method", *flags, *QUICK]
+    if "--chain" not in flags:
+        command += ["--model", "tiny-1a"]
+    printed = must(chain["house"], *command)
     assert all(word in printed for word in words), printed
-    results = json.load(open(os.path.join(chain["house"], "data", "tinyworld", "seed0", "student-method", "results.json")))
-    assert len(results["truth_ids"]) == int(flags[flags.index("--truth-budget") + 1] if "--truth-budget" in flags else 0)
+    results = read_results(seed0(chain["house"], "student-method"))
+    budget = int(flags[flags.index("--truth-budget") + 1]) if "--truth-budget" in flags else 0
+    assert len(results["truth_ids"]) == budget
     assert bool(results["curve"]) == ("only" not in flags)
 
 
-def test_a_true_label_that_was_bought_is_what_the_student_is_taught(chain, noisy_house):
-    """All labels bought: the supervisor's no longer matter, whatever they were."""
-    command = ["train_strong.py", "--labels", "weak", "--model", "tiny-1a", "--truth-budget", "96", "--pick", "random", "--out", "all", *QUICK]
+def test_bought_true_labels_replace_the_supervisors(chain, noisy_house):
+    """All labels are bought, so the supervisor's labels no longer matter."""
+    command = ["train_strong.py", "--labels", "weak", "--model", "tiny-1a", "--truth-budget", "96", "--pick", "random",
+               "--out", "all", *QUICK]
     must(noisy_house, *command)
-    world = os.path.join(noisy_house, "data", "tinyworld", "seed0")
-    before = contents(os.path.join(world, "all"))["labels.jsonl"]
-    rewrite(os.path.join(world, "weak", "labels.jsonl"), lambda row: {**row, "soft_label": row["soft_label"][::-1]})
+    before = contents(seed0(noisy_house, "all"))["labels.jsonl"]
+    rewrite(seed0(noisy_house, "weak", "labels.jsonl"), swap_classes)
     must(noisy_house, *command)
-    assert contents(os.path.join(world, "all"))["labels.jsonl"] == before
+    assert contents(seed0(noisy_house, "all"))["labels.jsonl"] == before
 
 
-def test_a_finished_stage_is_not_run_again_and_any_changed_flag_runs_it(chain):
+def test_a_finished_run_is_skipped_and_any_changed_flag_repeats_it(chain):
     assert "already done" in must(chain["house"], *WEAK)
     assert "already done" not in must(chain["house"], *WEAK, "--lr", "2e-4")
-    assert "already done" not in must(chain["house"], *WEAK)                   # back again: the folder now held the other run
+    assert "already done" not in must(chain["house"], *WEAK)         # the folder held the run with the other flag
 
 
-def test_pitfall_13_every_result_relevant_flag_is_part_of_what_decides_a_rerun(tmp_path):
+def test_pitfall_13_every_flag_that_can_change_results_is_part_of_the_config(tmp_path):
     parser = train_weak.build_parser()
     args = vars(parser.parse_args(["--out", str(tmp_path / "run")]))
 
     def config_of(args):
-        args = SimpleNamespace(**args)
-        return contract.describe_run(train_weak.__file__, parser, args, {"role": "supervisor", **vars(args)}, [])[1]
+        identity = {"role": "supervisor", **args}
+        return contract.describe_run(train_weak.__file__, parser, SimpleNamespace(**args), identity, [])[1]
     config = config_of(args)
     relevant = set(args) - {"out", "device", "force"}
     assert relevant <= set(config)
@@ -169,7 +209,8 @@ def test_pitfall_13_every_result_relevant_flag_is_part_of_what_decides_a_rerun(t
 # --------------------------------------------------------------------------- kills and damage
 
 def run_and_kill(house, command, seconds):
-    process = subprocess.Popen([sys.executable, *command], cwd=house, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, *command], cwd=house,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         process.wait(timeout=seconds)
     except subprocess.TimeoutExpired:
@@ -179,16 +220,17 @@ def run_and_kill(house, command, seconds):
 
 def test_pitfall_12_killed_at_any_moment_the_same_command_ends_with_the_same_bytes(chain):
     house = chain["house"]
-    folder = os.path.join(house, "data", "tinyworld", "seed0", "student")
+    folder = seed0(house, "student")
     before = contents(folder)
     shutil.rmtree(folder)
     started = time.time()
     must(house, *STUDENT)
-    full, rng = time.time() - started, random.Random(0)
+    seconds = time.time() - started
+    rng = random.Random(0)
     assert contents(folder) == before
     for _ in range(3):
         shutil.rmtree(folder)
-        run_and_kill(house, STUDENT, rng.uniform(0.3, 1.0) * full)
+        run_and_kill(house, STUDENT, rng.uniform(0.3, 1.0) * seconds)
         must(house, *STUDENT)
         assert contents(folder) == before
 
@@ -196,13 +238,19 @@ def test_pitfall_12_killed_at_any_moment_the_same_command_ends_with_the_same_byt
 @pytest.mark.parametrize("step", ["checkpoint", "labels", "results"])
 def test_pitfall_12_killed_between_two_files_the_stage_is_not_done(chain, step):
     """
-    Another run (--lr) in a finished run's folder dies just before each of its artefacts. Before the first the finished run is whole; after it
-    the folder counts as damaged, and the next run completes.
+    Another run (--lr) in a finished run's folder dies just before it writes each of its files. Before the first one the
+    finished run is whole. After it the folder counts as damaged, and the next run completes.
     """
-    house, folder = chain["house"], os.path.join(chain["house"], "data", "tinyworld", "seed0", "weak")
+    house = chain["house"]
+    folder = seed0(house, "weak")
     before = contents(folder)
-    patch = {"checkpoint": "save_checkpoint", "labels": "write_labels", "results": "write_results"}[step]
-    code = f"import os, train_weak; train_weak.{patch} = lambda *a, **k: os._exit(9); train_weak.main({[*WEAK[1:], '--lr', '2e-4']!r})"
+    writer = {"checkpoint": "save_checkpoint", "labels": "write_labels", "results": "write_results"}[step]
+    code = f"""
+import os
+import train_weak
+train_weak.{writer} = lambda *a, **k: os._exit(9)
+train_weak.main({[*WEAK[1:], '--lr', '2e-4']!r})
+"""
     assert call(house, "-c", code).returncode == 9
     if step == "checkpoint":
         assert contents(folder) == before
@@ -211,8 +259,9 @@ def test_pitfall_12_killed_between_two_files_the_stage_is_not_done(chain, step):
 
 
 @pytest.mark.parametrize("name", ["labels.jsonl", "checkpoint/model.safetensors", "results.json"])
-def test_pitfall_11_a_damaged_run_is_made_again_never_silently_used(chain, name):
-    house, folder = chain["house"], os.path.join(chain["house"], "data", "tinyworld", "seed0", "weak")
+def test_pitfall_11_a_damaged_run_is_repeated_not_used(chain, name):
+    house = chain["house"]
+    folder = seed0(house, "weak")
     before = contents(folder)
     with open(os.path.join(folder, name), "r+b") as f:
         f.seek(os.path.getsize(os.path.join(folder, name)) // 2)
@@ -223,55 +272,58 @@ def test_pitfall_11_a_damaged_run_is_made_again_never_silently_used(chain, name)
 
 # --------------------------------------------------------------------------- nothing leaks
 
-def rewrite(path, change):
-    rows = [json.loads(line) for line in open(path, encoding="utf-8")]
-    with open(path, "w", encoding="utf-8") as f:
-        f.writelines(json.dumps(change(row)) + "\n" for row in rows)
-
-
 @pytest.fixture
 def noisy_house(chain, tmp_path):
-    """The same house with its own copy of the rows and of the supervisor, so that truth can be spoilt."""
+    """The same house with its own copy of the rows and of the runs, so that a test can spoil labels."""
     other = build_house(tmp_path / "noisy")
-    shutil.copytree(os.path.join(chain["house"], "data", "tinyworld", "seed0"), os.path.join(other, "data", "tinyworld", "seed0"))
+    shutil.copytree(seed0(chain["house"]), seed0(other))
     return other
 
 
 def test_pitfall_16_the_truth_of_train2_and_valid_never_reaches_the_student(chain, noisy_house):
-    world, rng = os.path.join(noisy_house, "data", "tinyworld"), random.Random(0)
-    rewrite(os.path.join(world, "truth", "labels.jsonl"), lambda row: {**row, "soft_label": rng.choice([[0.0, 1.0], [1.0, 0.0]])})
+    rng = random.Random(0)
+    truth_path = os.path.join(noisy_house, "data", "tinyworld", "truth", "labels.jsonl")
+    rewrite(truth_path, lambda row: {**row, "soft_label": rng.choice([[0.0, 1.0], [1.0, 0.0]])})
     must(noisy_house, *STUDENT, "--force")
-    spoilt, clean = (contents(os.path.join(h, "data", "tinyworld", "seed0", "student")) for h in (noisy_house, chain["house"]))
-    curves = [house["results.json"].pop("curve") for house in (spoilt, clean)]                # looked up after training: only this differs
-    assert spoilt == clean and [c["agrees_with_labels"] for c in curves[0]] == [c["agrees_with_labels"] for c in curves[1]]
-    assert curves[0] != curves[1]
+    spoilt = contents(seed0(noisy_house, "student"))
+    clean = contents(seed0(chain["house"], "student"))
+    # the curve alone is compared with the truth, after training
+    spoilt_curve = spoilt["results.json"].pop("curve")
+    clean_curve = clean["results.json"].pop("curve")
+    assert spoilt == clean
+    assert [c["agrees_with_labels"] for c in spoilt_curve] == [c["agrees_with_labels"] for c in clean_curve]
+    assert spoilt_curve != clean_curve
 
 
 def test_pitfall_14_nothing_is_chosen_on_test(chain, noisy_house):
     """Other test labels: other scores, but the same checkpoints and the same soft labels."""
-    world, rng = os.path.join(noisy_house, "data", "tinyworld"), random.Random(0)
-    rewrite(os.path.join(world, "test.jsonl"), lambda row: {**row, "label": rng.randrange(2)})
+    rng = random.Random(0)
+    test_path = os.path.join(noisy_house, "data", "tinyworld", "test.jsonl")
+    rewrite(test_path, lambda row: {**row, "label": rng.randrange(2)})
     for name, command in (("weak", WEAK), ("student", STUDENT)):
         must(noisy_house, *command, "--force")
-        spoilt, clean = (contents(os.path.join(h, "data", "tinyworld", "seed0", name)) for h in (noisy_house, chain["house"]))
-        assert spoilt["labels.jsonl"] == clean["labels.jsonl"] and spoilt["checkpoint/model.safetensors"] == clean["checkpoint/model.safetensors"]
+        spoilt = contents(seed0(noisy_house, name))
+        clean = contents(seed0(chain["house"], name))
+        assert spoilt["labels.jsonl"] == clean["labels.jsonl"]
+        assert spoilt["checkpoint/model.safetensors"] == clean["checkpoint/model.safetensors"]
         assert spoilt["results.json"]["test"] != clean["results.json"]["test"]
 
 
 def test_pitfalls_18_and_35_a_supervisor_that_lacks_a_test_row_is_an_error_that_names_it(chain, noisy_house):
-    path = os.path.join(noisy_house, "data", "tinyworld", "seed0", "weak", "labels.jsonl")
+    path = seed0(noisy_house, "weak", "labels.jsonl")
     lines = open(path).read().splitlines()
-    gone = json.loads(lines.pop())["id"]
+    missing_id = json.loads(lines.pop())["id"]
     open(path, "w").write("\n".join(lines))
     done = call(noisy_house, *STUDENT)
-    assert done.returncode == 2 and gone in done.stderr and "Traceback" not in done.stderr
-    assert "epoch 1" not in done.stdout                                        # and it shows before training, not after
+    assert done.returncode == 2 and missing_id in done.stderr and "Traceback" not in done.stderr
+    assert "epoch 1" not in done.stdout                              # the error comes before training, not after it
 
 
 def test_a_mistake_leaves_a_finished_run_whole(chain):
-    folder = os.path.join(chain["house"], "data", "tinyworld", "seed0", "weak")
+    folder = seed0(chain["house"], "weak")
     before = contents(folder)
-    assert call(chain["house"], *WEAK, "--model", "tiny-9").returncode == 2 and call(chain["house"], *WEAK, "--device", "warp", "--force").returncode == 2
+    assert call(chain["house"], *WEAK, "--model", "tiny-9").returncode == 2
+    assert call(chain["house"], *WEAK, "--device", "warp", "--force").returncode == 2
     assert contents(folder) == before
 
 
@@ -288,8 +340,9 @@ def test_run_sh_refuses_flags_that_differ_between_stages(house):
 
 @pytest.mark.parametrize("preset", ["tinyworld", "sciq", "paper"])
 def test_every_command_of_every_preset_exists(preset, usage):
-    """They cannot run without a hub, but what --dry-run prints can be copied: scripts are there, and know their flags."""
-    printed = subprocess.run(["bash", "run.sh", "--preset", preset, "--dry-run", "--seed", "3"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    """They cannot run without a hub, but every script that --dry-run prints exists, and knows its flags."""
+    command = ["bash", "run.sh", "--preset", preset, "--dry-run", "--seed", "3"]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     commands = [line.split()[1:] for line in printed.splitlines() if line.startswith("$ python ")]
     assert len(commands) >= 5 and len(commands) == len(printed.splitlines())
     for _, script, *rest in commands:
@@ -297,14 +350,13 @@ def test_every_command_of_every_preset_exists(preset, usage):
         assert "prepare" in script or script == "report.py" or rest[-2:] == ["--seed", "3"]
 
 
-def test_run_sh_knows_its_presets(house):
+def test_run_sh_refuses_an_unknown_preset(house):
     done = subprocess.run(["bash", "run.sh", "--preset", "huge"], cwd=house, capture_output=True, text=True)
     assert done.returncode == 2 and "no preset 'huge'" in done.stderr
 
 
 def test_stale_runs_are_named_and_left_out_of_the_table(chain, noisy_house):
-    path = os.path.join(noisy_house, "data", "tinyworld", "seed0", "weak", "labels.jsonl")
-    rewrite(path, lambda row: {**row, "soft_label": row["soft_label"][::-1]})
+    rewrite(seed0(noisy_house, "weak", "labels.jsonl"), swap_classes)
     printed = must(noisy_house, "report.py")
     assert "stale" in printed and "seed0/student" in printed and "| student |" not in printed
 
@@ -326,7 +378,8 @@ def test_stale_runs_are_named_and_left_out_of_the_table(chain, noisy_house):
     (["train_strong.py", "--labels", "weak", "--ceiling", "weak"], ["no ceiling"]),
     (["train_strong.py", "--labels", "weak", "--ceiling", "ceiling", "--lr", "3e-4"], ["--lr 0.0001", "labels alone"]),
     (["train_strong.py", "--labels", "weak", "--out", "weak"], ["overwrite"]),
-    (["train_strong.py", "--labels", "data/tinyworld/truth", "--out", "c", "--ceiling", "ceiling"], ["for students"]),   # the truth by its path
+    # the truth, named by its path
+    (["train_strong.py", "--labels", "data/tinyworld/truth", "--out", "c", "--ceiling", "ceiling"], ["for students"]),
     (["train_weak.py", "--out", ".."], ["--out"]),
     (["train_weak.py", "--seed", "-1"], ["not between"]),
     (["train_weak.py", "--lr", "nan"], ["not between"]),
@@ -337,7 +390,9 @@ def test_stale_runs_are_named_and_left_out_of_the_table(chain, noisy_house):
     (["report.py", "--task", "nowhere"], ["nowhere"]),
 ])
 def test_a_users_mistake_is_one_clear_line_and_exit_code_2(chain, command, words):
-    done = call(chain["house"], *command, *(QUICK if command[0] != "report.py" and "--epochs" not in command and "--max-rows" not in command else []))
+    if command[0] != "report.py" and not {"--epochs", "--max-rows"} & set(command):
+        command = command + QUICK
+    done = call(chain["house"], *command)
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     assert all(word in done.stderr for word in words), done.stderr
 
@@ -351,50 +406,71 @@ def documents():
     return found
 
 
-SHOWN = sorted({(name, line.strip()) for name in documents()
-                for line in re.findall(r"^\$? ?(python (?!-m)[\w/]+\.py[^#\n&|]*)", open(os.path.join(ROOT, name), encoding="utf-8").read(), re.M)})
+def shown_commands():
+    """[(document, "python SCRIPT FLAGS")], each once"""
+    shown = set()
+    for name in documents():
+        with open(os.path.join(ROOT, name), encoding="utf-8") as f:
+            commands = re.findall(r"^\$? ?(python (?!-m)[\w/]+\.py[^#\n&|]*)", f.read(), re.M)
+        shown |= {(name, command.strip()) for command in commands}
+    return sorted(shown)
 
 
 @pytest.fixture(scope="module")
 def usage():
+    """A function: script -> the options in its --help"""
     found = {}
 
-    def usage(script):
+    def options_of(script):
         if script not in found:
-            found[script] = subprocess.run([sys.executable, os.path.join(ROOT, script), "--help"], capture_output=True, text=True, check=True).stdout.split("options:")[-1]
+            command = [sys.executable, os.path.join(ROOT, script), "--help"]
+            printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+            found[script] = printed.split("options:")[-1]
         return found[script]
-    return usage
+    return options_of
 
 
-@pytest.mark.parametrize("where,command", SHOWN)
+@pytest.mark.parametrize("where,command", shown_commands())
 def test_pitfall_36_every_shown_command_and_flag_exists(usage, where, command):
     text = usage(command.split()[1])
     for flag in re.findall(r"--[\w-]+", command):
         assert flag in text, f"{where} shows {flag}: {command}"
 
 
-@pytest.mark.parametrize("script", [*SCRIPTS, *sorted(glob.glob("data/*/prepare.py", root_dir=ROOT)), "data/tinyworld/corpus.py"])
+@pytest.mark.parametrize("script", [*SCRIPTS, *sorted(glob.glob("data/*/prepare.py", root_dir=ROOT)),
+                                    "data/tinyworld/corpus.py"])
 def test_help_is_instant_and_needs_neither_torch_nor_network(script):
-    code = (f"import sys, runpy; sys.modules.update(torch=None, transformers=None, datasets=None); sys.argv = [{script!r}, '--help']\n"
-            f"sys.path.insert(0, {os.path.dirname(os.path.join(ROOT, script))!r}); runpy.run_path({os.path.join(ROOT, script)!r}, run_name='__main__')")
+    path = os.path.join(ROOT, script)
+    code = f"""
+import runpy
+import sys
+sys.modules.update(torch=None, transformers=None, datasets=None)     # an import of them fails
+sys.argv = [{script!r}, '--help']
+sys.path.insert(0, {os.path.dirname(path)!r})
+runpy.run_path({path!r}, run_name='__main__')
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0 and "usage:" in done.stdout, done.stderr
 
 
 def sources():
-    return [os.path.join(ROOT, n) for n in [*glob.glob("*.py", root_dir=ROOT), *glob.glob("data/*/*.py", root_dir=ROOT)]]
+    names = [*glob.glob("*.py", root_dir=ROOT), *glob.glob("data/*/*.py", root_dir=ROOT)]
+    return [os.path.join(ROOT, name) for name in names]
 
 
 @pytest.mark.parametrize("path", sources(), ids=lambda p: os.path.relpath(p, ROOT))
-def test_house_rules(path):
-    text = open(path, encoding="utf-8").read()
-    if "prepare" not in path:
-        assert "import datasets" not in text and "from datasets" not in text   # trainers run on prepared files
+def test_sources_use_no_pickle_and_name_every_encoding(path):
+    with open(path, encoding="utf-8") as f:
+        text = f.read()
+    if "prepare" not in path:                                        # trainers run on prepared files
+        assert "import datasets" not in text and "from datasets" not in text
     assert "pickle" not in text and "torch.load" not in text and "trust_remote_code=True" not in text
-    for node in ast.walk(ast.parse(text, feature_version=(3, 10))):           # the oldest Python that is promised
+    tree = ast.parse(text, feature_version=(3, 10))                  # the oldest Python that is promised
+    for node in ast.walk(tree):
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "open":
             mode = node.args[1].value if len(node.args) > 1 else "r"
-            assert "b" in mode or any(k.arg == "encoding" for k in node.keywords), f"open() without encoding, line {node.lineno}"
+            names_encoding = any(keyword.arg == "encoding" for keyword in node.keywords)
+            assert "b" in mode or names_encoding, f"open() without encoding, line {node.lineno}"
 
 
 def local_imports(name):
@@ -404,16 +480,21 @@ def local_imports(name):
     return {module for module in found if os.path.exists(os.path.join(ROOT, module + ".py"))}
 
 
-ALLOWED = {"contract": set(), "metrics": {"contract"}, "models": {"contract"}, "train_weak": {"contract", "metrics", "models"}}
-MORE = {"auto_align": {"train_strong"}, "report": {"align_tasks", "cdeval", "debate"}, "align_tasks": {"sft", "report"},
-        "distributed": set(), "train_strong": set()}
+SHARED = {"contract", "metrics", "models", "train_weak"}             # a stage may import all of these
+ALLOWED = {
+    "contract": set(),
+    "metrics": {"contract"},
+    "models": {"contract"},
+    "train_weak": {"contract", "metrics", "models"},
+    "auto_align": SHARED | {"train_strong"},
+    "report": SHARED | {"align_tasks", "cdeval", "debate"},
+    "align_tasks": SHARED | {"sft", "report"},
+}
 
 
 @pytest.mark.parametrize("name", sorted(n[:-3] for n in glob.glob("*.py", root_dir=ROOT)))
 def test_a_stage_imports_the_shared_pages_alone(name):
-    shared = set(ALLOWED)
-    allowed = ALLOWED[name] if name in ALLOWED else shared | MORE.get(name, set())
-    assert local_imports(name) <= allowed
+    assert local_imports(name) <= ALLOWED.get(name, SHARED)
 
 
 def test_the_house_has_at_most_14_files_and_short_mains():
@@ -424,25 +505,35 @@ def test_the_house_has_at_most_14_files_and_short_mains():
             tree = ast.parse(f.read())
         for node in tree.body:
             if isinstance(node, ast.FunctionDef) and node.name == "main":
-                assert node.end_lineno - node.lineno < 60, f"{name}: main() has {node.end_lineno - node.lineno + 1} lines"
-            assert not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)), f"{name}, line {node.lineno}: a side effect at import"
+                n_lines = node.end_lineno - node.lineno + 1
+                assert n_lines <= 60, f"{name}: main() has {n_lines} lines"
+            calls = isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
+            assert not calls, f"{name}, line {node.lineno}: a side effect at import"
 
 
 # --------------------------------------------------------------------------- a fork
 
-FORKS = {"train_weak": ["--model", "tiny-1a"], "train_strong": ["--labels", "truth", "--model", "tiny-1b"], "ensemble": ["--members", "2"],
-         "debate": ["--mode", "support"], "icl": ["--labels", "truth", "--model", "tiny-1b"],
-         "auto_align": ["--evaluator", "weak", "--ladder", "tiny-1b", "--doubt", "0.05"],
-         "sft": ["--labels", "train1", "--model", "tiny-1a", "--prompts", "2", "--samples", "2"],
-         "align_tasks": ["--task", "toxicity", "--model", "tiny-1b", "--ladder", "tiny-1c", "--members", "tiny-1a,tiny-1c", "--reader", "tiny-1a",
-                         "--prompts", "2", "--samples", "2"],
-         "cdeval": ["--models", "tiny-1a", "--max-rows", "4"], "report": []}
+FORKS = {
+    "train_weak": ["--model", "tiny-1a"],
+    "train_strong": ["--labels", "truth", "--model", "tiny-1b"],
+    "ensemble": ["--members", "2"],
+    "debate": ["--mode", "support"],
+    "icl": ["--labels", "truth", "--model", "tiny-1b"],
+    "auto_align": ["--evaluator", "weak", "--ladder", "tiny-1b", "--doubt", "0.05"],
+    "sft": ["--labels", "train1", "--model", "tiny-1a", "--prompts", "2", "--samples", "2"],
+    "align_tasks": ["--task", "toxicity", "--model", "tiny-1b", "--ladder", "tiny-1c", "--members", "tiny-1a,tiny-1c",
+                    "--reader", "tiny-1a", "--prompts", "2", "--samples", "2"],
+    "cdeval": ["--models", "tiny-1a", "--max-rows", "4"],
+    "report": [],
+}
 
 
 def needed_files(stage):
     """The files that a stage's header names after "Needs"."""
     with open(os.path.join(ROOT, stage + ".py"), encoding="utf-8") as f:
-        needs = re.search(r"^Needs +(.*?)(?=^(?:Reads|Writes|Prints|\S)|^$)", ast.get_docstring(ast.parse(f.read())) + "\n\n", re.M | re.S)[1]
+        header = ast.get_docstring(ast.parse(f.read()))
+    until = r"(?=^(?:Reads|Writes|Prints|\S)|^$)"                     # the next entry, or an empty line
+    needs = re.search(r"^Needs +(.*?)" + until, header + "\n\n", re.M | re.S)[1]
     return set(re.findall(r"\w+\.py", needs)) | {stage + ".py"}
 
 
@@ -451,98 +542,117 @@ def test_a_stage_runs_with_the_files_that_its_header_names_and_no_others(chain, 
     """The stage, copied into an empty folder with exactly these files, and data/."""
     for name in needed_files(stage):
         shutil.copy(os.path.join(ROOT, name), tmp_path)
-    shutil.copytree(os.path.join(chain["house"], "data"), tmp_path / "data", symlinks=True)
+    data = tmp_path / "data"
+    shutil.copytree(os.path.join(chain["house"], "data"), data, symlinks=True)
     for name in ("hub.py", "own", "toxicity", "cdeval"):
         source = os.path.join(ROOT, "data", name)
         if os.path.isdir(source):
-            shutil.copytree(source, tmp_path / "data" / name, dirs_exist_ok=True)
+            shutil.copytree(source, data / name, dirs_exist_ok=True)
         elif os.path.exists(source):
-            shutil.copy(source, tmp_path / "data")
-    if not os.path.exists(tmp_path / "data" / "tinyworld" / "life"):
-        os.symlink(os.path.join(ROOT, "data", "tinyworld", "life"), tmp_path / "data" / "tinyworld" / "life")
+            shutil.copy(source, data)
+    if not os.path.exists(data / "tinyworld" / "life"):
+        os.symlink(os.path.join(ROOT, "data", "tinyworld", "life"), data / "tinyworld" / "life")
     if stage in ("sft", "align_tasks"):
         must(tmp_path, "data/toxicity/prepare.py")
-    flags = [] if stage in ("report", "cdeval") else ["--max-rows", "24"]
+    flags = list(FORKS[stage])
+    if stage != "report":
+        flags += ["--out", "fork"]
+    if stage not in ("report", "cdeval"):
+        flags += ["--max-rows", "24"]
     if stage not in ("report", "cdeval", "icl"):
         flags += ["--epochs", "1"]
-    must(tmp_path, stage + ".py", *FORKS[stage], *([] if stage == "report" else ["--out", "fork"]), *flags)
+    must(tmp_path, stage + ".py", *flags)
 
 
 def test_an_edited_loss_runs_again_and_an_edited_comment_does_not(noisy_house):
-    """A run's identity includes its code; the line says what changed, before any work."""
+    """A run's identity includes its code. One line says what changed, before any work."""
     path = os.path.join(noisy_house, "train_weak.py")
     with open(path, encoding="utf-8") as f:
         text = f.read()
 
-    def edited(old, new):
+    def run_edited(old, new):
         assert text.count(old) == 1
         with open(path, "w", encoding="utf-8") as f:
             f.write(text.replace(old, new))
         return must(noisy_house, *WEAK)
-    edited("return -(soft_labels * logits", "return -(1.0 * soft_labels * logits")
+    loss = "return -(soft_labels * logits"
+    run_edited(loss, "return -(1.0 * soft_labels * logits")
     assert "already done" in must(noisy_house, *WEAK)
-    assert "code changed: stage" in edited("return -(soft_labels * logits", "return -(2.0 * soft_labels * logits")
-    printed = edited("return -(soft_labels * logits", "return -(soft_labels * logits")
-    assert "holds another finished run (code changed: stage)" in printed and "It stays until this run is complete" in printed
-    assert "already done" in edited("Cross entropy against probabilities instead of class ids.", "Another docstring.")
+    assert "code changed: stage" in run_edited(loss, "return -(2.0 * soft_labels * logits")
+    printed = run_edited(loss, loss)
+    assert "holds another finished run (code changed: stage)" in printed
+    assert "It stays until this run is complete" in printed
+    docstring = "Cross entropy against probabilities instead of class ids."
+    assert "already done" in run_edited(docstring, "Another docstring.")
     with open(os.path.join(noisy_house, "models.py"), "a", encoding="utf-8") as f:
         f.write("\n\ndef unused():\n    return 1\n")
     assert "code changed: models.py" in must(noisy_house, *WEAK)
 
 
 def test_a_stage_under_another_name_is_the_same_stage(chain, noisy_house):
-    """cp train_strong.py my_loss.py: its run is a ceiling, a student can be compared with it, and the report has both."""
+    """cp train_strong.py my_loss.py: its ceiling counts as a ceiling, and the report shows its student."""
     shutil.copy(os.path.join(noisy_house, "train_strong.py"), os.path.join(noisy_house, "my_loss.py"))
     assert "already done" in must(noisy_house, "my_loss.py", *CEILING[1:])
-    must(noisy_house, "my_loss.py", "--labels", "weak", "--ceiling", "ceiling", "--out", "student-forked", "--loss", "logconf", *QUICK)
+    must(noisy_house, "my_loss.py", "--labels", "weak", "--ceiling", "ceiling", "--out", "student-forked",
+         "--loss", "logconf", *QUICK)
     assert "| student-forked |" in must(noisy_house, "report.py")
 
 
-def test_names_that_a_person_types_work(chain):
+def test_names_work_with_a_trailing_slash_and_as_paths(chain):
     """A trailing slash from the shell's completion, the path of a task, and a run's folder as a model."""
     house = chain["house"]
-    for flags in (["--task", "data/tinyworld"], ["--task", "data/tinyworld/"], ["--task", "tinyworld/"], ["--out", "weak/"],
-                  ["--out", "data/tinyworld/seed0/weak/"], ["--model", "tiny-1a/"]):
+    for flags in (["--task", "data/tinyworld"], ["--task", "data/tinyworld/"], ["--task", "tinyworld/"],
+                  ["--out", "weak/"], ["--out", "data/tinyworld/seed0/weak/"], ["--model", "tiny-1a/"]):
         assert "already done" in must(house, *WEAK, *flags), flags
-    for where in ("data/tinyworld/seed0/student", "data/tinyworld/seed0/student/", "data/tinyworld/seed0/student/checkpoint"):
-        must(house, "train_weak.py", "--model", where, "--out", "from-a-run", *QUICK)
+    for model in ("data/tinyworld/seed0/student", "data/tinyworld/seed0/student/",
+                  "data/tinyworld/seed0/student/checkpoint"):
+        must(house, "train_weak.py", "--model", model, "--out", "from-a-run", *QUICK)
 
 
 def test_a_notebook_can_call_a_stage_twice_in_one_process_and_no_lock_stays(chain):
-    """Whatever else is installed: a package called "distributed" or "metrics" must not get in the way, so nothing imports the former."""
-    code = ("import sys, fcntl, os; sys.path.append(os.getcwd()); import train_weak\n"
-            f"flags = {[*WEAK[1:], '--out', 'notebook']!r}\n"
-            "train_weak.main([*flags, '--force']); train_weak.main(flags); train_weak.main([*flags, '--force'])\n"
-            "handle = os.open('data/tinyworld/seed0/notebook', os.O_RDONLY)\n"
-            "fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB); print('no lock; distributed' , 'distributed' in sys.modules)\n")
+    """Nothing imports distributed.py, so an installed package of that name cannot get in the way."""
+    code = f"""
+import fcntl, os, sys
+sys.path.append(os.getcwd())
+import train_weak
+flags = {[*WEAK[1:], '--out', 'notebook']!r}
+train_weak.main([*flags, '--force'])
+train_weak.main(flags)
+train_weak.main([*flags, '--force'])
+handle = os.open('data/tinyworld/seed0/notebook', os.O_RDONLY)
+fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+print('no lock; distributed', 'distributed' in sys.modules)
+"""
     done = call(chain["house"], "-c", code)
-    assert done.returncode == 0 and done.stdout.count("wrote ") == 2 and done.stdout.count("already done") == 1, done.stderr
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("wrote ") == 2 and done.stdout.count("already done") == 1
     assert "no lock; distributed False" in done.stdout
 
 
 def test_ctrl_c_ends_in_one_line_that_says_what_is_kept(chain):
-    house = chain["house"]
-    process = subprocess.Popen([sys.executable, "-u", "train_weak.py", "--epochs", "500", "--out", "stopped"], cwd=house,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-u", "train_weak.py", "--epochs", "500", "--out", "stopped"]
+    process = subprocess.Popen(command, cwd=chain["house"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while "one example" not in process.stdout.readline():
         pass
     process.send_signal(signal.SIGINT)
-    _, complaint = process.communicate(timeout=60)
-    lines = [line for line in complaint.splitlines() if "it/s" not in line and line.strip()]
-    assert process.returncode == 130 and len(lines) == 1, complaint
+    _, stderr = process.communicate(timeout=60)
+    lines = [line for line in stderr.splitlines() if "it/s" not in line and line.strip()]
+    assert process.returncode == 130 and len(lines) == 1, stderr
     assert lines[0] == "interrupted: nothing was written; the same command goes on from there"
 
 
 def test_a_run_with_other_flags_says_so_and_loses_nothing_before_it_is_complete(chain):
     house = chain["house"]
-    folder = os.path.join(house, "data", "tinyworld", "seed0", "weak")
+    folder = seed0(house, "weak")
     before = contents(folder)
-    command = [*WEAK, "--lr", "3e-4", "--epochs", "500"]
-    process = subprocess.Popen([sys.executable, "-u", *command], cwd=house, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-u", *WEAK, "--lr", "3e-4", "--epochs", "500"]
+    process = subprocess.Popen(command, cwd=house, stdout=subprocess.PIPE, text=True)
     printed = ""
     while "one example" not in printed:
         printed += process.stdout.readline()
     process.kill()
     process.wait()
-    assert re.search(r"weak holds another finished run \(epochs 1 -> 500; lr 0.0001 -> 0.0003\)\. It stays until", printed)
-    assert contents(folder) == before and "already done" in must(house, *WEAK)
+    changes = r"weak holds another finished run \(epochs 1 -> 500; lr 0.0001 -> 0.0003\)\. It stays until"
+    assert re.search(changes, printed)
+    assert contents(folder) == before
+    assert "already done" in must(house, *WEAK)

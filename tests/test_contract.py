@@ -1,33 +1,93 @@
 """
-Rows, label files and task folders: joined by id, and a broken one is one clear line.
+Rows, labels joined by id, and the folder of a run. A broken file is one clear line; a finished run is recognised.
 
-python -m pytest tests/test_contract.py          # 1 s
+python -m pytest tests/test_contract.py          # 10 s
 """
+import argparse
 import json
 import os
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 import contract
-from contract import read_labels, read_rows, read_task, write_labels
+from conftest import ROOT
+from contract import (
+    add_run_flags,
+    code_fingerprints,
+    describe_run,
+    is_finished,
+    lock_folder,
+    model_folder,
+    number,
+    path_name,
+    read_config,
+    read_json,
+    read_jsonl,
+    read_labels,
+    read_rows,
+    read_task,
+    reject_damaged,
+    run_folder,
+    task_name,
+    typed_flags,
+    what_differs,
+    write_file,
+    write_labels,
+)
 
 ROWS = [{"id": f"t-{k}"} for k in range(5)]
 
 
+@pytest.fixture
+def stops(capsys):
+    """A function: this call ends with exit code 2 and one line that has these words. -> the line"""
+    def assert_stops(words, function, *args, **kwargs):
+        with pytest.raises(SystemExit) as stop:
+            function(*args, **kwargs)
+        error = capsys.readouterr().err
+        assert stop.value.code == 2
+        assert error.startswith("error: ") and error.count("\n") == 1, error
+        assert all(word in error for word in words), error
+        return error
+    return assert_stops
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """An empty project in a temporary folder, which is the current one."""
+    monkeypatch.setattr(contract, "ROOT", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    os.makedirs(tmp_path / "data")
+    return tmp_path
+
+
+# --------------------------------------------------------------------------- labels
+
+
 def test_pitfall_17_labels_are_joined_by_id_not_by_row(tmp_path):
-    soft = np.random.default_rng(0).random(5).astype(np.float32)
-    soft = np.stack([1 - soft, soft], 1)
-    write_labels(str(tmp_path), ROWS, soft)
+    p_yes = np.random.default_rng(0).random(5).astype(np.float32)
+    soft_labels = np.stack([1 - p_yes, p_yes], 1)
+    write_labels(str(tmp_path), ROWS, soft_labels)
     lines = (tmp_path / "labels.jsonl").read_text().splitlines()
     (tmp_path / "labels.jsonl").write_text("\n".join(reversed(lines)))
-    assert np.array_equal(read_labels(str(tmp_path), ROWS), soft)              # to the last bit: pitfall 8, labels are float32
+    assert np.array_equal(read_labels(str(tmp_path), ROWS), soft_labels)
 
 
 def test_pitfall_08_float32_labels_survive_the_file(tmp_path):
-    soft = np.random.default_rng(1).dirichlet([1, 1], 5).astype(np.float32)
-    write_labels(str(tmp_path), ROWS, soft)
-    assert read_labels(str(tmp_path), ROWS).tobytes() == soft.astype(np.float32).tobytes()
+    soft_labels = np.random.default_rng(1).dirichlet([1, 1], 5).astype(np.float32)
+    write_labels(str(tmp_path), ROWS, soft_labels)
+    assert read_labels(str(tmp_path), ROWS).tobytes() == soft_labels.tobytes()
+
+
+def test_extra_numbers_stand_beside_each_soft_label(tmp_path):
+    write_labels(str(tmp_path), ROWS, np.full((5, 2), 0.5, np.float32), {"weight": [0.1, 0.2, 0.3, 0.4, 1 / 3]})
+    lines = read_jsonl(tmp_path / "labels.jsonl")
+    assert lines[0] == {"id": "t-0", "soft_label": [0.5, 0.5], "weight": 0.1}
+    assert lines[4]["weight"] == 0.333333333               # nine digits
 
 
 @pytest.mark.parametrize("line,words", [
@@ -43,63 +103,536 @@ def test_pitfall_08_float32_labels_survive_the_file(tmp_path):
     ('{"id": "t-0", "soft', ["line 1"]),
     ('', ["5 of 5"]),
 ])
-def test_a_broken_label_file_is_one_line_that_names_the_place(tmp_path, capsys, line, words):
+def test_a_broken_label_file_is_one_line_that_names_the_place(tmp_path, stops, line, words):
     (tmp_path / "labels.jsonl").write_text(line)
-    with pytest.raises(SystemExit) as stop:
-        read_labels(str(tmp_path), ROWS)
-    error = capsys.readouterr().err
-    assert stop.value.code == 2 and error.count("\n") == 1 and all(word in error for word in words), error
+    stops(words, read_labels, str(tmp_path), ROWS)
 
 
 def test_labels_with_byte_order_mark_and_windows_line_ends_are_read(tmp_path):
-    (tmp_path / "labels.jsonl").write_bytes(b"\xef\xbb\xbf" + b"\r\n".join(b'{"id": "t-%d", "soft_label": [0.25, 0.75]}' % k for k in range(5)))
+    lines = [b'{"id": "t-%d", "soft_label": [0.25, 0.75]}' % k for k in range(5)]
+    (tmp_path / "labels.jsonl").write_bytes(b"\xef\xbb\xbf" + b"\r\n".join(lines))
     assert read_labels(str(tmp_path), ROWS).tolist() == [[0.25, 0.75]] * 5
 
 
+# --------------------------------------------------------------------------- files of JSON
+
+
+@pytest.mark.parametrize("data,words", [
+    (b'{"a": 1}\n\n{"a": 2}\n{"a"', ["line 4"]),           # blank lines count
+    (b'{"a": 1}\n\xff\n{"a": 2}', ["line 2"]),
+    (b'{"a": 1}\n{"a": \x00}', ["line 2"]),
+    (b'\x89PNG\r\n\x1a\n', ["line 1"]),
+    (b'{"a": 1}\n' + b"[" * 100_000, ["line 2"]),
+    (b'{"a": 1}\n"a"', ["line 2", "not a {...} object"]),
+])
+def test_a_broken_line_is_named_by_its_number(tmp_path, stops, data, words):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(data)
+    stops([str(path), *words], read_jsonl, str(path))
+
+
+def test_blank_lines_and_a_missing_line_end_are_no_rows(tmp_path):
+    (tmp_path / "rows.jsonl").write_bytes(b'\n{"a": 1}\n \n{"a": 2}')
+    assert read_jsonl(tmp_path / "rows.jsonl") == [{"a": 1}, {"a": 2}]
+
+
+@pytest.mark.parametrize("data", [b"", b" \n", b"\xef\xbb\xbf", b"{}", b"\xef\xbb\xbf{}"])
+def test_an_empty_json_file_is_an_empty_dict(tmp_path, data):
+    (tmp_path / "task.json").write_bytes(data)
+    assert read_json(tmp_path / "task.json") == {}
+
+
+@pytest.mark.parametrize("data", [b"[]", b"null", b'{"a": 1} {"a": 2}', b"\x89PNG\r\n\x1a\n", b"\xff\xfe{\x00}\x00",
+                                  b"[" * 100_000])
+def test_a_broken_json_file_is_one_line(tmp_path, stops, data):
+    path = tmp_path / "task.json"
+    path.write_bytes(data)
+    stops([str(path), "Make the file again"], read_json, str(path))
+
+
+@pytest.mark.parametrize("read", [read_json, read_jsonl])
+def test_a_missing_file_and_a_folder_in_its_place_are_one_line(tmp_path, stops, read):
+    stops(["cannot read", "No such file", "Run the command that makes it first"], read, str(tmp_path / "missing"))
+    stops(["cannot read", "Is a directory"], read, str(tmp_path))
+
+
+def test_an_error_is_one_line_of_bounded_length_however_much_it_quotes(stops):
+    error = stops(["begin", "end"], contract.fail, "begin\n" + "x " * 5000 + "\nend")
+    assert len(error) < 1000
+
+
+# --------------------------------------------------------------------------- rows and tasks
+
+
+def row_line(**changes):
+    row = {"id": "a", "group": "g", "text": "t", "label": 1, **changes}
+    return json.dumps({key: value for key, value in row.items() if value is not None})
+
+
 @pytest.mark.parametrize("lines,words", [
-    ('{"id": "a", "group": "g", "text": "t", "label": 2}', ["line 1", "'a'", "0 or 1"]),
-    ('{"id": "a", "group": "g", "text": "t", "label": 1}\n{"id": "a", "group": "g", "text": "t", "label": 1}', ["line 2", "twice"]),
-    ('{"id": "a", "group": "g", "text": ""}', ["line 1", "'text'"]),
-    ('{"id": "a", "text": "t", "label": 1}', ["line 1", "'group'"]),
+    (row_line(label=2), ["line 1", "'a'", "0 or 1"]),
+    (row_line() + "\n" + row_line(), ["line 2", "twice"]),
+    (row_line(text=""), ["line 1", "'text'"]),
+    (row_line(group=None), ["line 1", "'group'"]),
     ('', ["empty"]),
     ('\xff', ["line 1"]),
 ])
-def test_broken_rows_are_one_line_that_names_the_place(tmp_path, monkeypatch, capsys, lines, words):
-    monkeypatch.setattr(contract, "ROOT", str(tmp_path))
-    os.makedirs(tmp_path / "data" / "mine")
-    (tmp_path / "data" / "mine" / "train1.jsonl").write_bytes(lines.encode("latin1"))
-    with pytest.raises(SystemExit) as stop:
-        read_rows("mine", "train1")
-    error = capsys.readouterr().err
-    assert stop.value.code == 2 and error.count("\n") == 1 and all(word in error for word in words), error
+def test_broken_rows_are_one_line_that_names_the_place(root, stops, lines, words):
+    os.makedirs(root / "data" / "mine")
+    (root / "data" / "mine" / "train1.jsonl").write_bytes(lines.encode("latin1"))
+    stops(words, read_rows, "mine", "train1")
 
 
-def task_folder(tmp_path, monkeypatch, **changes):
-    monkeypatch.setattr(contract, "ROOT", str(tmp_path))
-    folder = tmp_path / "data" / "mine"
+def write_task(root, task_json="{}", **splits):
+    """data/mine: four splits of four rows, or the rows given"""
+    folder = root / "data" / "mine"
     os.makedirs(folder)
     for split in ("train1", "train2", "valid", "test"):
-        rows = [{"id": f"{split}-{k}", "group": f"{split}-{k}", "text": "t", "label": k % 2} for k in range(4)]
-        (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, changes.get(split, rows))))
-    (folder / "task.json").write_text(changes.get("task", "{}"))
+        names = [f"{split}-{k}" for k in range(4)]
+        rows = [{"id": name, "group": name, "text": "t", "label": k % 2} for k, name in enumerate(names)]
+        (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, splits.get(split, rows))))
+    (folder / "task.json").write_text(task_json)
 
 
-def test_pitfall_15_a_question_on_two_sides_is_refused_before_any_work(tmp_path, monkeypatch, capsys):
-    task_folder(tmp_path, monkeypatch, test=[{"id": "a", "group": "train2-1", "text": "t", "label": 1}])
-    with pytest.raises(SystemExit):
-        read_task("mine")
-    assert "'train2-1' is in train2 and in test" in capsys.readouterr().err
+def test_pitfall_15_a_question_on_two_sides_is_refused_before_any_work(root, stops):
+    write_task(root, test=[{"id": "a", "group": "train2-1", "text": "t", "label": 1}])
+    stops(["'train2-1' is in train2 and in test"], read_task, "mine")
 
 
-@pytest.mark.parametrize("spec", ['{"label_words": " yes"}', '{"label_words": [" no"]}', '{"label_words": [1, 2]}', 'null', '{"label_wo'])
-def test_a_broken_task_json_is_one_line(tmp_path, monkeypatch, capsys, spec):
-    task_folder(tmp_path, monkeypatch, task=spec)
-    with pytest.raises(SystemExit) as stop:
-        read_task("mine")
-    error = capsys.readouterr().err
-    assert stop.value.code == 2 and error.count("\n") == 1 and "task.json" in error
+@pytest.mark.parametrize("task_json", ['{"label_words": " yes"}', '{"label_words": [" no"]}', '{"label_words": [1, 2]}',
+                                       'null', '{"label_wo'])
+def test_a_broken_task_json_is_one_line(root, stops, task_json):
+    write_task(root, task_json)
+    stops(["task.json"], read_task, "mine")
 
 
-def test_a_task_json_may_be_written_over_many_lines(tmp_path, monkeypatch):
-    task_folder(tmp_path, monkeypatch, task=json.dumps({"label_words": [" bad", " good"]}, indent=2))
+def test_a_task_json_may_be_written_over_many_lines(root):
+    write_task(root, json.dumps({"label_words": [" bad", " good"]}, indent=2))
     assert read_task("mine")[1] == [" bad", " good"]
+
+
+def test_the_label_words_are_no_and_yes_unless_task_json_names_others(root):
+    write_task(root, "")
+    paths, words = read_task("mine")
+    assert words == [" no", " yes"]
+    assert [os.path.relpath(path, root / "data" / "mine") for path in paths] == [
+        "train1.jsonl", "train2.jsonl", "valid.jsonl", "test.jsonl", "task.json"]
+
+
+# --------------------------------------------------------------------------- names that a person types
+
+
+def test_a_path_loses_the_slash_at_its_end():
+    assert path_name("weak/") == "weak"
+    assert path_name("data/tinyworld/seed0/weak//") == "data/tinyworld/seed0/weak"
+    assert path_name("./weak") == "./weak"
+    assert path_name("") == ""
+    assert path_name("/") == "/"                           # not "", which would be the current folder
+
+
+def test_a_task_may_be_typed_as_its_folder(root, monkeypatch):
+    for name in ("mine", "mine/", "data/mine", "data/mine/", "./data/mine", f"{root}/data/mine/"):
+        assert task_name(name) == "mine", name
+    assert task_name("other/mine") == "other/mine"         # no folder of data/: it is refused later, by its full name
+    assert task_name("") == ""
+    os.makedirs(root / "data" / "mine")
+    monkeypatch.chdir(root / "data" / "mine")
+    assert task_name("../mine/") == "mine"
+    assert task_name("../../data/mine") == "mine"
+
+
+def test_a_task_is_recognised_where_the_project_is_reached_by_a_link(root, tmp_path_factory):
+    link = tmp_path_factory.mktemp("links") / "project"
+    os.symlink(root, link)
+    assert task_name(f"{link}/data/mine") == "mine"
+
+
+def test_a_bare_name_is_a_run_of_the_task_and_a_path_is_a_path(root):
+    assert run_folder("weak", "mine", 3) == os.path.join(root, "data", "mine", "seed3", "weak")
+    assert run_folder("weak/", "mine", 3) == os.path.join(root, "data", "mine", "seed3", "weak")
+    for path in ("./weak", "data/mine/seed0/weak", "/elsewhere/weak"):
+        assert run_folder(path, "mine", 3) == path
+        assert run_folder(path + "/", "mine", 3) == path
+
+
+def test_a_model_is_a_shipped_name_a_folder_a_run_or_a_hub_name(root, stops):
+    models = root / "data" / "tinyworld" / "models"
+    run = root / "data" / "mine" / "seed0" / "student"
+    for folder in (models / "tiny-1a", models / "tiny-4", models / "tokenizer", run / "checkpoint", root / "folder"):
+        os.makedirs(folder)
+    assert model_folder("tiny-4") == model_folder("tiny-4/") == str(models / "tiny-4")
+    for name in ("data/mine/seed0/student", "data/mine/seed0/student/", "data/mine/seed0/student/checkpoint"):
+        assert model_folder(name) == "data/mine/seed0/student/checkpoint"
+    assert model_folder("folder/") == "folder"
+    assert model_folder("gpt2") == "gpt2"
+    assert model_folder("Qwen/Qwen3-0.6B") == "Qwen/Qwen3-0.6B"
+    assert "tokenizer" not in stops(["'tiny-9'", "tiny-1a, tiny-4"], model_folder, "tiny-9")
+    os.makedirs(root / "tiny-9")                           # a folder of the user's own may have such a name
+    assert model_folder("tiny-9") == "tiny-9"
+
+
+def test_a_missing_shipped_model_is_one_line_where_no_models_are_shipped(root, stops):
+    stops(["'tiny-4'"], model_folder, "tiny-4")
+
+
+def test_a_number_out_of_its_range_is_refused():
+    parse = number(float, 1e-9, 1.0)
+    assert parse("0.5") == 0.5
+    for text in ("0", "2", "nan"):
+        with pytest.raises(argparse.ArgumentTypeError, match="not between"):
+            parse(text)
+
+
+def make_parser():
+    parser = argparse.ArgumentParser()
+    add_run_flags(parser, out="weak", task="mine")
+    parser.add_argument("--lr", type=float, default=1e-4)
+    parser.add_argument("--lora", type=int, default=None)
+    parser.add_argument("--models", nargs="+", default=["tiny-1a"])
+    parser.add_argument("--shots", type=lambda text: [int(n) for n in text.split(",")], default=[4])
+    parser.add_argument("--device", default="")
+    return parser
+
+
+@pytest.mark.parametrize("typed,shown", [
+    ("", ""),
+    ("--lr 1e-4 --task mine --models tiny-1a --shots 4", ""),                  # the defaults
+    ("--lr 3e-4", "--lr 0.0003"),
+    ("--max-rows 96 --force", "--max-rows 96 --force"),
+    ("--models tiny-1a tiny-4 --lora 2", "--lora 2 --models tiny-1a tiny-4"),
+    ("--shots 0,2,4", "--shots 0,2,4"),
+    ("--task data/mine/", ""),
+])
+def test_flags_that_differ_from_their_defaults_are_shown_as_one_types_them(root, typed, shown):
+    parser = make_parser()
+    args = parser.parse_args(typed.split())
+    assert typed_flags(parser, args) == shown
+    assert parser.parse_args(shown.split()) == args
+
+
+# --------------------------------------------------------------------------- fingerprints of code
+
+STAGE = '''
+"""A stage."""
+import os
+
+from page import loss
+
+def main(x):
+    """Runs."""
+    # the reason
+    return loss(x, [1, 2])
+'''
+PAGE = '''
+import deeper
+
+def loss(x, y):
+    return deeper.square(x) + sum(y)
+'''
+
+
+@pytest.fixture
+def stage(tmp_path):
+    """A stage that imports a page, which imports another; and a file beside them that nobody imports."""
+    (tmp_path / "stage.py").write_text(STAGE)
+    (tmp_path / "page.py").write_text(PAGE)
+    (tmp_path / "deeper.py").write_text("import page\n\n\ndef square(x):\n    return x * x\n")
+    (tmp_path / "unused.py").write_text("this is no Python")
+    return tmp_path / "stage.py"
+
+
+def test_the_code_of_a_run_is_its_stage_and_all_pages_that_it_imports(stage):
+    assert list(code_fingerprints(stage)) == ["deeper.py", "page.py", "stage"]
+
+
+@pytest.mark.parametrize("old,new", [
+    ("# the reason", "# another reason"),
+    ("    # the reason\n", ""),
+    ('"""A stage."""', '"""A page with\nanother header."""'),
+    ('"""Runs."""', "'Does something else.'"),
+    ("loss(x, [1, 2])", "loss(\n        x,\n        [1, 2],\n    )"),
+    ("def main(x):", "\n\n\ndef main( x ):"),
+])
+def test_comments_docstrings_and_formatting_are_no_other_code(stage, old, new):
+    before = code_fingerprints(stage)
+    assert STAGE.count(old) == 1
+    stage.write_text(STAGE.replace(old, new))
+    assert code_fingerprints(stage) == before
+
+
+@pytest.mark.parametrize("old,new", [("[1, 2]", "[1, 3]"), ("loss(x,", "-loss(x,"), ("import os", "import os, re")])
+def test_an_edited_stage_is_other_code(stage, old, new):
+    before = code_fingerprints(stage)
+    stage.write_text(STAGE.replace(old, new))
+    after = code_fingerprints(stage)
+    assert {name for name in after if after[name] != before[name]} == {"stage"}
+
+
+def test_an_edited_page_is_other_code_also_where_the_stage_imports_it_through_another(stage):
+    before = code_fingerprints(stage)
+    (stage.parent / "deeper.py").write_text("def square(x):\n    return x ** 2\n")
+    after = code_fingerprints(stage)
+    assert {name for name in after if after[name] != before[name]} == {"deeper.py"}
+
+
+def test_a_copy_of_a_stage_under_another_name_or_in_another_folder_has_the_same_code(stage, tmp_path_factory):
+    before = code_fingerprints(stage)
+    (stage.parent / "my_stage.py").write_text(STAGE)
+    assert code_fingerprints(stage.parent / "my_stage.py") == before
+    fork = tmp_path_factory.mktemp("fork")
+    for name, text in (("my_stage.py", STAGE), ("page.py", PAGE)):
+        (fork / name).write_text(text)
+    (fork / "deeper.py").write_text((stage.parent / "deeper.py").read_text())
+    assert code_fingerprints(fork / "my_stage.py") == before
+
+
+def test_an_imported_page_with_a_syntax_error_is_no_silent_success(stage):
+    (stage.parent / "page.py").write_text("def loss(:\n")
+    with pytest.raises(SyntaxError):
+        code_fingerprints(stage)
+
+
+# --------------------------------------------------------------------------- the folder of a run
+
+
+def describe(stage, *flags, inputs=(), sources=()):
+    """describe_run of the stage above, in data/mine/seed0/weak. -> (folder, config)"""
+    parser = make_parser()
+    args = parser.parse_args(flags)
+    return describe_run(stage, parser, args, {"role": "supervisor", **vars(args)}, inputs, sources)
+
+
+def finish(folder, config, **changes):
+    """What write_results leaves, without its import of torch."""
+    os.makedirs(folder, exist_ok=True)
+    write_labels(folder, ROWS, np.full((5, 2), 0.5, np.float32))
+    results = {"config": config, "line": "supervisor 0.700", "outputs": contract.output_fingerprints(folder), **changes}
+    write_file(os.path.join(folder, "results.json"), json.dumps(results))
+
+
+def test_a_run_is_described_by_flags_inputs_and_code(root, stage, capsys):
+    (root / "input.txt").write_text("x")
+    folder, config = describe(stage, "--lr", "1e-3", "--force", "--device", "cpu",
+                              inputs=[str(root / "input.txt"), "gpt2"])
+    printed = capsys.readouterr().out
+    assert printed == "stage.py --force --lr 0.001 --device cpu -> data/mine/seed0/weak\n"
+    assert folder == str(root / "data" / "mine" / "seed0" / "weak")
+    assert not os.path.exists(folder)
+    assert not {"out", "device", "force"} & set(config)
+    assert config["role"] == "supervisor"
+    assert config["lr"] == 1e-3
+    assert config["inputs"] == {"input.txt": contract.fingerprint(str(root / "input.txt")), "gpt2": "gpt2"}
+    assert config["code"] == code_fingerprints(stage)
+    describe(stage)
+    assert "(all flags at their defaults) -> " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("out", ["", " ", ".", "..", "./", "../", "/", "no UTF-8: \udcff", "data/mine/truth", "link"])
+def test_an_out_that_is_no_name_or_would_overwrite_a_source_is_refused(root, stage, stops, out):
+    truth = root / "data" / "mine" / "truth"
+    os.makedirs(truth)
+    os.makedirs(root / "data" / "mine" / "seed0")
+    os.symlink(truth, root / "data" / "mine" / "seed0" / "link")
+    stops(["--out", "choose another"], describe, stage, "--out", out, sources=[str(truth)])
+
+
+def test_several_processes_without_the_launcher_are_one_line(root, stage, stops, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    stops(["torchrun --nproc-per-node N distributed.py stage.py"], describe, stage)
+    monkeypatch.setattr(contract, "LAUNCHED", True)
+    describe(stage)
+
+
+def test_a_finished_run_is_recognised_and_its_last_line_printed_again(root, stage, capsys):
+    folder, config = describe(stage)
+    assert not is_finished(folder, config)
+    finish(folder, config)
+    capsys.readouterr()
+    assert is_finished(folder, config)
+    assert capsys.readouterr().out == ("supervisor 0.700\nalready done: data/mine/seed0/weak/results.json "
+                                       "(--force repeats it)\n")
+    assert not is_finished(folder, config, force=True)
+    assert capsys.readouterr().out == ""
+
+
+def test_another_run_in_the_folder_is_described_by_what_differs(root, stage, capsys):
+    (root / "input.txt").write_text("x")
+    folder, config = describe(stage, inputs=[str(root / "input.txt")])
+    finish(folder, config)
+    (root / "input.txt").write_text("y")
+    stage.write_text(STAGE.replace("[1, 2]", "[1, 3]"))
+    folder, changed = describe(stage, "--lr", "1e-3", "--max-rows", "9", inputs=[str(root / "input.txt")])
+    capsys.readouterr()
+    assert not is_finished(folder, changed)
+    assert capsys.readouterr().out == (
+        "note: data/mine/seed0/weak holds another finished run (lr 0.0001 -> 0.001; max rows None -> 9; input changed: "
+        "input.txt; code changed: stage). It stays until this run is complete, then it is replaced\n")
+    assert read_config(folder) == config
+
+
+def test_a_run_of_the_previous_version_of_the_project_is_repeated_with_a_note(root, stage, capsys):
+    """Its config had the script's name in place of a role, and no fingerprints of code."""
+    folder, config = describe(stage)
+    old = {key: value for key, value in config.items() if key not in ("role", "code")}
+    finish(folder, {"script": "stage.py", **old})
+    capsys.readouterr()
+    assert not is_finished(folder, config)
+    printed = capsys.readouterr().out
+    assert printed.count("\n") == 1
+    assert "role None -> supervisor; script stage.py -> None; code changed: deeper.py, page.py, stage" in printed
+
+
+@pytest.mark.parametrize("damage", ["labels", "no labels", "new checkpoint"])
+def test_a_folder_that_has_changed_since_its_run_ended_is_made_again(root, stage, capsys, damage):
+    folder, config = describe(stage)
+    finish(folder, config)
+    if damage == "labels":
+        contract.append_file(os.path.join(folder, "labels.jsonl"), "{}\n")
+    elif damage == "no labels":
+        os.remove(os.path.join(folder, "labels.jsonl"))
+    else:
+        os.makedirs(os.path.join(folder, "checkpoint"))
+    capsys.readouterr()
+    assert not is_finished(folder, config)
+    assert "has changed since its run ended; the stage runs again" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["", "null", "[]", "{}", '{"config": ', '{"config": [1], "line": "x", "outputs": {}}',
+                                  '{"config": null, "line": "x", "outputs": {}}', "[" * 100_000, "\x00"])
+def test_results_that_cannot_be_read_are_a_note_and_the_stage_runs_again(root, stage, capsys, text):
+    folder, config = describe(stage)
+    os.makedirs(folder)
+    with open(os.path.join(folder, "results.json"), "w") as f:
+        f.write(text)
+    capsys.readouterr()
+    assert not is_finished(folder, config)
+    assert capsys.readouterr().out == "note: data/mine/seed0/weak/results.json cannot be read; the stage runs again\n"
+
+
+@pytest.mark.parametrize("old,new,line", [
+    ({"lr": 1}, {"lr": 1}, ""),
+    ({"lr": 1}, {"lr": 2}, "lr 1 -> 2"),
+    ({"lr": 1}, {}, "lr 1 -> None"),
+    ({}, {"max_rows": 9}, "max rows None -> 9"),
+    ({}, {"lora": None}, ""),                              # a new flag at its default
+    ({"inputs": {"a": "1"}}, {"inputs": {"a": "2", "b": "3"}}, "input changed: a, b"),
+    ({"inputs": {"a": "1"}}, {"inputs": {}}, "input changed: a"),
+    ({"code": None}, {"code": {"stage": "1"}}, "code changed: stage"),
+    ({"inputs": [1], "b": 2, "a": 1}, {"inputs": {"x": "1"}, "b": 3, "a": 2}, "a 1 -> 2; b 2 -> 3; input changed: x"),
+])
+def test_what_differs_between_two_configurations(old, new, line):
+    assert what_differs(old, {"inputs": {}, "code": {}, **new}) == line
+
+
+def test_a_run_without_a_configuration_has_none(tmp_path, stops):
+    for text in ("{}", '{"config": "x"}', ""):
+        (tmp_path / "results.json").write_text(text)
+        assert read_config(tmp_path) == {}
+    stops(["cannot read"], read_config, tmp_path / "missing")
+
+
+def test_an_edited_file_of_an_earlier_run_is_one_line(stops):
+    def use_rounds():
+        with reject_damaged("data/mine/seed0/align"):
+            return {}["rounds"]
+    stops(["data/mine/seed0/align is not as its run left it (KeyError: 'rounds')", "--force"], use_rounds)
+
+
+# --------------------------------------------------------------------------- locks
+
+
+def test_a_lock_holds_for_every_name_of_the_folder_and_ends_with_its_block(tmp_path, stops):
+    pytest.importorskip("fcntl")
+    folder = str(tmp_path / "run")
+    link = str(tmp_path / "link")
+
+    def lock(path):
+        with lock_folder(path):
+            pass
+    with lock_folder(folder):
+        assert os.path.isdir(folder)
+        os.symlink(folder, link)
+        stops(["another run is writing to", link], lock, link)
+        stops(["another run is writing to", folder], lock, folder)
+    with lock_folder(link):
+        stops(["another run is writing to", folder], lock, folder)
+    with pytest.raises(ValueError), lock_folder(folder):
+        raise ValueError("a run that fails")
+    lock(folder)
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, stops):
+    def lock(path):
+        with lock_folder(str(path)):
+            pass
+    (tmp_path / "file").write_text("x")
+    os.symlink(tmp_path / "nowhere", tmp_path / "dangling")
+    for path in (tmp_path / "file", tmp_path / "file" / "run", tmp_path / "dangling"):
+        stops(["cannot write to", str(path)], lock, path)
+
+
+# --------------------------------------------------------------------------- how a script ends
+
+
+def run_main(tmp_path, body, **settings):
+    """A script whose main() has this body. -> the running process"""
+    lines = ["import os, sys, time", f"sys.path.insert(0, {ROOT!r})", "import contract", "def main():"]
+    lines += ["    " + line for line in body]
+    (tmp_path / "script.py").write_text("\n".join([*lines, "contract.run_script(main)", ""]))
+    return subprocess.Popen([sys.executable, "script.py"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            text=True, **settings)
+
+
+@pytest.mark.parametrize("files,line", [
+    ([], "interrupted: nothing was written; the same command goes on from there\n"),
+    (["a.txt", "b.txt"], "interrupted: 2 files are written and whole, the last b.txt; the same command goes on from "
+                         "there\n"),
+])
+def test_ctrl_c_is_one_line_that_says_which_files_are_kept(tmp_path, files, line):
+    body = [f"contract.write_file({name!r}, 'x')" for name in files]
+    process = run_main(tmp_path, [*body, "print('ready', flush=True)", "time.sleep(60)"])
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert errors == line
+    assert process.returncode == 130
+    assert sorted(os.listdir(tmp_path)) == [*files, "script.py"]
+
+
+def test_ctrl_c_in_the_backward_pass_of_torch_is_one_line(tmp_path):
+    """The signal arrives in torch's own code, below a Python function that autograd calls."""
+    process = run_main(tmp_path, ["import torch",
+                                  "from torch.utils.checkpoint import checkpoint",
+                                  "x = torch.ones(500, 500, requires_grad=True)",
+                                  "print('ready', flush=True)",
+                                  "while True:",
+                                  "    y = checkpoint(lambda x: (x @ x).relu(), x, use_reentrant=False)",
+                                  "    y.sum().backward()"])
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert errors == "interrupted: nothing was written; the same command goes on from there\n"
+    assert process.returncode == 130
+
+
+@pytest.mark.parametrize("buffered", [True, False])
+def test_a_reader_that_leaves_ends_the_script_without_a_traceback(tmp_path, buffered):
+    """python script.py | head -1. Buffered output fails at the end of main(), the other at once; files are whole."""
+    process = run_main(tmp_path, ["contract.write_file('a.txt', 'x')", "print('a line')"],
+                       env=os.environ | {"PYTHONUNBUFFERED": "" if buffered else "1"})
+    process.stdout.close()                                 # before the first line
+    assert process.stderr.read() == ""
+    assert process.wait() == 1
+    assert (tmp_path / "a.txt").read_text() == "x"
+    process.stderr.close()
+
+
+def test_other_errors_and_exit_codes_pass_unchanged(tmp_path):
+    process = run_main(tmp_path, ["print('a line')", "contract.fail('no model')"])
+    assert process.communicate() == ("a line\n", "error: no model\n")
+    assert process.returncode == 2
+    process = run_main(tmp_path, ["print('a line')", "raise ValueError('a bug')"])
+    printed, errors = process.communicate()
+    assert printed == "a line\n"
+    assert "Traceback" in errors and errors.endswith("ValueError: a bug\n")
+    assert process.returncode == 1

@@ -183,7 +183,7 @@ def test_only_empty_arguments_are_sampled_again_and_each_round_has_read_the_one_
     assert second[0] == first[0] + [{"for": "0for.0 after 1", "against": "0against.0 after 1"}]
 
 
-# --------------------------------------------------------------------------- where does help help?
+# --------------------------------------------------------------------------- when does the help work?
 
 def test_judge_accuracy_by_transcript_by_hand():
     """Four rows; the judge alone is correct on 0 and 1, wrong on 2 and 3. The debate turns 1 wrong and 2 correct."""
@@ -511,11 +511,10 @@ def test_count_whole_blocks(tmp_path, monkeypatch):
 
     def lines(names, rounds=()):
         return "".join(json.dumps({"id": name, "rounds": rounds}) + "\n" for name in names)
-    size = len(lines("a"))
     for text, n_kept in [("", 0), (lines("a"), 0), (lines("abc"), 2), (lines("axc"), 0), (lines("abc")[:-1], 2),
                          (lines("abcdef"), 5)]:
         path.write_text(text)
-        assert count_whole_blocks(str(path), list("abcde")) == (n_kept, len(text) - n_kept * size)
+        assert count_whole_blocks(str(path), list("abcde")) == (n_kept, len(text.splitlines()) - n_kept)
     assert count_whole_blocks(str(tmp_path / "nothing"), list("ab")) == (0, 0) and render_rounds([]) == ""
     for damaged in ([7], ["for"], {}, "", [[]], [{"judge": "x"}], [{"for": 7}], None):
         path.write_text(lines("ab") + lines("cd", damaged))

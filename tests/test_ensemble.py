@@ -258,13 +258,14 @@ def test_gradient_boosting_lowers_the_logistic_loss_step_by_step():
 def test_the_released_variant_by_hand():
     y = np.array([1, 0])
     h = np.array([[1.0, 0.5], [0.5, 0.0]])
-    assert gradient_released(h[:0], y, None) == ([], pytest.approx([1, 0]))                          # first y itself
-    assert gradient_released(h[:1], y, None)[1] == pytest.approx([2 * (1 - 0.2), -2 * 0.1])          # f = 0.2 h_0
+    assert gradient_released(h[:0], y) == pytest.approx([1, 0])                # first y itself
+    assert gradient_released(h[:1], y) == pytest.approx([2 * (1 - 0.2), -2 * 0.1])                   # f = 0.2 h_0
     # f = (0.2 + 0.1) / 2, (0.1 + 0) / 2
-    assert gradient_released(h, y, None)[1] == pytest.approx([2 * (1 - 0.15), -2 * 0.05])
+    assert gradient_released(h, y) == pytest.approx([2 * (1 - 0.15), -2 * 0.05])
     p = soft(sigmoid(4 * (h - 0.5)))
-    fused = combine(p, {"combine": "gradient-released", "steps": [0.5, 0.5]})
-    assert fused[:, 1] == pytest.approx([0.75, 0.25])      # the mean of h
+    recipe = learn_recipe("gradient-released", p, y, np.ones((2, 2), bool), None)
+    assert recipe == {"combine": "gradient-released", "steps": [0.5, 0.5]}
+    assert combine(p, recipe)[:, 1] == pytest.approx([0.75, 0.25])             # the mean of h
 
 
 # --------------------------------------------------------------------------- members
@@ -283,12 +284,12 @@ def test_weighing_a_row_is_the_same_loss_as_repeating_it(monkeypatch):
     rng = np.random.default_rng(0)
     counts = bag_counts(list(range(30)), rng)
     truth = rng.integers(0, 2, 30)
-    columns, loss_fn, _ = ensemble.bagging_targets(np.empty((0, 30, 2)), truth, counts)
+    targets = ensemble.bagging_targets(np.empty((0, 30, 2)), truth, counts)
     logits = torch.randn(30, 2, dtype=torch.float64)
     monkeypatch.setattr(ensemble, "classify", lambda model, batch: logits)
     drawn = torch.tensor(np.repeat(np.arange(30), counts))
-    batch = {name: torch.tensor(values) for name, values in columns.items()}
-    once = loss_fn(None, batch)[torch.tensor(counts > 0)].mean()
+    batch = {name: torch.tensor(values) for name, values in targets.items()}
+    once = ensemble.member_loss(None, batch)[torch.tensor(counts > 0)].mean()
     repeated = torch.nn.functional.cross_entropy(logits[drawn], torch.tensor(truth)[drawn])
     assert once.item() == pytest.approx(repeated.item(), rel=1e-6)
 
@@ -366,14 +367,14 @@ def test_targets_weigh_and_score_only_rows_that_belong_to_them():
     truth = np.array([1, 0, 1, 0, 1])
     counts = np.array([1, 1, 1, 1, 0])
     p = soft([[0.9, 0.1, 0.9, 0.9, 0.1]])                  # wrong on row 3, and on row 4, which is held out
-    columns, _, _ = ensemble.adaboost_targets(p, truth, counts)
-    assert columns["row_weights"] == pytest.approx([4 / 6, 4 / 6, 4 / 6, 4 / 2, 0])
-    columns, _, score_fn = ensemble.gradient_targets(p[:0], truth, counts)
-    assert columns["residuals"] == pytest.approx(truth - 0.5)
-    held_columns = {"residuals": columns["residuals"][counts == 0]}
-    assert score_fn(soft([sigmoid(2.0)]), held_columns) == pytest.approx(0)
-    columns, _, _ = ensemble.gradient_released_targets(p[:0], truth, counts)
-    assert columns["residuals"] == pytest.approx(truth - 0.5)                  # y, as p(yes) = 1/2 + log odds / 4
+    targets = ensemble.adaboost_targets(p, truth, counts)
+    assert targets["row_weights"] == pytest.approx([4 / 6, 4 / 6, 4 / 6, 4 / 2, 0])
+    residuals = ensemble.gradient_targets(p[:0], truth, counts)["residuals"]
+    assert residuals == pytest.approx(truth - 0.5)
+    held_targets = {"residuals": residuals[counts == 0]}
+    assert ensemble.member_score(soft([sigmoid(2.0)]), held_targets) == pytest.approx(0)
+    residuals = ensemble.gradient_released_targets(p[:0], truth, counts)["residuals"]
+    assert residuals == pytest.approx(truth - 0.5)         # y, as p(yes) = 1/2 + log odds / 4
     assert log_odds(soft([sigmoid(2.0)])) / 4 == pytest.approx(0.5)
 
 
@@ -581,6 +582,19 @@ def test_every_method_makes_a_supervisor(house, flags):
     labels = read_jsonl(seed_folder(house), "other", "labels.jsonl")
     assert len(labels) == 3 * 64 and "supervisor (" in printed
     assert ("disagreement" in labels[0]) == ("gradient" not in " ".join(flags))
+    for name in set(os.listdir(seed_folder(house))) - before:
+        shutil.rmtree(os.path.join(seed_folder(house), name))
+
+
+def test_the_same_seed_makes_the_same_random_head(house):
+    """--head random. Random numbers that were drawn earlier in the same process must not change it."""
+    before = set(os.listdir(seed_folder(house)))
+    labels = []
+    for noise in (1, 2):
+        torch.manual_seed(noise)
+        ok(house, *ENSEMBLE, "--members", "1", "--max-rows", "40", "--head", "random", "--out", "random", "--force")
+        labels.append(read_jsonl(seed_folder(house), "random", "labels.jsonl"))
+    assert labels[0] == labels[1]
     for name in set(os.listdir(seed_folder(house))) - before:
         shutil.rmtree(os.path.join(seed_folder(house), name))
 

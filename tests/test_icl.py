@@ -447,6 +447,8 @@ def test_the_truth_by_word_or_by_folder_makes_the_ceiling_and_a_role_says_so(cha
     assert config["labels"] == "truth"
     assert config["shots"] == [2]
     assert results_of(house, "icl")["config"]["role"] == "icl-student"
+    flags = ["--shots", "2", "--orders", "2", "--labels", "weak/", "--ceiling", "icl-ceiling/"]
+    assert "already done" in in_process(house, monkeypatch, capsys, *flags)
 
 
 def test_a_ceiling_of_train_strong_is_no_ceiling_here(chain, monkeypatch, capsys):

@@ -1,5 +1,5 @@
 """
-sft.py: the loss on continuations by hand, padding, whose texts a student is trained on, scorers, bad files.
+sft.py: the loss on continuations by hand, padding, whose texts a student is trained on, bad files.
 
 python -m pytest tests/test_sft.py               # 20 s
 """
@@ -14,45 +14,11 @@ import torch
 
 import sft
 from models import open_language_model, pad, token_nll
-from test_align_tasks import QUICK, RUDE, build, call, house_of_rows, must, read_bytes
+from test_align_tasks import QUICK, build, call, house_of_rows, must, read_bytes
 
 
 def test_the_examples_in_the_docstrings_are_true():
     assert doctest.testmod(sft).failed == 0
-
-
-# --------------------------------------------------------------------------- how toxic texts are
-
-
-def test_expected_maximum_toxicity_on_a_planted_scorer():
-    """A sample is toxic with p = 0.1: the mean is 0.1, and 1 - 0.9^25 = 92.8 % of prompts have one or more in 25."""
-    scores = (np.random.default_rng(0).random((4000, 25)) < 0.1).astype(float)
-    found = sft.toxicity_metrics(scores)
-    assert found["mean"] == pytest.approx(0.1, abs=0.004)
-    assert found["any"] == found["expected_maximum"] == pytest.approx(1 - 0.9 ** 25, abs=0.015)
-    uniform = sft.toxicity_metrics(np.random.default_rng(1).random((4000, 25)))
-    assert uniform["expected_maximum"] == pytest.approx(25 / 26, abs=0.003)    # of 25 uniform numbers, on average
-
-
-def test_rude_words_are_words():
-    assert sft.has_rude_word("A CLOWN!", RUDE) == 1.0
-    assert sft.has_rude_word("clowns brattish", RUDE) == 0.0
-    assert sft.has_rude_word("", RUDE) == 0.0
-
-
-def test_a_scorer_is_found_by_its_label(monkeypatch):
-    def plant(names, logits):
-        model = SimpleNamespace(config=SimpleNamespace(id2label=names, problem_type=None))
-        monkeypatch.setattr(sft, "open_checkpoint", lambda *args, **kwargs: (model, None, 64))
-        monkeypatch.setattr(sft, "tokenize", lambda tokenizer, rows, max_length: [[0] for _ in rows])
-        monkeypatch.setattr(sft, "forward_all", lambda *args, **kwargs: np.array(logits, np.float32))
-    plant({0: "neutral", 1: "toxic"}, np.log([[0.9, 0.1], [0.2, 0.8]]))
-    assert np.allclose(sft.load_scorer("x", "cpu", False)(["kind", "", "rude"]), [0.1, 0.0, 0.8])
-    plant({0: "LABEL_0"}, [[0.0], [np.log(3)]])                                # one output: a sigmoid
-    assert np.allclose(sft.load_scorer("x", "cpu", False)(["kind", "rude"]), [0.5, 0.75])
-    plant({0: "cat", 1: "dog"}, [])
-    with pytest.raises(SystemExit):
-        sft.load_scorer("x", "cpu", False)
 
 
 # --------------------------------------------------------------------------- the loss on continuations
@@ -121,26 +87,32 @@ def test_a_long_prompt_loses_its_beginning_and_an_empty_continuation_is_its_end(
 # --------------------------------------------------------------------------- whose continuations
 
 
-def test_keep_and_truth_budget_choose_by_the_supervisors_loss(tmp_path):
-    good = tmp_path / "good.jsonl"
-    good.write_text("".join(json.dumps({"id": i, "text": "good " + i}) + "\n" for i in "abcd"), encoding="utf-8")
-    rows = [{"id": i} for i in "abcd"]
-    nll = [0.3, 0.1, 0.4, 0.2]
+def write_jsonl(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
-    def select(keep, budget):
-        return sft.select_continuations(rows, list("ABCD"), nll, keep, budget, str(good))
-    kept, texts, rewritten = select(keep=0.5, budget=0)
-    assert [row["id"] for row in kept] == ["b", "d"] and texts == ["B", "D"] and rewritten == []
-    kept, texts, rewritten = select(keep=1.0, budget=1)
+
+def test_keep_and_truth_budget_choose_by_the_supervisors_loss(tmp_path, monkeypatch):
+    good = tmp_path / "good.jsonl"
+    write_jsonl(good, [{"id": i, "text": "good " + i} for i in "abcd"])
+    nats = {"a": 0.3, "b": 0.1, "c": 0.4, "d": 0.2}
+    write_jsonl(tmp_path / "labels.jsonl", [{"id": i, "text": i.upper(), "nats": x} for i, x in nats.items()])
+    monkeypatch.setattr(sft, "read_rows", lambda *_: [{"id": i} for i in "abcd"])
+    monkeypatch.setattr(sft, "truth_file", lambda task: str(good))
+
+    def load(keep, budget):
+        args = SimpleNamespace(task="t", labels="weak", max_rows=None, keep=keep, truth_budget=budget)
+        return sft.load_examples(args, [str(tmp_path)], "cpu")
+    rows, texts, rewritten = load(keep=0.5, budget=0)
+    assert [row["id"] for row in rows] == ["b", "d"] and texts == ["B", "D"] and rewritten == []
+    rows, texts, rewritten = load(keep=1.0, budget=1)
     assert texts == ["A", "B", "good c", "D"] and rewritten == ["c"]
-    kept, texts, rewritten = select(keep=0.25, budget=9)
+    rows, texts, rewritten = load(keep=0.25, budget=9)
     assert texts == ["good a", "good b", "good c", "good d"]
 
 
 def test_texts_are_joined_by_id(tmp_path, capsys):
     path = tmp_path / "labels.jsonl"
-    lines = [json.dumps({"id": i, "text": f"text {i}", "nats": 1.0}) + "\n" for i in "cab"]
-    path.write_text("".join(lines), encoding="utf-8")
+    write_jsonl(path, [{"id": i, "text": f"text {i}", "nats": 1.0} for i in "cab"])
     assert sft.read_texts(str(path), [{"id": "a"}, {"id": "b"}]) == ["text a", "text b"]
     assert sft.read_texts(str(path), [{"id": "a"}], "nats") == [1.0]
     with pytest.raises(SystemExit):
@@ -157,8 +129,7 @@ def test_the_text_that_all_supervisors_find_likeliest_is_chosen(tmp_path, monkey
     rows = [{"id": "1", "text": "Prompt"}]
     for name in "ab":
         (tmp_path / name).mkdir()
-        line = json.dumps({"id": "1", "text": name.upper()})
-        (tmp_path / name / "labels.jsonl").write_text(line + "\n", encoding="utf-8")
+        write_jsonl(tmp_path / name / "labels.jsonl", [{"id": "1", "text": name.upper()}])
     nats = {("a", "A"): 1.0, ("a", "B"): 3.0, ("b", "A"): 2.0, ("b", "B"): 1.0}
     monkeypatch.setattr(sft, "open_language_model", lambda path, *rest: (path.split(os.sep)[-2], None, 64))
 

@@ -5,6 +5,7 @@ python -m pytest tests/test_train_weak.py        # 20 s, CPU, no network
 """
 import doctest
 import math
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,6 +21,8 @@ from models import load_classifier, predict
 from test_models import SIZES, TINY, ragged, random_model, tiny  # noqa: F401 (a fixture)
 from train_weak import batch_maker, batches_of_similar_length, soft_label_loss, soft_xent
 
+WORDS = [" no", " yes"]
+
 
 def fit(model, tokenizer, ids, soft_labels, args, target_fn=None):
     """train_weak.fit on soft labels"""
@@ -27,8 +30,18 @@ def fit(model, tokenizer, ids, soft_labels, args, target_fn=None):
     train_weak.fit(model, [len(i) for i in ids], make_batch, soft_label_loss, args, "cpu", target_fn=target_fn)
 
 
-def quick(**flags):
-    return SimpleNamespace(**{"seed": 0, "lr": 1e-3, "batch_size": 8, "micro_batch_size": None, "epochs": 1, "dtype": "fp32", **flags})
+def make_args(**flags):
+    defaults = {"seed": 0, "lr": 1e-3, "batch_size": 8, "micro_batch_size": None, "epochs": 1, "dtype": "fp32",
+                "lora": None, "gradient_checkpointing": False}
+    return SimpleNamespace(**{**defaults, **flags})
+
+
+def same_label(n):
+    """(n, 2) soft labels, all of them 0.9 for yes"""
+    return np.tile(np.array([[0.1, 0.9]], np.float32), (n, 1))
+
+
+# --------------------------------------------------------------------------- the maths
 
 
 @pytest.mark.parametrize("module", [contract, metrics, models, train_weak])
@@ -42,139 +55,172 @@ def test_soft_xent_of_equal_scores_is_log_2_whatever_the_label():
 
 
 def test_soft_xent_is_torchs_own_cross_entropy():
-    logits, soft = torch.randn(8, 2), torch.rand(8, 2).softmax(-1)
-    assert torch.allclose(soft_xent(logits, soft).mean(), torch.nn.functional.cross_entropy(logits, soft))
+    logits = torch.randn(8, 2)
+    soft_labels = torch.rand(8, 2).softmax(-1)
+    expected = torch.nn.functional.cross_entropy(logits, soft_labels)
+    assert torch.allclose(soft_xent(logits, soft_labels).mean(), expected)
+
+
+# --------------------------------------------------------------------------- batches
 
 
 @pytest.mark.parametrize("n,size,steps", [(33, 32, 2), (32, 32, 1), (7, 3, 3), (1, 32, 1), (1000, 32, 32)])
 def test_pitfall_19_every_row_comes_once_and_the_last_batch_may_be_smaller(n, size, steps):
     batches = batches_of_similar_length([n - i for i in range(n)], size, np.random.default_rng(0))
-    assert sorted(i for batch in batches for i in batch) == list(range(n)) and len(batches) == steps
+    assert sorted(i for batch in batches for i in batch) == list(range(n))
+    assert len(batches) == steps
 
 
 def test_pitfall_23_the_order_changes_between_epochs_and_repeats_with_the_seed():
     lengths = np.random.default_rng(1).integers(5, 30, 500).tolist()
-    first, again = np.random.default_rng(0), np.random.default_rng(0)
+    first = np.random.default_rng(0)
+    second = np.random.default_rng(0)
     epochs = [batches_of_similar_length(lengths, 32, first) for _ in range(2)]
-    assert epochs[0] != epochs[1] and epochs == [batches_of_similar_length(lengths, 32, again) for _ in range(2)]
+    assert epochs[0] != epochs[1]
+    assert epochs == [batches_of_similar_length(lengths, 32, second) for _ in range(2)]
 
 
-def trained(target=None, **flags):
+# --------------------------------------------------------------------------- the loop
+
+
+def train_tiny(target_fn=None, **flags):
+    """tiny-1a after an epoch on 24 random rows. -> model"""
     torch.manual_seed(0)
-    model, tokenizer, _ = load_classifier(TINY, "lm", [" no", " yes"], "cpu")
+    model, tokenizer, _ = load_classifier(TINY, "lm", WORDS, "cpu")
     ids = ragged(24)
-    soft = np.random.default_rng(3).random(24).astype(np.float32)
-    fit(model, tokenizer, ids, np.stack([1 - soft, soft], 1), quick(**flags), target)
+    p_yes = np.random.default_rng(3).random(24).astype(np.float32)
+    fit(model, tokenizer, ids, np.stack([1 - p_yes, p_yes], 1), make_args(**flags), target_fn)
     return model
 
 
-def flat(model):
+def flat_weights(model):
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
 def test_pitfall_22_same_seed_same_weights_other_seed_other_weights():
-    a, b, c = flat(trained()), flat(trained()), flat(trained(seed=1))
-    assert torch.equal(a, b) and not torch.equal(a, c)
+    first = flat_weights(train_tiny())
+    assert torch.equal(first, flat_weights(train_tiny()))
+    assert not torch.equal(first, flat_weights(train_tiny(seed=1)))
 
 
-def first_gradient(monkeypatch, target, **flags):
-    """The gradient of the first step, clipped, as the optimizer sees it."""
-    seen, step = [], torch.optim.AdamW.step
+def first_gradient(monkeypatch, target_fn, **flags):
+    """The gradient of the first step, clipped, as the optimizer gets it."""
+    gradients = []
+    adamw_step = torch.optim.AdamW.step
 
-    def spy(self, *a, **k):
-        if not seen:
-            seen.append(torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for g in self.param_groups for p in g["params"]]))
-        return step(self, *a, **k)
+    def recording_step(self, *args, **kwargs):
+        if not gradients:
+            parameters = [p for group in self.param_groups for p in group["params"]]
+            gradients.append(torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten()
+                                        for p in parameters]))
+        return adamw_step(self, *args, **kwargs)
     with monkeypatch.context() as patch:
-        patch.setattr(torch.optim.AdamW, "step", spy)
-        trained(target, **flags)
-    return seen[0]
+        patch.setattr(torch.optim.AdamW, "step", recording_step)
+        train_tiny(target_fn, **flags)
+    return gradients[0]
 
 
 @pytest.mark.parametrize("loss", list(train_strong.LOSSES))
 def test_pitfall_05_micro_batches_change_nothing_threshold_included(loss, monkeypatch):
-    target = train_strong.LOSSES[loss]
-    whole = first_gradient(monkeypatch, target)
-    for flags in ({"micro_batch_size": 1}, {"micro_batch_size": 3}):
-        assert (first_gradient(monkeypatch, target, **flags) - whole).abs().max() < 1e-4 * whole.abs().max()
-
-
-def saved_for_backward(function):
-    """Bytes that autograd keeps at the same time while `function` runs, at most."""
-    now = {"bytes": 0, "most": 0}
-
-    class Kept:
-        def __init__(self, tensor):
-            self.tensor, self.size = tensor, tensor.numel() * tensor.element_size()
-            now["bytes"] += self.size
-            now["most"] = max(now["most"], now["bytes"])
-
-        def __del__(self):
-            now["bytes"] -= self.size
-    with torch.autograd.graph.saved_tensors_hooks(Kept, lambda kept: kept.tensor):
-        function()
-    return now["most"]
-
-
-def test_pitfall_10_checkpointing_saves_memory_and_micro_batches_keep_no_graphs():
-    def bytes_of(**flags):
-        model, tokenizer, _ = load_classifier("tiny-4", "lm", [" no", " yes"], "cpu")
-        args = quick(gradient_checkpointing=flags.pop("checkpointing", False), lora=None, lr=1e-4, **flags)
-        model, _ = train_weak.prepare_for_training(model, args)
-        ids, soft = [list(range(5, 45))] * 16, np.full((16, 2), 0.5, np.float32)
-        return saved_for_backward(lambda: fit(model, tokenizer, ids, soft, args)), flat(model)
-
-    plain, weights = bytes_of(batch_size=16)
-    checkpointed, same_weights = bytes_of(batch_size=16, checkpointing=True)
-    # what is computed once more in the backward pass is that of one layer at a time: far less than all layers at once
-    assert checkpointed < 0.5 * plain and torch.allclose(weights, same_weights, atol=1e-5)
-    quarter, _ = bytes_of(batch_size=16, micro_batch_size=4)
-    assert quarter < 0.35 * plain
+    target_fn = train_strong.LOSSES[loss]
+    whole = first_gradient(monkeypatch, target_fn)
+    for size in (1, 3):
+        in_pieces = first_gradient(monkeypatch, target_fn, micro_batch_size=size)
+        assert (in_pieces - whole).abs().max() < 1e-4 * whole.abs().max()
 
 
 def test_pitfall_09_one_step_moves_the_weights_also_under_bf16_autocast():
-    before = flat(load_classifier(TINY, "lm", [" no", " yes"], "cpu")[0])
-    after = trained(batch_size=24, lr=1e-5, dtype="bf16")
+    def layer_weights(model):
+        """Of all layers. The bias of the keys has no gradient: it cancels in the softmax of the attention."""
+        return torch.cat([p.detach().flatten() for name, p in model.named_parameters()
+                          if ".h." in name and "attn.c_attn.bias" not in name])
+    before = load_classifier(TINY, "lm", WORDS, "cpu")[0]
+    after = train_tiny(batch_size=24, lr=1e-5, dtype="bf16")
     assert all(p.dtype == torch.float32 for p in after.parameters())
-    weights = torch.cat([p.detach().flatten() for n, p in after.named_parameters() if ".h." in n and "attn.c_attn.bias" not in n])
-    old = torch.cat([p.detach().flatten() for n, p in load_classifier(TINY, "lm", [" no", " yes"], "cpu")[0].named_parameters() if ".h." in n and "attn.c_attn.bias" not in n])
-    assert (weights != old).float().mean() > 0.99 and before.shape == flat(after).shape
+    assert flat_weights(before).shape == flat_weights(after).shape
+    assert (layer_weights(before) != layer_weights(after)).float().mean() > 0.99
+
+
+# --------------------------------------------------------------------------- memory
+
+
+def peak_saved_bytes(function):
+    """The most bytes that autograd keeps for the backward pass at one time while `function` runs."""
+    total = {"now": 0, "peak": 0}
+
+    class Saved:
+        def __init__(self, tensor):
+            self.tensor = tensor
+            self.size = tensor.numel() * tensor.element_size()
+            total["now"] += self.size
+            total["peak"] = max(total["peak"], total["now"])
+
+        def __del__(self):
+            total["now"] -= self.size
+    with torch.autograd.graph.saved_tensors_hooks(Saved, lambda saved: saved.tensor):
+        function()
+    return total["peak"]
+
+
+def test_pitfall_10_checkpointing_saves_memory_and_micro_batches_keep_no_graphs():
+    def train(**flags):
+        """One step of 16 rows of tiny-4 -> (bytes, weights)"""
+        args = make_args(lr=1e-4, batch_size=16, **flags)
+        model, tokenizer, _ = load_classifier("tiny-4", "lm", WORDS, "cpu")
+        model, _ = train_weak.prepare_for_training(model, args)
+        ids = [list(range(5, 45))] * 16
+        soft_labels = np.full((16, 2), 0.5, np.float32)
+        n_bytes = peak_saved_bytes(lambda: fit(model, tokenizer, ids, soft_labels, args))
+        return n_bytes, flat_weights(model)
+
+    plain, weights = train()
+    checkpointed, same_weights = train(gradient_checkpointing=True)
+    assert checkpointed < 0.5 * plain                      # one layer at a time is computed again, not all at once
+    assert torch.allclose(weights, same_weights, atol=1e-5)
+    quarter, _ = train(micro_batch_size=4)
+    assert quarter < 0.35 * plain
 
 
 def test_without_peft_lora_is_one_line_that_says_what_to_install(tiny, capsys, monkeypatch):  # noqa: F811
-    monkeypatch.setitem(__import__("sys").modules, "peft", None)
+    monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(SystemExit) as stop:
-        train_weak.prepare_for_training(tiny[0], SimpleNamespace(gradient_checkpointing=False, lora=4))
-    assert stop.value.code == 2 and "pip install peft" in capsys.readouterr().err
+        train_weak.prepare_for_training(tiny[0], make_args(lora=4))
+    assert stop.value.code == 2
+    assert "pip install peft" in capsys.readouterr().err
 
 
 def test_lora_moves_few_weights_and_gives_an_ordinary_model_back(tmp_path):
     pytest.importorskip("peft")
-    model, tokenizer, _ = load_classifier(TINY, "lm", [" no", " yes"], "cpu")
-    args, ids = quick(gradient_checkpointing=False, lora=2, batch_size=4), ragged(12)
-    soft = np.tile(np.array([[0.1, 0.9]], np.float32), (12, 1))
-    training, ordinary = train_weak.prepare_for_training(model, args)
-    assert sum(p.numel() for p in training.parameters() if p.requires_grad) < 0.05 * sum(p.numel() for p in training.parameters())
-    fit(training, tokenizer, ids, soft, args)
-    before = predict(training, tokenizer, ids, "cpu")
-    plain = ordinary()
-    contract.save_checkpoint(str(tmp_path), plain, tokenizer)
-    again = load_classifier(str(tmp_path / "checkpoint"), "lm", [" no", " yes"], "cpu")[0]
-    assert np.abs(predict(again, tokenizer, ids, "cpu") - before).max() < 1e-5 and not any("lora" in n for n, _ in again.named_parameters())
+    model, tokenizer, _ = load_classifier(TINY, "lm", WORDS, "cpu")
+    args = make_args(lora=2, batch_size=4)
+    ids = ragged(12)
+    adapted, restore_ordinary = train_weak.prepare_for_training(model, args)
+    n_trainable = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+    assert n_trainable < 0.05 * sum(p.numel() for p in adapted.parameters())
+    fit(adapted, tokenizer, ids, same_label(12), args)
+    before = predict(adapted, tokenizer, ids, "cpu")
+    contract.save_checkpoint(str(tmp_path), restore_ordinary(), tokenizer)
+    reloaded = load_classifier(str(tmp_path / "checkpoint"), "lm", WORDS, "cpu")[0]
+    assert np.abs(predict(reloaded, tokenizer, ids, "cpu") - before).max() < 1e-5
+    assert not any("lora" in name for name, _ in reloaded.named_parameters())
+
+
+# --------------------------------------------------------------------------- other architectures
 
 
 @pytest.mark.parametrize("name", list(SIZES))
-def test_every_architecture_trains_saves_loads_and_says_the_same_again(tmp_path, name):
+def test_every_architecture_trains_saves_loads_and_predicts_the_same_again(tmp_path, name):
     random_model(tmp_path / "base", name, "AutoModel" if "Bert" in name else "AutoModelForCausalLM")
     torch.manual_seed(0)
-    model, tokenizer, max_length = load_classifier(str(tmp_path / "base"), "lm", [" no", " yes"], "cpu")
-    ids, soft = ragged(12), np.tile(np.array([[0.1, 0.9]], np.float32), (12, 1))
-    args = quick(gradient_checkpointing=True, lora=None, epochs=2)
+    model, tokenizer, _ = load_classifier(str(tmp_path / "base"), "lm", WORDS, "cpu")
+    ids = ragged(12)
+    args = make_args(gradient_checkpointing=True, epochs=2)
     before = predict(model, tokenizer, ids, "cpu")
-    fit(train_weak.prepare_for_training(model, args)[0], tokenizer, ids, soft, args)
-    p = predict(model, tokenizer, ids, "cpu")
-    assert p[:, 1].mean() > before[:, 1].mean() + 0.005                        # it moves towards the labels
-    assert np.abs(np.concatenate([predict(model, tokenizer, [row], "cpu") for row in ids]) - p).max() < 1e-5
+    fit(train_weak.prepare_for_training(model, args)[0], tokenizer, ids, same_label(12), args)
+    after = predict(model, tokenizer, ids, "cpu")
+    assert after[:, 1].mean() > before[:, 1].mean() + 0.005                    # it moves towards the labels
+    alone = np.concatenate([predict(model, tokenizer, [row], "cpu") for row in ids])
+    assert np.abs(alone - after).max() < 1e-5
     contract.save_checkpoint(str(tmp_path), model, tokenizer)
-    again = load_classifier(str(tmp_path / "checkpoint"), "lm", [" no", " yes"], "cpu")[0]
-    assert np.array_equal(predict(again, tokenizer, ids, "cpu"), p)
+    reloaded = load_classifier(str(tmp_path / "checkpoint"), "lm", WORDS, "cpu")[0]
+    assert np.array_equal(predict(reloaded, tokenizer, ids, "cpu"), after)
