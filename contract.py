@@ -28,8 +28,11 @@ import contextlib
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import sys
+import tempfile
+import textwrap
 import time
 
 import numpy as np
@@ -205,6 +208,8 @@ def lock_folder(folder):
     """
     with catch_write_errors(folder):
         os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):           # a missing permission shows now, not after the training
+            pass
     try:
         import fcntl
     except ImportError:              # Windows has no such lock
@@ -244,6 +249,15 @@ def append_file(path, text):
     WRITTEN.append(path)
 
 
+def discard_results(folder):
+    """An older run's scores and flags go before its labels or checkpoint are replaced: they would belong to no run."""
+    for name in ("results.json", "config.json"):
+        path = os.path.join(folder, name)
+        if os.path.exists(path):
+            with catch_write_errors(path):
+                os.remove(path)
+
+
 def write_labels(folder, rows, soft_labels, extra=None):
     """
     rows, (N, 2) float32 -> labels.jsonl. Nine digits hold a float32 exactly.
@@ -258,6 +272,7 @@ def write_labels(folder, rows, soft_labels, extra=None):
     for name, values in (extra or {}).items():
         for line, value in zip(lines, values):
             line[name] = rounded(value)
+    discard_results(folder)
     write_file(os.path.join(folder, "labels.jsonl"), "".join(json.dumps(line) + "\n" for line in lines))
 
 
@@ -274,6 +289,7 @@ def save_checkpoint(folder, model, tokenizer, weights=None):
         shutil.rmtree(half, ignore_errors=True)
         model.save_pretrained(half, state_dict=weights)
         tokenizer.save_pretrained(half)
+        discard_results(folder)
         shutil.rmtree(target, ignore_errors=True)
         os.replace(half, target)
     WRITTEN.append(target)
@@ -316,7 +332,7 @@ def model_folder(name):
     name = path_name(name)
     if os.path.isdir(os.path.join(name, "checkpoint")):
         return os.path.join(name, "checkpoint")
-    if os.path.isdir(name) or not name.startswith("tiny-"):
+    if os.path.isdir(name) or not name.startswith("tiny-") or "/" in name:
         return name
     if not os.path.isdir(os.path.join(models, name)):
         shipped = sorted(n for n in os.listdir(models) if n.startswith("tiny-")) if os.path.isdir(models) else []
@@ -340,37 +356,52 @@ def fingerprint(path):
     return digest.hexdigest()[:16]
 
 
+def normalize_code(source):
+    """Python source -> the same code without comments, docstrings and formatting."""
+    tree = ast.parse(textwrap.dedent(source))
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        first = body[0] if isinstance(body, list) and body else None
+        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+            node.body = body[1:] or [ast.Pass()]               # without its docstring
+    return ast.unparse(tree)
+
+
+def imported_modules(code):
+    """
+    The names of all modules that Python code imports, at its top or inside a function.
+
+    >>> sorted(imported_modules("import os, models\\nfrom metrics import ece"))
+    ['metrics', 'models', 'os']
+    """
+    modules = set()
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            modules.add(node.module)
+    return modules
+
+
 def code_fingerprints(stage_file):
     """
     16 hex digits for the stage's file and for each module of this project that it imports, directly or not. Comments,
-    docstrings and formatting do not count: the syntax tree is hashed. So an edited loss repeats a run, and an edited
-    comment does not.
+    docstrings and formatting do not count. So an edited loss repeats a run, and an edited comment does not.
 
     returns   {"stage": ..., "models.py": ..., ...}: a copy of the stage under another name has the same fingerprint
     """
-    home = os.path.dirname(os.path.abspath(stage_file))
+    stage_file = os.path.abspath(stage_file)
     found = {}
-    todo = [("stage", os.path.abspath(stage_file))]
+    todo = {"stage": stage_file}
     while todo:
-        name, path = todo.pop()
-        with open(path, encoding="utf-8") as f:
-            tree = ast.parse(f.read())
-        modules = set()
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Import):
-                modules |= {alias.name for alias in node.names}
-            elif isinstance(node, ast.ImportFrom):
-                modules.add(node.module)
-            body = getattr(node, "body", None)
-            first = body[0] if isinstance(body, list) and body else None
-            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
-                first.value.value = ""                         # a docstring
-        found[name] = hashlib.sha256(ast.unparse(tree).encode()).hexdigest()[:16]
-        for module in modules:
-            path = os.path.join(home, f"{module}.py")
-            if f"{module}.py" not in found and os.path.exists(path) and path != os.path.abspath(stage_file):
-                found[f"{module}.py"] = ""
-                todo.append((f"{module}.py", path))
+        name, path = todo.popitem()
+        with open(path, encoding="utf-8-sig") as f:        # Python accepts a byte order mark too
+            code = normalize_code(f.read())
+        found[name] = hashlib.sha256(code.encode()).hexdigest()[:16]
+        for module in imported_modules(code):
+            path = os.path.join(os.path.dirname(stage_file), f"{module}.py")
+            if f"{module}.py" not in found and path != stage_file and os.path.exists(path):
+                todo[f"{module}.py"] = path
     return dict(sorted(found.items()))
 
 
@@ -381,11 +412,11 @@ def typed_flags(parser, args):
         if value != parser.get_default(key):
             words.append("--" + key.replace("_", "-"))
             if isinstance(value, list) and all(isinstance(v, str) for v in value):
-                words += value                                 # --models a b
+                words += map(shlex.quote, value)               # --models a b
             elif isinstance(value, list):
                 words.append(",".join(map(str, value)))        # --shots 0,2,4
             elif value is not True:
-                words.append(str(value))
+                words.append(shlex.quote(str(value)))
     return " ".join(words)
 
 
@@ -400,11 +431,12 @@ def describe_run(stage_file, parser, args, identity, inputs, sources=()):
     sources     folders of other runs, which this one must not overwrite
     returns     (folder, config)
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not LAUNCHED:
+    torchrun = "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ["WORLD_SIZE"]) > 1
+    if torchrun and not LAUNCHED:
         fail(f"for several processes:  torchrun --nproc-per-node N distributed.py {os.path.basename(stage_file)} FLAGS")
     folder = run_folder(args.out, identity["task"], args.seed)
-    overwritten = os.path.realpath(folder) in map(os.path.realpath, sources)
-    if not is_text(args.out) or args.out.rstrip("/") in ("", ".", "..") or overwritten:
+    is_name = is_text(args.out) and args.out.rstrip("/") not in ("", ".", "..")
+    if not is_name or os.path.realpath(folder) in map(os.path.realpath, sources):
         fail(f"--out {args.out!r} would overwrite what this run reads, or is no name; choose another")
     flags = typed_flags(parser, args) or "(all flags at their defaults)"
     print(f"{os.path.basename(stage_file)} {flags} -> {os.path.relpath(folder)}")
@@ -447,7 +479,9 @@ def finished_line(folder, config):
     try:
         with open(path, encoding="utf-8") as f:
             finished = json.load(f)
-        line, old, outputs = str(finished["line"]), dict(finished["config"]), finished["outputs"]
+        line = str(finished["line"])
+        old = dict(finished["config"])
+        outputs = finished["outputs"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         print(f"note: {os.path.relpath(path)} cannot be read; the stage runs again")
         return None
@@ -471,7 +505,10 @@ def is_finished(folder, config, force=False):
 
 
 def open_run(folder):
-    """`with open_run(folder):` around a run's work. The folder is made and locked; an older run in it stays whole."""
+    """
+    `with open_run(folder):` around a run's work. The folder is made and locked; an older run in it stays whole until
+    the new one writes its checkpoint or labels.
+    """
     return lock_folder(folder)
 
 
@@ -542,15 +579,15 @@ def run_script(main):
     try:
         try:
             main()
+        except KeyboardInterrupt:
+            kept = "nothing was written"
+            if WRITTEN:
+                kept = f"files written and whole: {len(set(WRITTEN)):,}, the last {os.path.relpath(WRITTEN[-1])}"
+            print(f"interrupted: {kept}; the same command goes on from there", file=sys.stderr)
+            raise SystemExit(130) from None
         finally:
-            sys.stdout.flush()
+            print(end="", flush=True)                      # unlike sys.stdout.flush() it accepts that there is none
     except BrokenPipeError:
         if not stdout_is_closed():
             raise
         raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        kept = "nothing was written"
-        if WRITTEN:
-            kept = f"{len(WRITTEN):,} files are written and whole, the last {os.path.relpath(WRITTEN[-1])}"
-        print(f"interrupted: {kept}; the same command goes on from there", file=sys.stderr)
-        raise SystemExit(130) from None

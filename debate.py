@@ -71,6 +71,7 @@ from contract import (
     is_finished,
     lock_folder,
     model_folder,
+    normalize_code,
     number,
     open_run,
     read_json,
@@ -320,7 +321,8 @@ def transcripts_identity(rows, pool, args, member, n_rounds):
         "rounds": n_rounds, "member": member, "weights": fingerprint(model_folder(args.assistant)),
         "templates": digest([MARKERS, INSTRUCTIONS, STOPS, MAX_TOKENS, TRIES, BLOCK]),
         "rows": digest(fields + [[row["support"], row["label"]] for row in pool]),
-        "code": digest([*map(inspect.getsource, functions), code_fingerprints(__file__)["models.py"]])}
+        "code": digest([*(normalize_code(inspect.getsource(f)) for f in functions),
+                        code_fingerprints(__file__)["models.py"]])}
 
 
 def generate_round(assistant, identity, pool, block, rounds, start):

@@ -42,8 +42,9 @@ import contract
 import models
 import train_weak
 
-RANK = int(os.environ.get("RANK", "0"))                    # torchrun sets both
-SIZE = int(os.environ.get("WORLD_SIZE", "1"))
+TORCHRUN = "TORCHELASTIC_RUN_ID" in os.environ
+RANK = int(os.environ["RANK"]) if TORCHRUN else 0
+SIZE = int(os.environ["WORLD_SIZE"]) if TORCHRUN else 1
 STAGES = ("train_weak.py", "train_strong.py", "icl.py", "debate.py")
 
 
@@ -185,9 +186,13 @@ def open_empty(name, kind, remote_code, **config_changes):
     """models.open_checkpoint without the weights: a model on device "meta"."""
     import torch
     import transformers
-    tokenizer, config, max_length = models.open_config(name, remote_code, **config_changes)
-    with torch.device("meta"):
-        model = getattr(transformers, kind).from_config(config, dtype=torch.float32, trust_remote_code=remote_code)
+    transformers.logging.set_verbosity_error()
+    try:
+        tokenizer, config, max_length = models.open_config(name, remote_code, **config_changes)
+        with torch.device("meta"):
+            model = getattr(transformers, kind).from_config(config, dtype=torch.float32, trust_remote_code=remote_code)
+    except Exception as error:                             # process 0 meets the same error, and says more about it
+        contract.fail(f"process {RANK}: cannot load model {name!r} ({type(error).__name__})")
     return model.eval(), tokenizer, max_length
 
 
@@ -276,12 +281,14 @@ def compute_gradients(model, indices, make_batch, loss_fn, micro_batch_size, pre
 def forward_all(model, tokenizer, ids, device, dtype="fp32", tokens=8192, output_fn=models.classify):
     """Replaces models.forward_all: the same batches, each computed by one process."""
     import torch
+    from tqdm import tqdm
     if device == "cpu":
         tokens = min(tokens, 2 ** 20 // getattr(model.config, "hidden_size", 1))
     out = None
     model.eval()
+    batches = shard_work(models.batches_by_tokens([len(i) for i in ids], tokens), RANK, SIZE)
     with torch.no_grad():
-        for indices, counts in shard_work(models.batches_by_tokens([len(i) for i in ids], tokens), RANK, SIZE):
+        for indices, counts in tqdm(batches, desc="predicting", unit="batch", disable=None, leave=False):
             with models.autocast(dtype, device):
                 batch = models.pad([ids[i] for i in indices], tokenizer, device)
                 outputs = output_fn(model, batch).float().cpu().numpy()
@@ -316,7 +323,7 @@ def replace_functions():
     contract.broadcast_object = broadcast_object
     contract.save_checkpoint = save_checkpoint
     if RANK:
-        for name in ("write_file", "append_file", "write_results"):
+        for name in ("write_file", "append_file", "write_labels", "write_results"):
             setattr(contract, name, lambda *args, **kwargs: None)
         contract.lock_folder = lambda folder: contextlib.nullcontext()
     for function in (pick_device, load_classifier, forward_all, map_in_order,
@@ -329,12 +336,14 @@ def replace_functions():
 
 def launch():
     """python distributed.py STAGE.py FLAGS, in each of torchrun's processes"""
-    stage = os.path.basename(sys.argv[1]) if len(sys.argv) > 1 else ""
+    folder, stage = os.path.split(sys.argv[1] if len(sys.argv) > 1 else "")
+    if folder and os.path.realpath(folder) != os.path.realpath(contract.ROOT):
+        contract.fail(f"{sys.argv[1]}: the stage must stand beside distributed.py")
     if stage not in STAGES:
         contract.fail(f"{stage or 'no stage'} runs in one process: start it with python. Several processes:  torchrun "
                       f"--nproc-per-node N distributed.py STAGE.py FLAGS, with one of {', '.join(STAGES)}")
     flags = sys.argv[2:]
-    if "human" in flags or "--judge=human" in flags:
+    if "--judge=human" in flags or ("--judge", "human") in zip(flags, flags[1:]):
         contract.fail("--judge human: one person answers. Start it with python, not torchrun")
     if SIZE > 1:
         join_processes()

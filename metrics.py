@@ -270,8 +270,8 @@ def check_comparison(identity, supervisor, ceiling, role="ceiling", same=SAME_IN
         return
     config = read_config(ceiling)
     if config.get("role") != role:
-        fail(f"--ceiling {os.path.relpath(ceiling)} was not made with --labels truth (its role is "
-             f"{config.get('role')}): it is no ceiling")
+        reason = f"its role is {config['role']}" if "role" in config else "it has no role: run its command again"
+        fail(f"--ceiling {os.path.relpath(ceiling)} was not made with --labels truth ({reason}): it is no ceiling")
     for key in same:
         if config.get(key) != identity[key]:
             fail(f"--ceiling {os.path.relpath(ceiling)} was made with --{key.replace('_', '-')} {config.get(key)}, "

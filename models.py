@@ -9,8 +9,8 @@ Open a model, feed it batches, read its predictions: everything about models tha
 
 Three mistakes are easily made here. Reading a decoder at "the last id that is not padding" goes wrong when padding and
 end-of-text share an id; the mask tells the last token. Probabilities must come from raw logits: what `generate` returns
-as scores has been changed by temperature and top-p. A label word must be the token that really follows the prompt: "
-yes" is one token, "yes" another.
+as scores has been changed by temperature and top-p. A label word must be the token that really follows the prompt:
+" yes" is one token, "yes" another.
 
 Needs   contract.py
 """
@@ -183,8 +183,7 @@ def open_language_model(name, device, remote_code=False):
     return model, tokenizer, max_length
 
 
-# --------------------------------------------------------------------------- weights (distributed.py replaces these
-# three)
+# --------------------------------------------------------------------------- weights (replaced by distributed.py)
 
 
 def set_weight(weight, value):

@@ -7,10 +7,10 @@ fine-tuned on one half of the questions, with the truth, and then predicts p(yes
 seen. Those soft labels, often wrong, are all that the student (train_strong.py) is given.
 
     rows      data/<task>/train1.jsonl       {"id": ..., "group": ..., "text": "Q: ...? A: d-block", "label": 1}
-    model     any sequence model of transformers, a local folder or a hub name; its last hidden state -> 2 numbers (no,
-              yes)
-    training  cross entropy, AdamW, linear warm-up and decay; the best epoch is chosen on a tenth of train1, never on
-              test
+    model     any sequence model of transformers, a local folder or a hub name; its last hidden state -> 2 numbers
+              (no, yes)
+    training  cross entropy, AdamW, linear warm-up and decay; the best epoch is chosen on a tenth of train1, never
+              on test
     labels    soft labels (p_no, p_yes) for train2, valid and test, by id, in float32
 
 The training loop (`fit`) stands here in plain sight. Every other stage that trains uses it, with another loss function.
@@ -195,8 +195,7 @@ def fit(model, lengths, make_batch, loss_fn, args, device, target_fn=None, after
                     after_step(step, steps)
 
 
-# --------------------------------------------------------------------------- around the loop: memory, and the best
-# epoch
+# --------------------------------------------------------------------------- memory, and the best epoch
 
 
 def add_training_flags(parser, epochs, lr=1e-4, classifier=True):
@@ -227,8 +226,9 @@ def prepare_for_training(model, args):
     returns   (the model to train, a function that gives the ordinary model back after training)
     """
     if args.gradient_checkpointing:
+        # its new name in transformers, or its old one
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-        enable({"use_reentrant": False})                   # its new name in transformers, and its old one
+        enable({"use_reentrant": False})
     if not args.lora:
         return model, lambda: model
     try:

@@ -6,6 +6,7 @@ python -m pytest tests/test_contract.py          # 10 s
 import argparse
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -310,6 +311,13 @@ def test_flags_that_differ_from_their_defaults_are_shown_as_one_types_them(root,
     assert parser.parse_args(shown.split()) == args
 
 
+def test_flags_with_spaces_are_shown_with_the_quotes_that_a_shell_needs(root):
+    parser = make_parser()
+    args = parser.parse_args(["--out", "my run", "--models", "a b", "c"])
+    assert typed_flags(parser, args) == "--out 'my run' --models 'a b' c"
+    assert parser.parse_args(shlex.split(typed_flags(parser, args))) == args
+
+
 # --------------------------------------------------------------------------- fingerprints of code
 
 STAGE = '''
@@ -350,13 +358,16 @@ def test_the_code_of_a_run_is_its_stage_and_all_pages_that_it_imports(stage):
     ("    # the reason\n", ""),
     ('"""A stage."""', '"""A page with\nanother header."""'),
     ('"""Runs."""', "'Does something else.'"),
+    ('    """Runs."""\n', ""),
+    ('"""A stage."""', ""),
+    ('\n"""A stage."""', '\ufeff"""A stage, written by an editor that marks the byte order."""'),
     ("loss(x, [1, 2])", "loss(\n        x,\n        [1, 2],\n    )"),
     ("def main(x):", "\n\n\ndef main( x ):"),
 ])
 def test_comments_docstrings_and_formatting_are_no_other_code(stage, old, new):
     before = code_fingerprints(stage)
     assert STAGE.count(old) == 1
-    stage.write_text(STAGE.replace(old, new))
+    stage.write_text(STAGE.replace(old, new), encoding="utf-8")
     assert code_fingerprints(stage) == before
 
 
@@ -373,6 +384,11 @@ def test_an_edited_page_is_other_code_also_where_the_stage_imports_it_through_an
     (stage.parent / "deeper.py").write_text("def square(x):\n    return x ** 2\n")
     after = code_fingerprints(stage)
     assert {name for name in after if after[name] != before[name]} == {"deeper.py"}
+
+
+def test_all_modules_of_an_import_line_count(stage):
+    stage.write_text("import os, page\n")
+    assert list(code_fingerprints(stage)) == ["deeper.py", "page.py", "stage"]
 
 
 def test_a_copy_of_a_stage_under_another_name_or_in_another_folder_has_the_same_code(stage, tmp_path_factory):
@@ -427,7 +443,8 @@ def test_a_run_is_described_by_flags_inputs_and_code(root, stage, capsys):
     assert "(all flags at their defaults) -> " in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("out", ["", " ", ".", "..", "./", "../", "/", "no UTF-8: \udcff", "data/mine/truth", "link"])
+@pytest.mark.parametrize("out", ["", " ", ".", "..", "./", "../", "/", "no UTF-8: \udcff", "half an emoji \ud83d",
+                                 "data/mine/truth", "link"])
 def test_an_out_that_is_no_name_or_would_overwrite_a_source_is_refused(root, stage, stops, out):
     truth = root / "data" / "mine" / "truth"
     os.makedirs(truth)
@@ -437,6 +454,7 @@ def test_an_out_that_is_no_name_or_would_overwrite_a_source_is_refused(root, sta
 
 
 def test_several_processes_without_the_launcher_are_one_line(root, stage, stops, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     monkeypatch.setenv("WORLD_SIZE", "2")
     stops(["torchrun --nproc-per-node N distributed.py stage.py"], describe, stage)
     monkeypatch.setattr(contract, "LAUNCHED", True)
@@ -524,6 +542,20 @@ def test_what_differs_between_two_configurations(old, new, line):
     assert what_differs(old, {"inputs": {}, "code": {}, **new}) == line
 
 
+def test_results_go_before_the_labels_or_the_checkpoint_that_they_describe(root, stage):
+    """A kill between two files must not leave the flags of one run beside the labels of another."""
+    from types import SimpleNamespace
+
+    folder, config = describe(stage)
+    saves_nothing = SimpleNamespace(save_pretrained=lambda folder, **_: os.makedirs(folder, exist_ok=True))
+    for replace in (lambda: write_labels(folder, ROWS, np.full((5, 2), 0.5, np.float32)),
+                    lambda: contract.save_checkpoint(folder, saves_nothing, saves_nothing)):
+        finish(folder, config)
+        write_file(os.path.join(folder, "config.json"), "{}")
+        replace()
+        assert not {"results.json", "config.json"} & set(os.listdir(folder))
+
+
 def test_a_run_without_a_configuration_has_none(tmp_path, stops):
     for text in ("{}", '{"config": "x"}', ""):
         (tmp_path / "results.json").write_text(text)
@@ -571,6 +603,14 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, stops):
         stops(["cannot write to", str(path)], lock, path)
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs a folder that not even root can write to")
+def test_a_folder_that_cannot_be_written_to_is_one_line_before_any_work(stops):
+    def lock(path):
+        with lock_folder(path):
+            pass
+    stops(["cannot write to /proc/self"], lock, "/proc/self")
+
+
 # --------------------------------------------------------------------------- how a script ends
 
 
@@ -585,11 +625,11 @@ def run_main(tmp_path, body, **settings):
 
 @pytest.mark.parametrize("files,line", [
     ([], "interrupted: nothing was written; the same command goes on from there\n"),
-    (["a.txt", "b.txt"], "interrupted: 2 files are written and whole, the last b.txt; the same command goes on from "
+    (["a.txt", "b.txt"], "interrupted: files written and whole: 2, the last b.txt; the same command goes on from "
                          "there\n"),
 ])
 def test_ctrl_c_is_one_line_that_says_which_files_are_kept(tmp_path, files, line):
-    body = [f"contract.write_file({name!r}, 'x')" for name in files]
+    body = [f"contract.append_file({name!r}, 'x')" for name in files for _ in range(3)]
     process = run_main(tmp_path, [*body, "print('ready', flush=True)", "time.sleep(60)"])
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGINT)
@@ -625,6 +665,27 @@ def test_a_reader_that_leaves_ends_the_script_without_a_traceback(tmp_path, buff
     assert process.wait() == 1
     assert (tmp_path / "a.txt").read_text() == "x"
     process.stderr.close()
+
+
+@pytest.mark.parametrize("buffered", [True, False])
+def test_ctrl_c_that_ends_the_reader_too_is_still_one_line(tmp_path, buffered):
+    """python script.py | tee log: Ctrl-C ends both."""
+    process = run_main(tmp_path, ["print('a line')", "print('ready', file=sys.stderr, flush=True)", "time.sleep(60)"],
+                       env=os.environ | {"PYTHONUNBUFFERED": "" if buffered else "1"})
+    assert process.stderr.readline() == "ready\n"
+    process.stdout.close()
+    process.send_signal(signal.SIGINT)
+    assert process.stderr.read() == "interrupted: nothing was written; the same command goes on from there\n"
+    assert process.wait()
+    process.stderr.close()
+
+
+def test_a_script_without_any_output_stream_ends_well(tmp_path):
+    """python script.py >&-"""
+    run_main(tmp_path, ["print('a line')"]).communicate()
+    done = subprocess.run(["sh", "-c", f"{shlex.quote(sys.executable)} script.py >&-"], cwd=tmp_path,
+                          stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_other_errors_and_exit_codes_pass_unchanged(tmp_path):

@@ -408,7 +408,7 @@ def test_a_script_that_was_not_made_for_it_says_so(house, script):
 
 
 def test_several_processes_without_the_launcher_are_refused_before_any_work(house):
-    env = {**os.environ, "RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
+    env = {**os.environ, "TORCHELASTIC_RUN_ID": "x", "RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
     done = subprocess.run([sys.executable, "train_weak.py"], cwd=house, env=env, capture_output=True, text=True)
     assert done.returncode == 2
     assert "torchrun --nproc-per-node N distributed.py train_weak.py" in done.stderr

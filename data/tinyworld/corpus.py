@@ -33,12 +33,14 @@ $ python data/tinyworld/corpus.py --kind sheet --n 10
 Needs  contract.py, data/tasks.py, data/tinyworld/prepare.py and its tables
 """
 import argparse
+import os
 import random
+import sys
 from collections import defaultdict
 
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))       # data/
+sys.path.insert(0, os.path.dirname(sys.path[0]))                                      # the repository's root
 from contract import number, run_script
-
-# prepare.py adds data/ and the repository's root to sys.path
 from prepare import by_relation, load_facts, read_life, split_facts
 from tasks import hash_fraction
 

@@ -47,10 +47,13 @@ import argparse
 import json
 import os
 import random
+import sys
 import time
 
 import numpy as np
 
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))       # data/
+sys.path.insert(0, os.path.dirname(sys.path[0]))                                      # the repository's root
 import pretrain
 from cdeval import COLUMNS, STYLES, build_prompt, choice_probability, orientation
 from contract import fail, number, read_json, run_script, write_file

@@ -32,7 +32,9 @@ from collections import Counter
 
 import numpy as np
 
-import corpus  # through prepare.py it adds the repository's root to sys.path
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))       # data/
+sys.path.insert(0, os.path.dirname(sys.path[0]))                                      # the repository's root
+import corpus
 from contract import catch_write_errors, fail, number, read_json, read_jsonl, run_script, write_file
 from prepare import HERE, load_facts
 
