@@ -39,8 +39,9 @@ Reads   a supervisor's folder with a checkpoint, or a bagging ensemble's; data/<
 Writes  data/<task>/seed<seed>/align/{checkpoint/, labels.jsonl, audits.jsonl, config.json, results.json}, the last
         student's, and rounds-<key>/round-<k>/{evaluator.json, learner/, labels.jsonl, audits.jsonl, results.json}.
         The key is a digest of flags, inputs and code: a killed run goes on after its last whole round, and rounds of
-        other flags or code are never mixed in. They are removed when this run is complete. An audits.jsonl lists every
-        true label that was used: a round's, or the run's own for the choice among several evaluators.
+        other flags or code are never mixed in. When this run is complete, its own rounds stay, and those of other flags
+        or code are removed. An audits.jsonl lists every true label that was used: a round's, or the run's own for the
+        choice among several evaluators.
 """
 import argparse
 import glob
@@ -640,11 +641,23 @@ def build_parser():
     return parser
 
 
+def check_slices(train2, n_rounds, args):
+    """Every round needs rows to train on: all of its slice but the guards, which are half of --audit."""
+    smallest = min(len(slice_of(train2, k, args.slices or n_rounds)) for k in range(n_rounds))
+    most = smallest if smallest > 1 else 0                 # the audit of a single row would guard, and none would train
+    if smallest == 0 or args.audit > most:
+        fewer_audits = f"--audit {most}, or " if smallest else ""
+        fail(f"train2 has {len(train2)} rows: a slice of {smallest} is too small for --audit {args.audit}; "
+             f"use {fewer_audits}larger slices (a shorter --ladder, fewer --slices, more rows)")
+
+
 def check_args(args):
     """Find mistakes before any work. -> (folders of --evaluator, their evaluators, {model: folder of its ceiling})"""
     n_rounds = len(args.ladder.split(","))
     if args.slices and args.slices < n_rounds:
         fail(f"--slices {args.slices} is fewer than the {n_rounds} rounds of --ladder")
+    train2 = read_rows(args.task, "train2", args.max_rows)
+    check_slices(train2, n_rounds, args)
     sources = [run_folder(name, args.task, args.seed) for name in args.evaluator.split(",")]
     evaluators = [open_evaluator(source) for source in sources]
     read_labels(sources[0], read_rows(args.task, "test", args.max_rows))       # the first is the supervisor of the PGR
@@ -654,7 +667,7 @@ def check_args(args):
         identity = {**vars(args), "model": read_config(folder).get("model")}   # that of the student of the same model
         check_comparison(identity, None, folder)
         ceilings[identity["model"]] = folder
-    if args.attack_share and not can_be_attacked(read_rows(args.task, "train2", args.max_rows)):
+    if args.attack_share and not can_be_attacked(train2):
         fail(f"--attack-share needs 'question', 'answer' and 'choices' in each row of data/{args.task}/train2.jsonl; "
              "use --attack-share 0")
     return sources, evaluators, ceilings

@@ -17,7 +17,8 @@ Three rules keep weak-to-strong experiments honest, and each takes a few lines h
    the run, and one line says which. Files are written beside their place and renamed, so a kill leaves a whole file or
    none.
 
-A user's mistake ends in one line that says where it is and what to do, with exit code 2. So do a full disk, a folder
+A user's mistake ends in one line that says where it is and what to do, with exit code 2 (above a wrong flag's line,
+argparse prints the usage). So do a full disk, a folder
 without write permission, and a second run in a folder where one is still writing.
 
 Needs   nothing else of this project: numpy, and transformers' models only to save them
@@ -40,6 +41,7 @@ import numpy as np
 ROOT = os.path.dirname(os.path.abspath(__file__))
 WRITTEN = []                         # paths that this process has written, for the line that Ctrl-C prints
 LAUNCHED = False                     # True in processes that distributed.py started
+LOADED = {}                          # fingerprints of the code that this process runs: {file: 16 hex digits}
 
 
 def fail(message):
@@ -109,8 +111,10 @@ def read_rows(task, split, max_rows=None):
     """
     path = os.path.join(ROOT, "data", task, split + ".jsonl")
     if not os.path.exists(path):
-        fail(f"no {split} rows at {path}. Make them first:  python data/{task}/prepare.py, or data/own/prepare.py for "
-             "your own rows")
+        prepare = f"data/{task}/prepare.py"
+        if not os.path.exists(os.path.join(ROOT, prepare)):
+            prepare = "data/own/prepare.py for rows of your own, or the prepare.py of another task in data/"
+        fail(f"no {split} rows at {path}. Make them first:  python {prepare}")
     rows = read_jsonl(path)
     seen = set()
     for number, row in enumerate(rows, 1):
@@ -168,7 +172,8 @@ def read_labels(folder, rows):
     """
     path = os.path.join(folder, "labels.jsonl")
     if not os.path.exists(path):
-        fail(f"no labels at {path}. Make them first, for example with train_weak.py and the same --task, --seed, --out")
+        fail(f"no labels at {path}. Run the command that makes them first; a supervisor's is:  python train_weak.py "
+             f"--out {os.path.basename(folder)}, with the same --task and --seed")
     labels = {}
     for number, row in enumerate(read_jsonl(path), 1):
         name = row.get("id")
@@ -405,6 +410,22 @@ def code_fingerprints(stage_file):
     return dict(sorted(found.items()))
 
 
+def loaded_code(stage_file):
+    """
+    code_fingerprints of a stage that this process has imported. A notebook keeps running the code that it imported
+    first. If a file was edited since, its new fingerprint would stand beside results of the old code: an error.
+    """
+    code = code_fingerprints(stage_file)
+    for name, digest in code.items():
+        path = os.path.abspath(stage_file)
+        if name != "stage":
+            path = os.path.join(os.path.dirname(path), name)
+        if LOADED.setdefault(path, digest) != digest:
+            fail(f"{os.path.basename(path)} was edited after this process had imported it. Restart the notebook's "
+                 "kernel")
+    return code
+
+
 def typed_flags(parser, args):
     """The flags that differ from their defaults, as one would type them."""
     words = []
@@ -423,6 +444,8 @@ def typed_flags(parser, args):
 def describe_run(stage_file, parser, args, identity, inputs, sources=()):
     """
     Where a run goes, and everything that its results depend on. Nothing is written yet.
+
+        folder, config = describe_run(__file__, parser, args, {"role": "student", **vars(args)}, files, [labels_folder])
 
     stage_file  the stage's __file__
     identity    {"role": ..., flags}: "role" says what the run is to other stages (supervisor, student, ceiling, ...),
@@ -444,7 +467,7 @@ def describe_run(stage_file, parser, args, identity, inputs, sources=()):
     config["inputs"] = {}
     for path in inputs:
         config["inputs"][os.path.relpath(path, ROOT) if os.path.exists(path) else path] = fingerprint(path)
-    config["code"] = code_fingerprints(stage_file)
+    config["code"] = loaded_code(stage_file)
     return folder, config
 
 
@@ -459,10 +482,12 @@ def what_differs(old, new):
     parts = []
     for key in sorted({*old, *new} - {"inputs", "code"}):
         if old.get(key) != new.get(key):
-            parts.append(f"{key.replace('_', ' ')} {old.get(key)} -> {new.get(key)}")
+            values = ["(none)" if value in (None, "") else value for value in (old.get(key), new.get(key))]
+            parts.append("{} {} -> {}".format(key.replace("_", " "), *values))
     for title, key in (("input", "inputs"), ("code", "code")):
         before = old.get(key) if isinstance(old.get(key), dict) else {}
         names = sorted(name for name in {*before, *new[key]} if before.get(name) != new[key].get(name))
+        names = ["this script" if name == "stage" else name for name in names]
         if names:
             parts.append(f"{title} changed: {', '.join(names)}")
     return "; ".join(parts)
@@ -580,10 +605,11 @@ def run_script(main):
         try:
             main()
         except KeyboardInterrupt:
-            kept = "nothing was written"
+            kept = "nothing was written; the same command starts again"
             if WRITTEN:
-                kept = f"files written and whole: {len(set(WRITTEN)):,}, the last {os.path.relpath(WRITTEN[-1])}"
-            print(f"interrupted: {kept}; the same command goes on from there", file=sys.stderr)
+                kept = (f"files written and whole: {len(set(WRITTEN)):,}, the last {os.path.relpath(WRITTEN[-1])}; "
+                        "the same command uses them")
+            print(f"interrupted: {kept}", file=sys.stderr)
             raise SystemExit(130) from None
         finally:
             print(end="", flush=True)                      # unlike sys.stdout.flush() it accepts that there is none

@@ -24,14 +24,14 @@ In front of a row, for example "Q: Which block does gold belong to? A: s-block",
    groups of rows: does the transcript state the fact, and does a false argument win?
 
 $ python train_weak.py                                        # the judge without help, for comparison
-$ python debate.py --mode interaction                         # assistant tiny-4, judge tiny-1a; two minutes on a laptop
+$ python debate.py --mode interaction                         # assistant tiny-4, judge tiny-1a; half a minute
 $ python debate.py --mode interaction --judge prompted        # the same notes, a judge without training
 $ python debate.py --mode debate --rounds 2 --out debate2
 $ python debate.py --mode debate --ensemble 4 --out debate4   # four sampled debates, a judge for each, averaged
 $ python debate.py --mode debate --judge human --max-rows 5   # you are the judge
 $ python debate.py --assistant tiny-2 --shots 2 --out shots   # a weaker assistant, which is shown two demonstrations
 $ python debate.py --temperature 0 --supervisor none --out greedy      # the likeliest words; compare with the run none
-$ python debate.py --show tinyworld-test-animals-lyrebird-legs-a       # read a row of a finished run
+$ python debate.py --mode interaction --show tinyworld-test-animals-lyrebird-legs-a     # read a row of a finished run
 
 --ensemble needs a --temperature above 0, so that its samples differ. The demonstrations of --shots are gold support
 sentences of other questions.

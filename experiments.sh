@@ -10,15 +10,24 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-seeds=0,1,2,3,4 chapters=base,methods,ensembles,debate,debates,icl,phase2,tasks,culture
+die() { echo "error: $1" >&2; exit 2; }
+
+every=base,methods,ensembles,debate,debates,icl,phase2,tasks,culture
+seeds=0,1,2,3,4 chapters=$every
 while [ $# -gt 0 ]; do
+    case "$1" in
+        --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;       # --flag=value is --flag value
+    esac
+    [ $# -ge 2 ] || die "$1 needs a value; there are --seeds and --chapters"
     case "$1" in
         --seeds) seeds="$2" ;;
         --chapters) chapters="$2" ;;
-        *) echo "error: unknown flag $1; there are --seeds and --chapters" >&2; exit 2 ;;
+        *) die "unknown flag $1; there are --seeds and --chapters" ;;
     esac
     shift 2
 done
+[[ "$seeds" =~ ^[0-9]+(,[0-9]+)*$ ]] || die "--seeds '$seeds': give numbers with commas, as in 0,1,2"
+[[ "$chapters" =~ ^(${every//,/|})(,(${every//,/|}))*$ ]] || die "--chapters '$chapters': there are $every"
 
 student() {
     python train_strong.py --seed $seed --ceiling ceiling --supervisor weak --labels "$1" --out "student-$2" "${@:3}"

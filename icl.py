@@ -37,7 +37,9 @@ Two shortcuts save most of the time. One forward pass gives the logits of both w
 tens of times as much. The beginning that all prompts share is read once, and its keys and values are kept.
 
 Needs   contract.py, metrics.py, models.py
-Reads   a supervisor's labels.jsonl, data/<task>/{train2, test}.jsonl; data/<task>/truth/ only with --labels truth
+Reads   labels.jsonl of the supervisors and of the ceiling, and the ceiling's results.json;
+        data/<task>/{task.json, train1.jsonl, train2.jsonl, valid.jsonl, test.jsonl}: train1 and valid only to check
+        that no question is in two splits; data/<task>/truth/labels.jsonl only with --labels truth
 Writes  data/<task>/seed<seed>/icl/{config.json, labels.jsonl, results.json}: soft labels of test, averaged over draws;
         "curve" in results.json has each draw by itself, and their spread. Nothing is trained: no checkpoint.
         A finished run is skipped (--force repeats it).
@@ -357,7 +359,7 @@ def predict_in_context(model, tokenizer, demonstrations, texts, words, device, m
 # --------------------------------------------------------------------------- the stage
 
 
-def read_pool(run, test, args):
+def read_pool(plan, test, args):
     """
     The rows to demonstrate with, sorted by id: rows of train2 without duplicate texts, and without texts of test. With
     --oversight only rows to which both supervisors give the same label.
@@ -370,9 +372,9 @@ def read_pool(run, test, args):
         if row["text"] not in seen:
             seen.add(row["text"])
             pool.append(row)
-    soft_labels = read_labels(run.labels_folder, pool)
-    if run.oversight_folder:
-        agrees = (soft_labels[:, 1] > 0.5) == (read_labels(run.oversight_folder, pool)[:, 1] > 0.5)
+    soft_labels = read_labels(plan.labels_folder, pool)
+    if plan.oversight_folder:
+        agrees = (soft_labels[:, 1] > 0.5) == (read_labels(plan.oversight_folder, pool)[:, 1] > 0.5)
         pool = [row for row, keep in zip(pool, agrees) if keep]
         soft_labels = soft_labels[agrees]
     n_candidates = min(len(pool), N_VOTED) if args.retriever == "votek" else len(pool)
@@ -525,43 +527,44 @@ def check_args(args):
     if is_ceiling and (args.ceiling or args.supervisor):
         fail("--labels truth makes a ceiling; --ceiling and --supervisor are for students")
     files, words = read_task(args.task)
-    run = SimpleNamespace(role="ceiling" if is_ceiling else "student", words=words)
-    run.labels_folder = truth_folder if is_ceiling else run_folder(args.labels, args.task, args.seed)
-    run.supervisor_folder = None if is_ceiling else run_folder(args.supervisor or args.labels, args.task, args.seed)
-    run.ceiling_folder = run_folder(args.ceiling, args.task, args.seed) if args.ceiling else None
-    run.oversight_folder = run_folder(args.oversight, args.task, args.seed) if args.oversight else None
-    run.identity = {**vars(args), "role": f"icl-{run.role}"}
+    plan = SimpleNamespace(role="ceiling" if is_ceiling else "student", words=words)
+    plan.labels_folder = truth_folder if is_ceiling else run_folder(args.labels, args.task, args.seed)
+    plan.supervisor_folder = None if is_ceiling else run_folder(args.supervisor or args.labels, args.task, args.seed)
+    plan.ceiling_folder = run_folder(args.ceiling, args.task, args.seed) if args.ceiling else None
+    plan.oversight_folder = run_folder(args.oversight, args.task, args.seed) if args.oversight else None
+    plan.identity = {**vars(args), "role": f"icl-{plan.role}"}
+    plan.identity["supervisor"] = args.supervisor or args.labels               # the same run with either flag
     if is_ceiling:
-        run.identity["labels"] = "truth"
+        plan.identity.update(labels="truth", supervisor="")
     same_flags = sorted(vars(args).keys() - MAY_DIFFER_FROM_CEILING)
-    check_comparison(run.identity, run.supervisor_folder, run.ceiling_folder, "icl-ceiling", same_flags)
-    run.sources = {run.labels_folder, run.supervisor_folder, run.ceiling_folder, run.oversight_folder} - {None}
-    run.inputs = [*files, *(model_folder(name) for name in (args.model, args.encoder) if name)]
-    run.inputs += [os.path.join(folder, "labels.jsonl") for folder in sorted(run.sources)]
-    return run
+    check_comparison(plan.identity, plan.supervisor_folder, plan.ceiling_folder, "icl-ceiling", same_flags)
+    plan.sources = {plan.labels_folder, plan.supervisor_folder, plan.ceiling_folder, plan.oversight_folder} - {None}
+    plan.inputs = [*files, *(model_folder(name) for name in (args.model, args.encoder) if name)]
+    plan.inputs += [os.path.join(folder, "labels.jsonl") for folder in sorted(plan.sources)]
+    return plan
 
 
 def main(argv=None):
     parser = build_parser()
     args = parser.parse_args(argv)
     started = time.time()
-    run = check_args(args)
+    plan = check_args(args)
     test = without_labels(read_rows(args.task, "test", args.max_rows))
-    pool, soft_labels = read_pool(run, test, args)
-    folder, config = describe_run(__file__, parser, args, run.identity, run.inputs, run.sources)
+    pool, soft_labels = read_pool(plan, test, args)
+    folder, config = describe_run(__file__, parser, args, plan.identity, plan.inputs, plan.sources)
     if is_finished(folder, config, args.force):
         return
     with open_run(folder):
         device = pick_device(args.device)
         model, tokenizer, max_length = open_language_model(args.model, device, args.trust_remote_code)
-        words = choose_words(run.words, args, tokenizer)
+        words = choose_words(plan.words, args, tokenizer)
         retrieve = make_retriever(args, pool, soft_labels, test, model, tokenizer, max_length, device)
         demonstrate = functools.partial(draw_demonstrations, args, pool, soft_labels, words, retrieve)
         predict_texts = functools.partial(predict_in_context, model, tokenizer, words=words, device=device,
                                           max_length=max_length, dtype=args.dtype)
         which = "rows of train2 that both supervisors label the same" if args.oversight else "rows of train2"
         print(f"data: {len(pool):,} {which} to demonstrate with ({(soft_labels[:, 1] > 0.5).mean():.1%} yes, by "
-              f"{os.path.relpath(run.labels_folder)}); {len(test):,} rows of test to label")
+              f"{os.path.relpath(plan.labels_folder)}); {len(test):,} rows of test to label")
         lines = demonstrate(args.shots[-1], args.noise[0], 0)[0]
         prompt = build_prompt(tokenizer, lines, test[0]["text"], words).replace("\n", "\n  ")
         print(f"one prompt, exactly as the model sees it (it continues with one of {words}):\n  {prompt}")
@@ -570,16 +573,16 @@ def main(argv=None):
         result = np.mean([probs for probs, _ in predictions[args.shots[-1], args.noise[0]]], axis=0).astype(np.float32)
         write_labels(folder, test, result)
 
-        # only now are the labels of test read
+        # only now are the labels of test used
         test = read_rows(args.task, "test", args.max_rows)
         curve = measure_curve(predictions, test)
         scores = all_metrics(result, test)
-        line = format_metrics(run.role, scores)
+        line = format_metrics(plan.role, scores)
         comparison = None
-        if run.supervisor_folder:
+        if plan.supervisor_folder:
             print(line)
-            supervisor = read_labels(run.supervisor_folder, test)
-            ceiling = read_labels(run.ceiling_folder, test) if run.ceiling_folder else None
+            supervisor = read_labels(plan.supervisor_folder, test)
+            ceiling = read_labels(plan.ceiling_folder, test) if plan.ceiling_folder else None
             comparison = compare_models(test, supervisor, result, ceiling)
             line = format_comparison(comparison, scores)
         write_results(folder, config, device, started, line, test=scores, comparison=comparison, curve=curve)

@@ -263,7 +263,7 @@ def check_comparison(identity, supervisor, ceiling, role="ceiling", same=SAME_IN
     test_ids = [{"id": row["id"]} for row in rows]             # ids alone: nothing else of test is used yet
     for name, folder in (("--supervisor", supervisor), ("--ceiling", ceiling)):
         if folder and not os.path.exists(os.path.join(folder, "labels.jsonl")):
-            fail(f"{name}: no labels at {os.path.relpath(folder)}/labels.jsonl. Run its command first")
+            fail(f"{name}: no labels at {os.path.relpath(folder)}/labels.jsonl. Run the command that makes them first")
         if folder:
             read_labels(folder, test_ids)
     if not ceiling:

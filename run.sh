@@ -14,22 +14,34 @@
 set -euo pipefail                          # stop at the first failure: no stage runs on what a failed one left behind
 cd "$(dirname "$0")"
 
+die() { echo "error: $1" >&2; exit 2; }
+
 preset=tinyworld task="" seeds=0 dry="" all=() trainers=()
 while [ $# -gt 0 ]; do
     case "$1" in
-        --preset) preset="${2:-}"; shift ;;
-        --seed | --seeds) seeds="${2:-}"; shift ;;
+        --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;       # --flag=value is --flag value
+    esac
+    case "$1" in
+        --preset | --seed | --seeds | --task | --device | --dtype | --max-rows)
+            [ $# -ge 2 ] || die "$1 needs a value" ;;
+    esac
+    case "$1" in
+        -h | --help) sed -n '2,/^set/{/^set/!s/^# \{0,1\}//p}' run.sh; exit 0 ;;
+        --preset) preset="$2"; shift ;;
+        --seed | --seeds) seeds="$2"; shift ;;
         --dry-run) dry=yes ;;
-        --task) task="${2:-}" all+=(--task "$task"); shift ;;
-        --device | --dtype | --max-rows) all+=("$1" "${2:-}"); shift ;;
+        --task) task="${2%/}" task="${task#./}" task="${task#data/}"; shift ;;
+        --device | --dtype | --max-rows) all+=("$1" "$2"); shift ;;
         --force) all+=("$1") ;;
         --model* | --out* | --labels* | --loss* | --supervisor* | --ceiling*)
-            echo "error: $1 differs between the stages; run them one by one (--dry-run prints the commands)" >&2
-            exit 2 ;;
+            die "$1 differs between the stages; run them one by one (--dry-run prints the commands)" ;;
         *) trainers+=("$1") ;;
     esac
     shift
 done
+[[ "$seeds" =~ ^[0-9]+(,[0-9]+)*$ ]] || die "--seeds '$seeds': give numbers with commas, as in 0,1,2"
+[ -z "$task" ] || all+=(--task "$task")
+
 big="--gradient-checkpointing --micro-batch-size 8"
 case "$preset" in
     tinyworld)
@@ -50,8 +62,7 @@ case "$preset" in
         crowd="--by data" assistant="--assistant Qwen/Qwen2.5-7B"
         ladder="--task sciq --ladder Qwen/Qwen2.5-1.5B,Qwen/Qwen2.5-7B --lr 1e-5 $big" ;;
     *)
-        echo "error: no preset '$preset'; there are tinyworld, sciq and paper" >&2
-        exit 2 ;;
+        die "no preset '$preset'; there are tinyworld, sciq and paper" ;;
 esac
 oversight="--mode interaction" attacks=""
 if [ -n "$task" ] && [ "$task" != tinyworld ]; then      # rows of your own: perhaps without a question apart
@@ -60,7 +71,10 @@ if [ -n "$task" ] && [ "$task" != tinyworld ]; then      # rows of your own: per
         oversight="--mode debate" attacks="--attack-share 0"
     fi
 fi
-run() { echo "\$ $*"; [ -n "$dry" ] || "$@"; }
+run() {                                                  # print a command so that it can be copied, and run it
+    echo "\$ $(printf '%q ' "$@" | sed 's/\\,/,/g; s/ $//')"
+    [ -n "$dry" ] || "$@"
+}
 ask() { run python "$@" ${all[@]+"${all[@]}"} --seed "$seed"; }
 train() { ask "$@" ${trainers[@]+"${trainers[@]}"}; }
 student() { train train_strong.py --labels "$1" --out "$2" --supervisor weak --ceiling ceiling $strong; }
@@ -86,4 +100,4 @@ for seed in ${seeds//,/ }; do
 done
 
 # the tables, over every seed that was run
-run python report.py
+run python report.py ${task:+--task "$task"}

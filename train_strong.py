@@ -17,8 +17,8 @@ Without the following flags the student is the paper's naive one. With them it m
 
     --loss logconf            another target for the cross entropy (see LOSSES; add yours there)
     --clean knn --keep 0.5    keep the least doubtful half of each class's labels (confident, knn or logistic)
-    --truth-budget 64         buy 64 true labels, where a first student and the supervisor disagree most; with
-                              --pick uncertain where the supervisor is least sure, with --pick random anywhere
+    --truth-budget 64         buy 64 true labels. --pick disagree (default): where student and supervisor disagree
+                              most; uncertain: where the supervisor is unsure; random: anywhere
     --generative-steps 50     first train the language model on 50 batches of the task's texts
     --probe only              train the last layer alone. first: probe, then fine-tune; after: fine-tune, then probe
     --early-stop              keep the weights that agree best with the supervisor's labels of valid
@@ -28,8 +28,10 @@ Without the following flags the student is the paper's naive one. With them it m
     --self-train 1            start over once, with the student's own predictions as labels
 
 Needs   contract.py, metrics.py, models.py, train_weak.py
-Reads   the supervisor's labels.jsonl and data/<task>/{task.json, train1.jsonl, train2.jsonl, valid.jsonl, test.jsonl};
-        truth/ after training, for the curve, and before it only for --labels truth, --truth-budget or --oracle-stop
+Reads   labels.jsonl of the supervisor and of the ceiling, and the ceiling's results.json;
+        data/<task>/{task.json, train1.jsonl, train2.jsonl, valid.jsonl, test.jsonl};
+        data/<task>/truth/labels.jsonl: its labels of valid are checked before training and used after it, for the
+        curve. Training itself uses the truth only with --labels truth, --truth-budget or --oracle-stop
 Writes  data/<task>/seed<seed>/student/{checkpoint/, labels.jsonl, config.json, results.json}; results.json comes last.
         A finished run is skipped (--force repeats it). After an edit of this file, such as a new loss, it runs again.
 """
@@ -124,7 +126,7 @@ def harden(logits, share_yes):
     """
     margin = logits[:, 1] - logits[:, 0]
     rank = margin.argsort(descending=True, stable=True).argsort()              # (B,) 0 for the highest p(yes)
-    return (share_yes * len(margin) - rank).clamp(0, 1)
+    return (share_yes * len(margin) - rank).clamp(0, 1)    # 0.6 of 4 rows: 2.4 - (0, 1, 2, 3) -> (1, 1, 0.4, 0)
 
 
 def confidence_target(logits, labels, a):
@@ -170,8 +172,8 @@ def product(logits, labels, progress):
 
 def window(logits, labels, progress, radius=0.15):
     """
-    Learn only where the student is unsure (EleutherAI/w2s, confidence_window_loss). Where its p is outside 0.5 +-
-    radius the target is its own prediction. The cross entropy against that has no gradient.
+    Learn only where the student is unsure (EleutherAI/w2s, confidence_window_loss). Where its p is outside
+    0.5 ± radius, the target is its own prediction. The cross entropy against that has no gradient.
 
     >>> window(torch.tensor([[0., 0.], [0., 3.]]), torch.tensor([[0.9, 0.1], [0.9, 0.1]]), 0.5)[:, 0]
     tensor([0.9000, 0.0474])
@@ -183,7 +185,8 @@ def window(logits, labels, progress, radius=0.15):
 def entropy(logits, labels, progress):
     """
     Penalize unsure predictions:  (1 - a) CE(f, supervisor) + a H(f),  a as in the confidence loss. The gradient of H in
-    the logits is that of the cross entropy against  p (1 + log p + H). Its rows sum to 1, but may be negative.
+    the logits is that of the cross entropy against  p (1 + log p + H). The target's rows sum to 1, but its numbers may
+    be negative.
 
     In EleutherAI/w2s "entropy" is the cross entropy against the student's own prediction, held fixed. It has no
     gradient (see window), so theirs is naive fine-tuning with 1 - a of its step.
@@ -414,7 +417,7 @@ def fine_tune(model, tokenizer, ids, soft_labels, valid_ids, stop_labels, args, 
     best = {"score": -1.0}
 
     def after_step(step, steps):
-        if step % math.ceil(steps / 8) and step < steps:
+        if step % math.ceil(steps / 8) and step < steps:                       # only at eight moments and the end
             return
         p_yes = predict(model, tokenizer, valid_ids, device, args.dtype)[:, 1]
         curve.append((step, steps, p_yes))
@@ -432,7 +435,7 @@ def fine_tune(model, tokenizer, ids, soft_labels, valid_ids, stop_labels, args, 
     return curve
 
 
-def train_student(run, name, train2, valid, labels, args, device):
+def train_student(plan, name, train2, valid, labels, args, device):
     """
     Train one student, from the checkpoint `name`, on its supervisor's labels of train2 and valid (N + M, 2).
 
@@ -440,18 +443,18 @@ def train_student(run, name, train2, valid, labels, args, device):
     """
     import torch
     torch.manual_seed(args.seed)
-    model, tokenizer, max_length = load_classifier(name, args.head, run.words, device, args.trust_remote_code)
+    model, tokenizer, max_length = load_classifier(name, args.head, plan.words, device, args.trust_remote_code)
     all_ids = tokenize(tokenizer, train2 + valid, max_length)
     ids = all_ids[:len(train2)]
     valid_ids = all_ids[len(train2):]
     soft_labels = labels[:len(train2)]
     valid_labels = labels[len(train2):]
-    stop_labels = read_labels(run.truth_folder, valid)[:, 1] if args.oracle_stop else valid_labels[:, 1] > 0.5
+    stop_labels = read_labels(plan.truth_folder, valid)[:, 1] if args.oracle_stop else valid_labels[:, 1] > 0.5
     curve = []
     print(f"one example, exactly as the model sees it:\n  {tokenizer.decode(ids[0])!r} -> "
           f"soft label (no {soft_labels[0, 0]:.2f}, yes {soft_labels[0, 1]:.2f})")
     if args.generative_steps:
-        pretrain_on_texts(model, name, train2, run.words, args, device)
+        pretrain_on_texts(model, name, train2, plan.words, args, device)
     if args.clean != "none":
         ids, soft_labels = clean_labels(model, tokenizer, train2, ids, soft_labels, args, device)
     if args.probe in ("only", "first"):
@@ -468,14 +471,15 @@ def train_student(run, name, train2, valid, labels, args, device):
 # --------------------------------------------------------------------------- the stage: students in a row, their scores
 
 
-def train_students(run, train2, valid, args, device):
+def train_students(plan, train2, valid, args, device):
     """
     Train one student, or several in a row (--chain, --self-train): each labels train2 and valid for the next.
 
-    returns   (the last student, as train_student returns it; indices of the rows whose true labels were bought)
+    returns   (model, tokenizer, max_length, curve, own labels of the last student, as train_student returns them;
+              indices of the rows whose true labels were bought)
     """
-    labels = read_labels(run.labels_folder, train2 + valid)
-    print(f"data: {len(train2):,} rows of train2, labelled by {os.path.relpath(run.labels_folder)} "
+    labels = read_labels(plan.labels_folder, train2 + valid)
+    print(f"data: {len(train2):,} rows of train2, labelled by {os.path.relpath(plan.labels_folder)} "
           f"({labels[:len(train2), 1].mean():.1%} yes on average)")
     if args.hard:
         labels = one_hot(labels[:, 1] > 0.5)
@@ -483,25 +487,27 @@ def train_students(run, train2, valid, args, device):
     if args.truth_budget:
         student_p = None
         if args.pick == "disagree":
-            student_p = train_student(run, run.models[0], train2, valid, labels, args, device)[-1][:len(train2), 1]
+            model, *_, probs = train_student(plan, plan.models[0], train2, valid, labels, args, device)
+            student_p = probs[:len(train2), 1]
         bought = select_rows_to_label(labels[:len(train2)], args.truth_budget, args.pick, student_p, args.seed)
-        true_labels = read_labels(run.truth_folder, [train2[i] for i in bought])
+        true_labels = read_labels(plan.truth_folder, [train2[i] for i in bought])
         print(f"truth: {len(bought):,} labels of train2 bought ({args.pick}); the supervisor had "
               f"{accuracy(labels[bought, 1], true_labels[:, 1]):.3f} of them right")
-    for k, name in enumerate(run.models, 1):
-        if len(run.models) > 1:
-            print(f"student {k} of {len(run.models)}: {os.path.basename(name)}")
+    for k, name in enumerate(plan.models, 1):
+        if len(plan.models) > 1:
+            print(f"student {k} of {len(plan.models)}: {os.path.basename(name)}")
         if args.truth_budget:
             labels[bought] = true_labels                   # for every student: bought labels stay true
-        student = train_student(run, name, train2, valid, labels, args, device)
-        labels = student[-1].copy()
-    return student, bought
+        model = None                                       # the student before, if any, leaves the memory
+        model, tokenizer, max_length, curve, probs = train_student(plan, name, train2, valid, labels, args, device)
+        labels = probs.copy()
+    return model, tokenizer, max_length, curve, probs, bought
 
 
-def score_curve(curve, run, valid):
+def score_curve(curve, plan, valid):
     """fine_tune's curve -> list of dicts: at each step, agreement with the labels and with the truth of valid"""
-    labels = read_labels(run.labels_folder, valid)[:, 1] > 0.5
-    truth = read_labels(run.truth_folder, valid)[:, 1]
+    labels = read_labels(plan.labels_folder, valid)[:, 1] > 0.5
+    truth = read_labels(plan.truth_folder, valid)[:, 1]
     scored = [{"step": step, "of": steps, "agrees_with_labels": accuracy(p_yes, labels),
                "agrees_with_truth": accuracy(p_yes, truth)} for step, steps, p_yes in curve]
     if curve:
@@ -510,14 +516,14 @@ def score_curve(curve, run, valid):
     return scored
 
 
-def compare_on_test(run, test, probs, scores):
+def compare_on_test(plan, test, probs, scores):
     """
     Compare the student with its supervisor and ceiling, and print rows on which it differs from the supervisor.
 
     probs (N, 2), the student's soft labels of test, and their metrics -> (last line, the dict of compare_models)
     """
-    supervisor = read_labels(run.supervisor_folder, test)
-    ceiling = read_labels(run.ceiling_folder, test) if run.ceiling_folder else None
+    supervisor = read_labels(plan.supervisor_folder, test)
+    ceiling = read_labels(plan.ceiling_folder, test) if plan.ceiling_folder else None
     comparison = compare_models(test, supervisor, probs, ceiling)
     truth = [row["label"] for row in test]
     supervisor_correct = correct(supervisor[:, 1], truth) == 1
@@ -578,51 +584,52 @@ def check_args(args):
         fail(f"--chain ends with {models[-1]!r}, --model says {args.model!r}: leave one of them out")
     models += [models[-1]] * args.self_train
     files, words = read_task(args.task)
-    run = SimpleNamespace(models=models, words=words, truth_folder=truth_folder)
-    run.labels_folder = truth_folder if is_ceiling else run_folder(args.labels, args.task, args.seed)
-    run.supervisor_folder = None if is_ceiling else run_folder(args.supervisor or args.labels, args.task, args.seed)
-    run.ceiling_folder = run_folder(args.ceiling, args.task, args.seed) if args.ceiling else None
+    plan = SimpleNamespace(models=models, words=words, truth_folder=truth_folder)
+    plan.labels_folder = truth_folder if is_ceiling else run_folder(args.labels, args.task, args.seed)
+    plan.supervisor_folder = None if is_ceiling else run_folder(args.supervisor or args.labels, args.task, args.seed)
+    plan.ceiling_folder = run_folder(args.ceiling, args.task, args.seed) if args.ceiling else None
     valid = read_rows(args.task, "valid", args.max_rows)
-    read_labels(run.labels_folder, read_rows(args.task, "train2", args.max_rows) + valid)
+    read_labels(plan.labels_folder, read_rows(args.task, "train2", args.max_rows) + valid)
     read_labels(truth_folder, valid)                       # the curve needs it after training
-    run.identity = {**vars(args), "role": "student", "model": models[-1]}
+    plan.identity = {**vars(args), "role": "student", "model": models[-1]}
+    plan.identity["supervisor"] = args.supervisor or args.labels               # the same run with either flag
     if is_ceiling:
-        run.identity.update(role="ceiling", labels="truth")
-    check_comparison(run.identity, run.supervisor_folder, run.ceiling_folder)
-    label_folders = {run.labels_folder, run.supervisor_folder, run.ceiling_folder} - {None}
-    run.sources = {*label_folders, truth_folder}
+        plan.identity.update(role="ceiling", labels="truth", supervisor="")
+    check_comparison(plan.identity, plan.supervisor_folder, plan.ceiling_folder)
+    label_folders = {plan.labels_folder, plan.supervisor_folder, plan.ceiling_folder} - {None}
+    plan.sources = {*label_folders, truth_folder}
     if args.truth_budget or args.oracle_stop:
         label_folders.add(truth_folder)
-    run.inputs = [*files, *(model_folder(name) for name in dict.fromkeys(models))]
-    run.inputs += [os.path.join(folder, "labels.jsonl") for folder in sorted(label_folders)]
-    return run
+    plan.inputs = [*files, *(model_folder(name) for name in dict.fromkeys(models))]
+    plan.inputs += [os.path.join(folder, "labels.jsonl") for folder in sorted(label_folders)]
+    return plan
 
 
 def main(argv=None):
     parser = build_parser()
     args = parser.parse_args(argv)
     started = time.time()
-    run = check_args(args)
-    folder, config = describe_run(__file__, parser, args, run.identity, run.inputs, run.sources)
+    plan = check_args(args)
+    folder, config = describe_run(__file__, parser, args, plan.identity, plan.inputs, plan.sources)
     if is_finished(folder, config, args.force):
         return
     with open_run(folder):
         device = pick_device(args.device)
         train2 = read_rows(args.task, "train2", args.max_rows)
         valid = read_rows(args.task, "valid", args.max_rows)
-        (model, tokenizer, max_length, curve, probs), bought = train_students(run, train2, valid, args, device)
+        model, tokenizer, max_length, curve, probs, bought = train_students(plan, train2, valid, args, device)
 
-        # only now are rows of test read, and the truth of valid, for the curve
+        # only now are the rows of test used, and the truth of valid for the curve
         test = read_rows(args.task, "test", args.max_rows)
         test_probs = predict(model, tokenizer, tokenize(tokenizer, test, max_length), device, args.dtype)
         save_checkpoint(folder, model, tokenizer)
         write_labels(folder, train2 + valid + test, np.concatenate([probs, test_probs]))
         scores = all_metrics(test_probs, test)
-        curve = score_curve(curve, run, valid)
-        line = format_metrics(run.identity["role"], scores)
+        curve = score_curve(curve, plan, valid)
+        line = format_metrics(plan.identity["role"], scores)
         comparison = None
-        if run.supervisor_folder:
-            line, comparison = compare_on_test(run, test, test_probs, scores)
+        if plan.supervisor_folder:
+            line, comparison = compare_on_test(plan, test, test_probs, scores)
         if args.oracle_stop:
             line += " | CHEATING: stopped by the truth"
         write_results(folder, config, device, started, line, test=scores, comparison=comparison, curve=curve,

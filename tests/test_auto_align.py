@@ -402,6 +402,39 @@ def test_a_users_mistake_is_one_line(house, flags, words):
     assert all(word in done.stderr for word in words), done.stderr
 
 
+@pytest.mark.parametrize("n_rows,per_question,n_rounds,slices,most", [
+    (20, 1, 3, None, 6), (20, 1, 1, None, 20), (20, 1, 1, 3, 7), (10, 4, 3, None, 2), (5, 1, 1, None, 5),
+    (1, 1, 1, None, 0), (2, 1, 3, None, None)])
+def test_audits_are_bounded_by_the_smallest_slice_that_is_played(n_rows, per_question, n_rounds, slices, most, capsys):
+    """Fault: 20 rows, three rounds and 16 audits ended in an IndexError, since no row was left to train on."""
+    train2 = [{"id": f"r{i}", "group": f"q{i // per_question}"} for i in range(n_rows)]
+
+    def check(audit):
+        auto_align.check_slices(train2, n_rounds, SimpleNamespace(slices=slices, audit=audit))
+    if most is not None:
+        check(most)                                        # accepted, and it leaves rows to train on in every round
+        for k in range(n_rounds):
+            rows = slice_of(train2, k, slices or n_rounds)
+            audits = [{"id": row["id"], "use": "guard"} for row in rows[:(most + 1) // 2]]
+            assert len(rows_to_train_on(rows, [], audits, 0)) >= max(1, len(rows) // 2)
+    with pytest.raises(SystemExit):
+        check(0 if most is None else most + 1)             # the next one is not, and the message names the bound
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and f"train2 has {n_rows} rows" in message and "--ladder" in message
+    assert re.findall(r"use --audit (\d+), or ", message) == ([] if most is None else [str(most)])
+
+
+def test_a_task_of_20_rows_is_refused_in_one_line_and_runs_with_the_audits_that_it_names(house):
+    house, _ = house
+    small = ["auto_align.py", "--ladder", "tiny-1b,tiny-1b,tiny-1b", "--doubt", "0", "--attack-share", "0",
+             "--epochs", "1", "--max-rows", "20", "--out", "tiny"]
+    done = call(house, *small)
+    assert done.returncode == 2 and "Traceback" not in done.stderr and "too small for --audit 16" in done.stderr
+    assert not os.path.exists(folder(house, "tiny"))       # found before any work
+    audit = re.search(r"use (--audit) (\d+)", done.stderr)
+    assert must(house, *small, *audit.groups()).count("\nround ") == 3
+
+
 def test_a_ceiling_gives_a_pgr_to_the_round_of_its_own_model(house):
     house, _ = house
     must(house, "train_strong.py", "--labels", "truth", "--model", "tiny-1b", "--out", "ceiling", *QUICK)

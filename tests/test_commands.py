@@ -350,6 +350,55 @@ def test_every_command_of_every_preset_exists(preset, usage):
         assert "prepare" in script or script == "report.py" or rest[-2:] == ["--seed", "3"]
 
 
+def dry_run(*flags):
+    """The commands that run.sh would run with these flags."""
+    done = subprocess.run(["bash", "run.sh", "--dry-run", *flags], cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
+
+
+def test_run_sh_takes_flag_equals_value_and_a_task_as_a_path():
+    expected = dry_run("--task", "tinyworld", "--seed", "1", "--max-rows", "50")
+    assert dry_run("--task=data/tinyworld/", "--seed=1", "--max-rows=50") == expected
+    stages = [line for line in expected if "prepare" not in line and "report" not in line]
+    assert all(line.endswith("--max-rows 50 --task tinyworld --seed 1") for line in stages)
+    assert expected[-1] == "$ python report.py --task tinyworld"
+
+
+def test_what_a_dry_run_prints_can_be_pasted_into_a_shell():
+    lines = dry_run("--device", "a b; exit")
+    assert sum("--device a\\ b\\;\\ exit" in line for line in lines) == len(lines) - 2      # not prepare.py, not report.py
+
+
+@pytest.mark.parametrize("flags,words", [
+    (["--seeds"], "--seeds needs a value"),
+    (["--task"], "--task needs a value"),
+    (["--seeds", "*"], "give numbers with commas"),
+    (["--seeds", "0;1"], "give numbers with commas"),
+])
+def test_run_sh_refuses_a_flag_without_its_value_in_one_line(flags, words):
+    done = subprocess.run(["bash", "run.sh", "--dry-run", *flags], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and words in done.stderr and done.stderr.count("\n") == 1
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize("flags,words", [
+    (["--chapters", "base,rm"], "--chapters 'base,rm': there are base,methods"),
+    (["--seeds", "*"], "give numbers with commas"),
+    (["--chapters"], "--chapters needs a value"),
+    (["--seed", "1"], "unknown flag --seed"),
+])
+def test_experiments_sh_runs_nothing_but_its_chapters(flags, words):
+    done = subprocess.run(["bash", "experiments.sh", *flags], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and words in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_run_sh_help_is_its_header():
+    done = subprocess.run(["bash", "run.sh", "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("The whole experiment") and "--preset paper --dry-run" in done.stdout
+
+
 def test_run_sh_refuses_an_unknown_preset(house):
     done = subprocess.run(["bash", "run.sh", "--preset", "huge"], cwd=house, capture_output=True, text=True)
     assert done.returncode == 2 and "no preset 'huge'" in done.stderr
@@ -438,8 +487,8 @@ def test_pitfall_36_every_shown_command_and_flag_exists(usage, where, command):
 
 
 @pytest.mark.parametrize("script", [*SCRIPTS, *sorted(glob.glob("data/*/prepare.py", root_dir=ROOT)),
-                                    "data/tinyworld/corpus.py"])
-def test_help_is_instant_and_needs_neither_torch_nor_network(script):
+                                    *sorted(glob.glob("data/tinyworld/[cp]*.py", root_dir=ROOT))])
+def test_help_is_instant_and_needs_neither_torch_nor_network(script, tmp_path):
     path = os.path.join(ROOT, script)
     code = f"""
 import runpy
@@ -449,7 +498,7 @@ sys.argv = [{script!r}, '--help']
 sys.path.insert(0, {os.path.dirname(path)!r})
 runpy.run_path({path!r}, run_name='__main__')
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0 and "usage:" in done.stdout, done.stderr
 
 
@@ -471,6 +520,20 @@ def test_sources_use_no_pickle_and_name_every_encoding(path):
             mode = node.args[1].value if len(node.args) > 1 else "r"
             names_encoding = any(keyword.arg == "encoding" for keyword in node.keywords)
             assert "b" in mode or names_encoding, f"open() without encoding, line {node.lineno}"
+
+
+def test_the_line_counts_in_readmes_table_of_files_are_those_of_the_files():
+    """Within a tenth: a small edit needs no new number, a file that doubled does."""
+    with open(os.path.join(ROOT, "README.md"), encoding="utf-8") as f:
+        text = f.read()
+    counted = re.findall(r"^\| `([\w/]+\.py)` \|.*\| (\d+) \|[^|]*\|$", text, re.M)
+    assert len(counted) == 15
+    for name, written in counted:
+        with open(os.path.join(ROOT, name), encoding="utf-8") as f:
+            n_lines = len(f.readlines())
+        assert int(written) == pytest.approx(n_lines, rel=0.1), name
+    assert len(text.splitlines()) <= 220
+    assert all(len(line) <= 120 for line in text.splitlines() if not line.startswith("|"))
 
 
 def local_imports(name):
@@ -578,9 +641,9 @@ def test_an_edited_loss_runs_again_and_an_edited_comment_does_not(noisy_house):
     loss = "return -(soft_labels * logits"
     run_edited(loss, "return -(1.0 * soft_labels * logits")
     assert "already done" in must(noisy_house, *WEAK)
-    assert "code changed: stage" in run_edited(loss, "return -(2.0 * soft_labels * logits")
+    assert "code changed: this script" in run_edited(loss, "return -(2.0 * soft_labels * logits")
     printed = run_edited(loss, loss)
-    assert "holds another finished run (code changed: stage)" in printed
+    assert "holds another finished run (code changed: this script)" in printed
     assert "It stays until this run is complete" in printed
     docstring = "Cross entropy against probabilities instead of class ids."
     assert "already done" in run_edited(docstring, "Another docstring.")
@@ -638,7 +701,7 @@ def test_ctrl_c_ends_in_one_line_that_says_what_is_kept(chain):
     _, stderr = process.communicate(timeout=60)
     lines = [line for line in stderr.splitlines() if "it/s" not in line and line.strip()]
     assert process.returncode == 130 and len(lines) == 1, stderr
-    assert lines[0] == "interrupted: nothing was written; the same command goes on from there"
+    assert lines[0] == "interrupted: nothing was written; the same command starts again"
 
 
 def test_a_run_with_other_flags_says_so_and_loses_nothing_before_it_is_complete(chain):

@@ -473,18 +473,29 @@ def test_a_finished_run_is_recognised_and_its_last_line_printed_again(root, stag
     assert capsys.readouterr().out == ""
 
 
+def test_code_that_was_edited_after_its_import_is_refused_until_the_process_starts_again(root, stage, stops):
+    """A notebook runs the code that it imported; the edited file's fingerprint must not stand beside its results."""
+    describe(stage)
+    describe(stage)
+    (stage.parent / "page.py").write_text(PAGE + "\n# a comment\n")
+    describe(stage)                                        # a comment is no code
+    stage.write_text(STAGE + "\n\nmore = 1\n")
+    stops(["stage.py was edited after this process had imported it", "Restart"], describe, stage)
+
+
 def test_another_run_in_the_folder_is_described_by_what_differs(root, stage, capsys):
     (root / "input.txt").write_text("x")
     folder, config = describe(stage, inputs=[str(root / "input.txt")])
     finish(folder, config)
     (root / "input.txt").write_text("y")
     stage.write_text(STAGE.replace("[1, 2]", "[1, 3]"))
+    contract.LOADED.clear()                                # another process
     folder, changed = describe(stage, "--lr", "1e-3", "--max-rows", "9", inputs=[str(root / "input.txt")])
     capsys.readouterr()
     assert not is_finished(folder, changed)
     assert capsys.readouterr().out == (
-        "note: data/mine/seed0/weak holds another finished run (lr 0.0001 -> 0.001; max rows None -> 9; input changed: "
-        "input.txt; code changed: stage). It stays until this run is complete, then it is replaced\n")
+        "note: data/mine/seed0/weak holds another finished run (lr 0.0001 -> 0.001; max rows (none) -> 9; input changed: "
+        "input.txt; code changed: this script). It stays until this run is complete, then it is replaced\n")
     assert read_config(folder) == config
 
 
@@ -497,7 +508,7 @@ def test_a_run_of_the_previous_version_of_the_project_is_repeated_with_a_note(ro
     assert not is_finished(folder, config)
     printed = capsys.readouterr().out
     assert printed.count("\n") == 1
-    assert "role None -> supervisor; script stage.py -> None; code changed: deeper.py, page.py, stage" in printed
+    assert "role (none) -> supervisor; script stage.py -> (none); code changed: deeper.py, page.py, this script" in printed
 
 
 @pytest.mark.parametrize("damage", ["labels", "no labels", "new checkpoint"])
@@ -530,12 +541,12 @@ def test_results_that_cannot_be_read_are_a_note_and_the_stage_runs_again(root, s
 @pytest.mark.parametrize("old,new,line", [
     ({"lr": 1}, {"lr": 1}, ""),
     ({"lr": 1}, {"lr": 2}, "lr 1 -> 2"),
-    ({"lr": 1}, {}, "lr 1 -> None"),
-    ({}, {"max_rows": 9}, "max rows None -> 9"),
+    ({"lr": 1}, {}, "lr 1 -> (none)"),
+    ({}, {"max_rows": 9}, "max rows (none) -> 9"),
     ({}, {"lora": None}, ""),                              # a new flag at its default
     ({"inputs": {"a": "1"}}, {"inputs": {"a": "2", "b": "3"}}, "input changed: a, b"),
     ({"inputs": {"a": "1"}}, {"inputs": {}}, "input changed: a"),
-    ({"code": None}, {"code": {"stage": "1"}}, "code changed: stage"),
+    ({"code": None}, {"code": {"stage": "1"}}, "code changed: this script"),
     ({"inputs": [1], "b": 2, "a": 1}, {"inputs": {"x": "1"}, "b": 3, "a": 2}, "a 1 -> 2; b 2 -> 3; input changed: x"),
 ])
 def test_what_differs_between_two_configurations(old, new, line):
@@ -624,9 +635,8 @@ def run_main(tmp_path, body, **settings):
 
 
 @pytest.mark.parametrize("files,line", [
-    ([], "interrupted: nothing was written; the same command goes on from there\n"),
-    (["a.txt", "b.txt"], "interrupted: files written and whole: 2, the last b.txt; the same command goes on from "
-                         "there\n"),
+    ([], "interrupted: nothing was written; the same command starts again\n"),
+    (["a.txt", "b.txt"], "interrupted: files written and whole: 2, the last b.txt; the same command uses them\n"),
 ])
 def test_ctrl_c_is_one_line_that_says_which_files_are_kept(tmp_path, files, line):
     body = [f"contract.append_file({name!r}, 'x')" for name in files for _ in range(3)]
@@ -651,7 +661,7 @@ def test_ctrl_c_in_the_backward_pass_of_torch_is_one_line(tmp_path):
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
-    assert errors == "interrupted: nothing was written; the same command goes on from there\n"
+    assert errors == "interrupted: nothing was written; the same command starts again\n"
     assert process.returncode == 130
 
 
@@ -675,7 +685,7 @@ def test_ctrl_c_that_ends_the_reader_too_is_still_one_line(tmp_path, buffered):
     assert process.stderr.readline() == "ready\n"
     process.stdout.close()
     process.send_signal(signal.SIGINT)
-    assert process.stderr.read() == "interrupted: nothing was written; the same command goes on from there\n"
+    assert process.stderr.read() == "interrupted: nothing was written; the same command starts again\n"
     assert process.wait()
     process.stderr.close()
 

@@ -467,6 +467,15 @@ def test_a_damaged_file_of_human_answers_is_one_clear_line(house, run, capsys):
     assert "[1 of 120]" in run(*flags, stdin="q\n")
 
 
+def test_the_header_shows_a_row_of_a_run_that_it_has_made():
+    """Fault: the header's --show looked for a run "debate", which none of its commands makes."""
+    commands = re.findall(r"^\$ python debate.py (.*?)(?: +#|$)", debate.__doc__, re.M)
+    flags = [debate.parse_flags(command.split())[1] for command in commands]
+    made = {args.out for args in flags if not args.show}
+    shown = [args.out for args in flags if args.show]
+    assert shown and set(shown) <= made
+
+
 @pytest.mark.parametrize("flags,words", [
     (["--mode", "quarrel"], ["--mode", "quarrel"]),
     (["--assistant", "tiny-9"], ["tiny-9", "tiny-4"]),

@@ -451,6 +451,19 @@ def test_the_truth_by_word_or_by_folder_makes_the_ceiling_and_a_role_says_so(cha
     assert "already done" in in_process(house, monkeypatch, capsys, *flags)
 
 
+def test_the_supervisor_by_default_and_by_its_name_is_the_same_run(chain, monkeypatch, capsys):
+    house, _ = chain
+    assert results_of(house, "icl")["config"]["supervisor"] == "weak"
+    assert results_of(house, "icl-ceiling")["config"]["supervisor"] == ""      # a ceiling has none
+    student = ["--shots", "2", "--orders", "2", "--ceiling", "icl-ceiling"]
+    for flags in (student, [*student, "--supervisor", "weak"], [*student, "--labels", "weak", "--supervisor", "weak/"]):
+        assert "already done" in in_process(house, monkeypatch, capsys, *flags), flags
+
+    shutil.copytree(folder_of(house, "icl"), folder_of(house, "compared"))
+    other = [*student, "--supervisor", "interaction", "--out", "compared"]
+    assert "supervisor weak -> interaction" in in_process(house, monkeypatch, capsys, *other)
+
+
 def test_a_ceiling_of_train_strong_is_no_ceiling_here(chain, monkeypatch, capsys):
     house, _ = chain
     results = results_of(house, "icl-ceiling")

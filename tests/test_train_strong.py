@@ -350,7 +350,7 @@ def test_an_edited_loss_repeats_the_run_and_an_edited_docstring_does_not(house):
     stage.write_text(whole.replace(loss, edited))
     assert stage.read_text() != whole
     printed = must(house, *command)
-    assert "code changed: stage)" in printed and "already done" not in printed
+    assert "code changed: this script)" in printed and "already done" not in printed
     assert "already done" in must(house, *command)
 
 
@@ -359,6 +359,22 @@ def test_the_truth_makes_the_same_ceiling_by_its_name_and_by_its_path(house):
     for labels in ("truth/", "data/small/truth", str(house / "data" / "small" / "truth") + "/"):
         assert "already done" in must(house, "train_strong.py", "--labels", labels, "--out", "ceiling"), labels
     assert config_of(house, "ceiling")["labels"] == "truth"
+
+
+def test_the_supervisor_by_default_and_by_its_name_is_the_same_run(house):
+    """run.sh names it, the README's commands do not: neither trains again what the other has made."""
+    must(house, "train_strong.py", "--labels", "truth", "--out", "ceiling")
+    assert config_of(house, "ceiling")["supervisor"] == ""                     # a ceiling has none
+    student = ["train_strong.py", "--labels", "weak", "--ceiling", "ceiling"]
+    named = [*student, "--supervisor", "weak"]
+    must(house, *named)
+    assert config_of(house, "student")["supervisor"] == "weak"
+    for command in (student, named, [*student, "--supervisor", "weak/"]):
+        assert "already done" in must(house, *command), command
+
+    shutil.copytree(house / "data" / "small" / "seed0" / "weak", house / "data" / "small" / "seed0" / "other")
+    assert "supervisor weak -> other" in must(house, *student, "--supervisor", "other")
+    assert "supervisor other -> weak" in must(house, *student)
 
 
 def test_the_last_of_a_chain_is_the_model_of_the_run(house):
@@ -376,10 +392,10 @@ def test_checking_the_flags_leaves_them_as_they_were_typed(house, monkeypatch):
     args = train_strong.build_parser().parse_args(
         ["--task", "small", "--labels", str(house / "data" / "small" / "truth"), "--chain", "tiny-1a,tiny-1b"])
     typed = dict(vars(args))
-    run = train_strong.check_args(args)
+    plan = train_strong.check_args(args)
     assert vars(args) == typed
     with_slash = train_strong.build_parser().parse_args(["--labels", "weak/", "--ceiling", "ceiling/"])
     assert (with_slash.labels, with_slash.ceiling) == ("weak", "ceiling")      # as a shell completes them
-    assert run.models == ["tiny-1a", "tiny-1b"] and run.supervisor_folder is None
-    assert {key: run.identity[key] for key in ("role", "labels", "model")} == {
+    assert plan.models == ["tiny-1a", "tiny-1b"] and plan.supervisor_folder is None
+    assert {key: plan.identity[key] for key in ("role", "labels", "model")} == {
         "role": "ceiling", "labels": "truth", "model": "tiny-1b"}

@@ -173,8 +173,7 @@ def split_table(task, rows, left_out):
 def released_accuracy_and_ece(p_yes, labels):
     """
     Accuracy and ECE by the rule of most released code: a tie is a no, and ten bins of confidence go from 0 to 1, so
-    that
-    five stay empty. p_yes, labels: (N,), (N,) of 0 and 1
+    that five stay empty. p_yes, labels: (N,), (N,) of 0 and 1
 
     metrics.py counts a tie half (a constant 0.5 is no better than chance) and bins 0.5 to 1. Labels that were rounded
     to 8 bits tie often.
