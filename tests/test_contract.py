@@ -494,8 +494,9 @@ def test_another_run_in_the_folder_is_described_by_what_differs(root, stage, cap
     capsys.readouterr()
     assert not is_finished(folder, changed)
     assert capsys.readouterr().out == (
-        "note: data/mine/seed0/weak holds another finished run (lr 0.0001 -> 0.001; max rows (none) -> 9; input changed: "
-        "input.txt; code changed: this script). It stays until this run is complete, then it is replaced\n")
+        "note: data/mine/seed0/weak holds another finished run (lr 0.0001 -> 0.001; max rows (none) -> 9; "
+        "input changed: input.txt; code changed: this script). It stays until this run is complete, then it is "
+        "replaced\n")
     assert read_config(folder) == config
 
 
@@ -508,7 +509,8 @@ def test_a_run_of_the_previous_version_of_the_project_is_repeated_with_a_note(ro
     assert not is_finished(folder, config)
     printed = capsys.readouterr().out
     assert printed.count("\n") == 1
-    assert "role (none) -> supervisor; script stage.py -> (none); code changed: deeper.py, page.py, this script" in printed
+    difference = "role (none) -> supervisor; script stage.py -> (none); code changed: deeper.py, page.py, this script"
+    assert difference in printed
 
 
 @pytest.mark.parametrize("damage", ["labels", "no labels", "new checkpoint"])
