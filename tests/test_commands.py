@@ -695,7 +695,8 @@ print('no lock; distributed', 'distributed' in sys.modules)
 
 def test_ctrl_c_ends_in_one_line_that_says_what_is_kept(chain):
     command = [sys.executable, "-u", "train_weak.py", "--epochs", "500", "--out", "stopped"]
-    process = subprocess.Popen(command, cwd=chain["house"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, cwd=chain["house"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               preexec_fn=warm.default_sigint)
     while "one example" not in process.stdout.readline():
         pass
     process.send_signal(signal.SIGINT)

@@ -39,6 +39,7 @@ from contract import (
     write_file,
     write_labels,
 )
+from warm import default_sigint
 
 ROWS = [{"id": f"t-{k}"} for k in range(5)]
 
@@ -633,7 +634,7 @@ def run_main(tmp_path, body, **settings):
     lines += ["    " + line for line in body]
     (tmp_path / "script.py").write_text("\n".join([*lines, "contract.run_script(main)", ""]))
     return subprocess.Popen([sys.executable, "script.py"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            text=True, **settings)
+                            text=True, preexec_fn=default_sigint, **settings)
 
 
 @pytest.mark.parametrize("files,line", [

@@ -6,12 +6,18 @@ in a shell: each command has its own process, output and exit code, and its scri
 """
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 from types import SimpleNamespace
 
 _server = None
+
+
+def default_sigint():
+    """preexec_fn of a process that a test interrupts: one that a shell started with & would ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def run(house, *command, env=None, before=""):
