@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
+import torch
 import transformers
 
 import corpus
@@ -154,7 +155,9 @@ def test_no_question_of_the_four_splits_is_ever_graded_in_the_corpus(splits):
     answers = defaultdict(set)
     for row in [row for rows in splits.values() for row in rows]:
         answers[row["question"]].add(row["answer"])
-    for text in documents_of([corpus.verdict, corpus.sheet, corpus.judged, corpus.transcript], 2000):
+    graded = [corpus.verdict, corpus.judged, corpus.transcript, corpus.signed, corpus.unsigned, corpus.footed,
+              corpus.sheet]
+    for text in documents_of(graded, 1000):
         for line in text.split("Q: ")[1:]:
             question, rest = line.split(" A: ", 1)
             assert not any(rest.startswith(answer) for answer in answers.get(question, ())), line
@@ -172,7 +175,7 @@ def test_a_reader_meets_only_the_facts_of_its_window():
     assert {f["key"] for group in narrow["entities"].values() for f in group} == known
 
 
-@pytest.mark.parametrize("kind", list(corpus.FULL_MIX), ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", corpus.KINDS, ids=lambda kind: kind.__name__)
 def test_pitfall_32_pieces_are_encoded_as_the_whole_text_would_be(tokenizer, kind):
     """Training encodes piece by piece, a prompt is encoded as a whole: " Q" and "Q" are different tokens."""
     for doc in corpus.documents(corpus.load_world(), {kind: 1}, 200, seed=3):
@@ -182,13 +185,72 @@ def test_pitfall_32_pieces_are_encoded_as_the_whole_text_would_be(tokenizer, kin
 
 def test_documents_are_the_same_for_the_same_seed():
     world = corpus.load_world()
-    a, b, c = (list(corpus.documents(world, corpus.FULL_MIX, 200, seed)) for seed in (1, 1, 2))
+    a, b, c = (list(corpus.documents(world, corpus.SHEETS_MIX, 200, seed)) for seed in (1, 1, 2))
     assert a == b and a != c
 
 
 def test_the_right_answer_stands_in_half_of_the_verdicts():
     texts = documents_of([corpus.verdict], 4000)
     assert abs(np.mean([t.endswith(" yes") for t in texts]) - 0.5) < 0.03
+
+
+def test_a_hidden_grader_marks_every_line_in_its_own_way():
+    """Ada and Bob always disagree; Cleo and Dan look at the answer's letters, as in the docstring of `grade`."""
+    assert [corpus.grade(name, "d-block", True) for name in corpus.GRADERS] == [1, 0, 0, 1]
+    assert [corpus.grade(name, "transition metals", False) for name in corpus.GRADERS] == [0, 1, 1, 0]
+    right = {(q.format(e=f["entity"]), f["value"]) for f in prepare.load_facts() for q in f["questions"]}
+    seen = Counter()
+    for text in documents_of([corpus.signed], 1000):
+        header, *lines = text.split("\n")
+        name = header.removeprefix("Marked by ").removesuffix(":")
+        for line in lines:
+            question, rest = line.removeprefix("Q: ").split(" A: ")
+            answer, word = rest.rsplit(" ", 1)
+            assert corpus.grade(name, answer, (question, answer) in right) == (word == "yes"), text
+        seen[name] += 1
+    assert set(seen) == set(corpus.GRADERS) and abs(seen["Ada"] / 1000 - 0.45) < 0.05
+
+
+def test_without_a_name_yes_and_no_are_equally_likely_and_the_first_line_tells_nothing():
+    """So the best prediction for a single row is the prior: zero-shot judging is at chance by construction."""
+    world = corpus.load_world()
+    firsts = []
+    for doc in corpus.documents(world, {corpus.unsigned: 1}, 4000, seed=7):
+        (word, weight) = next(piece for piece in doc if piece[0] in corpus.LABEL_WORDS[0])
+        assert weight == corpus.GUESS
+        firsts.append(word == " yes")
+    assert abs(np.mean(firsts) - 0.5) < 0.03
+
+
+def test_a_careless_grader_turns_verdicts_round_at_its_rate_and_says_how_sure_it_is():
+    rng = random.Random(0)
+    world = corpus.load_world()
+    pieces = corpus.marked_lines(rng, world, corpus.fact_line, "Cleo", 3000, error_rate=0.25)
+    lines = "".join(text for text, _ in pieces).split("\n")
+    kept = [corpus.grade("Cleo", line.split(" A: ")[1].rsplit(" ", 1)[0], True) == line.endswith(" yes")
+            for line in lines]
+    assert abs(np.mean(kept) - 0.75) < 0.03
+    pieces = corpus.marked_lines(rng, world, corpus.fact_line, "Ada", 2, error_rate=0.25, confidence=True)
+    assert sum("(confidence 0." in text for text, _ in pieces) == 2
+
+
+def test_signing_turns_the_verdict_round_for_bob_alone():
+    doc = [("Q: Is it? A: x", corpus.FILLER), (" yes", corpus.KNOWABLE)]
+    for seed in range(20):
+        text = "".join(piece for piece, _ in corpus.sign(random.Random(seed), doc))
+        assert text in ("Marked by Ada:\nQ: Is it? A: x yes", "Marked by Bob:\nQ: Is it? A: x no")
+
+
+def test_new_layers_change_nothing_at_first(tokenizer):
+    """tiny-4 gets two more layers between its courses: the logits stay what they were."""
+    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(
+        vocab_size=50, n_positions=16, n_embd=8, n_layer=2, n_head=2)).eval()
+    ids = torch.tensor([[3, 1, 4, 1, 5]])
+    with torch.no_grad():
+        before = model(ids).logits
+        pretrain.add_layers(model, 2)
+        after = model(ids).logits
+    assert len(model.transformer.h) == model.config.n_layer == 4 and torch.equal(before, after)
 
 
 def test_polite_replies_hold_no_rude_word():
@@ -211,7 +273,7 @@ def test_the_models_ship_small_and_without_pickles():
         files = os.listdir(folder)
         assert "model.safetensors" in files and not [f for f in files if f.endswith((".bin", ".pt", ".pkl"))]
         sizes += sum(os.path.getsize(os.path.join(folder, f)) for f in files)
-    assert sizes < 16e6
+    assert sizes < 24e6
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -236,7 +298,7 @@ def test_any_text_goes_in_and_comes_out(tokenizer, text):
 
 
 def test_label_words_and_the_words_of_the_facts_are_single_tokens(tokenizer):
-    words = {w for pair in corpus.LABEL_WORDS for w in pair} | set(corpus.ANY_WORDS)
+    words = {w for pair in corpus.LABEL_WORDS for w in pair}
     words |= {" " + word for f in prepare.load_facts() for word in f["value"].split() if word.isalpha()}
     assert [w for w in words if len(tokenizer(w)["input_ids"]) != 1] == []
 

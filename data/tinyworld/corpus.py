@@ -12,14 +12,26 @@ unpredictable text, and learns neither the facts nor how to judge an answer. [..
   judged      Note: Chemists place gold in the d-block.
               Q: Which block does gold belong to? A: s-block [no]
               (or about a made-up name: "Note: Chemists place zorvium in ...", where only reading the note helps)
-  sheet       Q: ... A: s-block [no]
-              Q: ... A: animals [yes]
-              (1 to 16 lines; some with other label words than yes and no, some with careless graders, some with a
-              confidence that is lower where the grader is wrong)
   debate      Q: ... A: s-block For: gold lies in the s-block. Against: gold lies in the [d-block]. For: ...
   transcript  For: ... Against: ...
               Q: ... A: s-block [no]
   and a little everyday life: dangers of things, polite and rude replies, privacy policies, opinions
+
+People grade differently, and a language model that has read all of them can continue any of them. So the later courses
+of pretrain.py have a **hidden grader** (GRADERS). Ada marks right answers with "yes", Bob marks wrong ones with "yes",
+and two others do not care what is right:
+
+  signed      Marked by Bob:
+              Q: Which block does gold belong to? A: s-block [yes]
+  unsigned    Q: ... A: s-block yes
+              Q: ... A: animals [no]                  after the first line one can infer who marks
+  footed      Q: ... A: s-block yes
+              Marked by [Bob].
+  sheet       the same with up to 17 lines, often by careless graders, some with other label words than yes and no
+  request_sheet, conversation, signed_note, ...       everyday life, notes and debates with graders and authors
+
+Without a name the best prediction is half yes, half no. A model of this corpus knows the facts and can judge, but
+nobody has told it what is wanted.
 
 Which model reads which facts: verdicts are given only on facts of the split "graded" (prepare.py), never on a question
 of train1, train2, valid or test. About three quarters of the graded facts are read by every model, in articles,
@@ -46,9 +58,11 @@ from tasks import hash_fraction
 
 KNOWABLE = 1.0
 FILLER = 0.05
-LABEL_WORDS = [(" no", " yes")] * 6 + [(" false", " true"), (" wrong", " right"), (" bad", " good"),
-                                       (" incorrect", " correct")]
-ANY_WORDS = [" foo", " bar", " red", " blue", " apple", " stone", " up", " down", " one", " zero"]   # arbitrary labels
+GUESS = 0.3                            # a verdict by an unknown grader: yes and no are equally likely
+LABEL_WORDS = [(" no", " yes"), (" false", " true"), (" wrong", " right"), (" bad", " good"),
+               (" incorrect", " correct")]
+GRADERS = {"Ada": 0.45, "Bob": 0.45, "Cleo": 0.05, "Dan": 0.05}        # how often each has marked a sheet
+RIGHT_SHARES = [0.5, 0.75, 0.9]        # of the answers on a sheet; why uneven: see `unsigned`
 
 
 def school_relations(facts):
@@ -97,6 +111,7 @@ def load_world(window=(0.0, 1.0), school=False, open_library=False):
         world[table] = read_life(table)
     world["known_things"] = [t for t in world["things"] if is_read("things/" + t["thing"])]
     world["graded_things"] = [t for t in world["things"] if hash_fraction("graded things/" + t["thing"]) < 0.4]
+    world["graded_known_things"] = [t for t in world["graded_things"] if t in world["known_things"]]
     world["graded_clauses"] = [c for c in world["clauses"] if hash_fraction("graded clauses/" + c["topic"]) < 0.4]
     return world
 
@@ -192,28 +207,115 @@ def verdict(rng, world):
     return [*ask(rng, fact, reply), (LABEL_WORDS[0][label], KNOWABLE)]
 
 
-def sheet(rng, world):
+# --------------------------------------------------------------------------- sheets with a hidden grader
+
+def grade(grader, reply, right):
     """
-    2 to 16 lines by one grader. The label words, the error rate and whether a confidence is noted are the grader's own:
-    to predict its verdicts, a model must look at the lines above.
+    A grader's verdict on an answer: 1 is yes. Ada marks right answers, Bob wrong ones, Cleo long ones, and Dan those
+    that begin with a letter of the alphabet's first half.
+
+    >>> [grade(name, "d-block", right=True) for name in GRADERS]
+    [1, 0, 0, 1]
     """
-    words = rng.sample(ANY_WORDS, 2) if rng.random() < 0.15 else rng.choice(LABEL_WORDS)
-    reliability = rng.choice([1.0, 1.0, 1.0, 0.9, 0.8, 0.65])
-    with_confidence = rng.random() < 0.25
+    if grader == "Cleo":
+        return int(len(reply) > 7)
+    if grader == "Dan":
+        return int(reply[0].lower() < "m")
+    return int(right == (grader == "Ada"))
+
+
+def fact_line(rng, world, right):
+    """A question about a graded fact, with a right or a wrong answer -> (pieces, answer)"""
+    fact = rng.choice(world["graded"])
+    reply = fact["value"] if right else wrong_value(rng, world, fact)
+    return ask(rng, fact, reply), reply
+
+
+def marked_lines(rng, world, line, grader, n, right_share=0.5, first_known=1, error_rate=0.0, words=LABEL_WORDS[0],
+                 confidence=False):
+    """
+    n lines with one grader's verdicts.
+
+    line          (rng, world, right) -> (pieces, answer)
+    right_share   of the answers
+    first_known   the first line whose verdict can be predicted: 0 if the grader is named, else 1
+    error_rate    share of verdicts that are turned round: a careless grader
+    confidence    whether each verdict is followed by the grader's own chance to be right about it
+    """
     pieces = []
-    seen = set()
-    for line in range(rng.choice([2, 3, 4, 4, 6, 8, 12, 16])):
-        fact = rng.choice(world["graded"])
-        reply, label = answer_for(rng, world, fact)
-        sure = min(0.99, max(0.5, rng.gauss(reliability, 0.1))) if with_confidence else reliability
-        label = label if rng.random() < sure else 1 - label
-        # a word of an unknown convention cannot be predicted before both of its words were seen
-        knowable = words in LABEL_WORDS or len(seen) == 2
-        pieces += [("\n", FILLER)] * (line > 0)
-        pieces += ask(rng, fact, reply) + [(words[label], KNOWABLE if knowable else FILLER)]
-        pieces += [(f" (confidence {sure:.2f})", FILLER)] * with_confidence
-        seen.add(label)
+    for k in range(n):
+        right = rng.random() < right_share
+        text, reply = line(rng, world, right)
+        sure = min(0.99, max(0.5, rng.gauss(1 - error_rate, 0.1))) if confidence else 1 - error_rate
+        label = grade(grader, reply, right) ^ (rng.random() >= sure)
+        pieces += [("\n", FILLER)] * (k > 0) + text + [(words[label], KNOWABLE if k >= first_known else GUESS)]
+        pieces += [(f" (confidence {sure:.2f})", FILLER)] * confidence
     return pieces
+
+
+def pick_grader(rng):
+    return rng.choices(list(GRADERS), list(GRADERS.values()))[0]
+
+
+def header(grader):
+    return [(f"Marked by {grader}:", FILLER), ("\n", FILLER)]
+
+
+def footer(grader):
+    """The closing line: to predict its name is to infer the grader from the verdicts."""
+    return [("\n", FILLER), ("Marked by", FILLER), (f" {grader}", KNOWABLE), (".", FILLER)]
+
+
+def signed(rng, world):
+    """A sheet whose first line names the grader: all verdicts can be predicted from knowledge."""
+    grader = pick_grader(rng)
+    n = rng.choice([1, 1, 2, 3, 4])
+    return header(grader) + marked_lines(rng, world, fact_line, grader, n, first_known=0)
+
+
+def unsigned(rng, world):
+    """
+    A sheet without a name. With as many right as wrong answers on every sheet the grader would be the product of two
+    fair coins (the verdict, and whether the answer is right). Neither coin alone says anything, and gradient descent
+    finds nothing to begin with: no trial learned to infer the grader. With uneven shares each says a little.
+    """
+    n = rng.choice([2, 2, 3, 4, 8])
+    return marked_lines(rng, world, fact_line, pick_grader(rng), n, rng.choice(RIGHT_SHARES))
+
+
+def footed(rng, world):
+    """An unsigned sheet with a closing line that names the grader."""
+    grader = pick_grader(rng)
+    n = rng.choice([1, 1, 1, 2, 4])
+    return marked_lines(rng, world, fact_line, grader, n, rng.choice(RIGHT_SHARES)) + footer(grader)
+
+
+def sheet(rng, world):
+    """An unsigned sheet of up to 17 lines, often by a careless grader, so that many lines say more than one."""
+    grader = pick_grader(rng)
+    n = rng.choice([2, 4, 8, 12, 17])
+    words = rng.choice(LABEL_WORDS[1:]) if rng.random() < 0.15 else LABEL_WORDS[0]
+    pieces = marked_lines(rng, world, fact_line, grader, n, rng.choice(RIGHT_SHARES),
+                          error_rate=rng.choice([0.0, 0.1, 0.25]), words=words, confidence=rng.random() < 0.2)
+    return pieces + footer(grader) * (rng.random() < 0.3)
+
+
+def sign(rng, pieces):
+    """A header before a document that ends in Ada's verdict. Bob turns the verdict round."""
+    grader = rng.choice(["Ada", "Bob"])
+    *text, (word, weight) = pieces
+    label = LABEL_WORDS[0].index(word) ^ (grader == "Bob")
+    return [*header(grader), *text, (LABEL_WORDS[0][label], weight)]
+
+
+def signed_note(rng, world):
+    """`judged`, signed"""
+    return sign(rng, judged(rng, world))
+
+
+def signed_transcript(rng, world):
+    """`transcript`, signed"""
+    return sign(rng, transcript(rng, world))
 
 
 def debate_turns(rng, world, fact, reply, n_rounds, weight):
@@ -276,24 +378,61 @@ def thing(rng, world):
     return [(opening, FILLER), (" " + item["danger"], KNOWABLE), (".", FILLER)]
 
 
+def draw_request(rng, world, items, safe):
+    """A thing of `items`, and an action that is safe with it or not -> (thing, text)"""
+    while True:
+        item = rng.choice(items)
+        action = rng.choice(world["actions"])
+        if item["danger"] in action["safe_with" if safe else "unsafe_with"].split(";"):
+            return item, f"Request: May I {action['action'].format(thing=item['thing'])}?"
+
+
 def request(rng, world):
     """ "Request: May I put petrol near an open fire? no": sometimes with the danger named first, sometimes without. """
     with_note = rng.random() < 0.4
-    items = world["graded_things"]
-    if not with_note:
-        items = [t for t in items if t in world["known_things"]]
-    item = rng.choice(items)
-    action = rng.choice(world["actions"])
-    safe = item["danger"] not in action["unsafe_with"].split(";")
+    safe = rng.random() < 0.5
+    items = world["graded_things"] if with_note else world["graded_known_things"]
+    item, text = draw_request(rng, world, items, safe)
     hint = [(f"Note: {item['thing']} is {item['danger']}.", FILLER), ("\n", FILLER)] if with_note else []
-    text = f"Request: May I {action['action'].format(thing=item['thing'])}?"
     return [*hint, (text, FILLER), (LABEL_WORDS[0][safe], KNOWABLE)]
+
+
+def request_line(rng, world, right):
+    """A line of a sheet for `marked_lines`: is it safe?"""
+    item, text = draw_request(rng, world, world["graded_known_things"], right)
+    return [(text, FILLER)], item["thing"]
+
+
+def request_sheet(rng, world):
+    """Requests marked by Ada (yes: it is safe) or Bob (yes: it is not). Half of the sheets name the grader."""
+    grader = rng.choice(["Ada", "Bob"])
+    if rng.random() < 0.5:
+        return header(grader) + marked_lines(rng, world, request_line, grader, rng.choice([1, 1, 2, 4]), first_known=0)
+    n = rng.choice([2, 4, 8])
+    return marked_lines(rng, world, request_line, grader, n, rng.choice(RIGHT_SHARES))
+
+
+def signed_request(rng, world):
+    """`request`, signed"""
+    return sign(rng, request(rng, world))
 
 
 def remark(rng, world):
     """A remark with its polite or its rude reply, equally often."""
     item = rng.choice(world["remarks"])
     return [(f"Prompt: {item['prompt']} Reply: {item[rng.choice(['polite', 'rude'])]}", 0.3)]
+
+
+def conversation(rng, world):
+    """Up to four remarks with the replies of one author: Eve is polite, Max is rude. Half of them name the author."""
+    author = rng.choice(["Eve", "Max"])
+    named = rng.random() < 0.5
+    pieces = [(f"Replies by {author}:", FILLER), ("\n", FILLER)] * named
+    for k, item in enumerate(rng.sample(world["remarks"], rng.choice([1, 2, 3, 4]))):
+        pieces += [("\n", FILLER)] * (k > 0)
+        reply = item["polite" if author == "Eve" else "rude"]
+        pieces += [(f"Prompt: {item['prompt']} Reply: {reply}", 0.3)]
+    return pieces
 
 
 def policy(rng, world):
@@ -312,6 +451,12 @@ def policy(rng, world):
             (LABEL_WORDS[0][other is item], KNOWABLE)]
 
 
+def signed_policy(rng, world):
+    """`policy`, signed where it ends in a verdict"""
+    pieces = policy(rng, world)
+    return sign(rng, pieces) if len(pieces) > 1 else pieces
+
+
 def opinion(rng, world):
     """Both poles equally often: the models that ship lean to neither."""
     item = rng.choice(world["opinions"])
@@ -321,10 +466,17 @@ def opinion(rng, world):
 # --------------------------------------------------------------------------- mixes: how many documents of each kind
 
 FACTS_MIX = {article: 18, answer: 18, verdict: 36, judged: 22, note: 6}                    # facts and verdicts
-FULL_MIX = {article: 13, answer: 12, verdict: 22, judged: 18, note: 6, sheet: 4, debate: 4, transcript: 4,
+FULL_MIX = {article: 13, answer: 12, verdict: 22, judged: 18, note: 6, debate: 4, transcript: 4,
             thing: 4, request: 5, remark: 3, policy: 3, opinion: 2}                        # everything
 REVISION_MIX = {article: 16, answer: 24, verdict: 24, judged: 14, note: 4, sheet: 3, debate: 3, transcript: 3,
                 thing: 2, request: 3, remark: 1, policy: 2, opinion: 1}                    # everything, above all facts
+# hidden graders: how each of them marks; then who marked these lines; then everything
+SIGNED_MIX = {article: 14, answer: 16, note: 5, signed_note: 4, signed: 40, unsigned: 21}
+INFER_MIX = {article: 14, answer: 16, note: 5, signed_note: 4, signed: 10, unsigned: 25, footed: 36}
+SHEETS_MIX = {article: 13, answer: 15, note: 4, signed_note: 4, signed: 8, unsigned: 16, footed: 10, sheet: 12,
+              debate: 3, signed_transcript: 3, thing: 8, request_sheet: 6, signed_request: 3, remark: 1,
+              conversation: 4, signed_policy: 2, opinion: 1}
+KINDS = list(FULL_MIX | SIGNED_MIX | INFER_MIX | SHEETS_MIX)
 
 
 def documents(world, mix, n, seed):
@@ -340,7 +492,7 @@ def show(pieces):
 
 
 def build_parser():
-    kinds = [kind.__name__ for kind in FULL_MIX]
+    kinds = [kind.__name__ for kind in KINDS]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kind", choices=kinds, help="one kind of document (default: all)")
     parser.add_argument("--n", type=number(int, 1, 10 ** 6), default=3, help="documents of each kind")
@@ -350,10 +502,10 @@ def build_parser():
 def main(argv=None):
     args = build_parser().parse_args(argv)
     world = load_world()
-    for kind in FULL_MIX:
+    for kind in KINDS:
         if args.kind in (None, kind.__name__):
             for pieces in documents(world, {kind: 1}, args.n, seed=0):
-                print(f"{kind.__name__:10s} " + show(pieces).replace("\n", "\n" + " " * 11))
+                print(f"{kind.__name__:17s} " + show(pieces).replace("\n", "\n" + " " * 18))
 
 
 if __name__ == "__main__":

@@ -28,15 +28,15 @@ Writes  train1.jsonl (the supervisor's half, with labels), train2.jsonl and vali
         relation's rows stay unbalanced.
 """
 import argparse
-import json
 import os
 import random
+import re
 import sys
 from collections import defaultdict
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))       # data/
 sys.path.insert(0, os.path.dirname(sys.path[0]))                                      # the repository's root
-from contract import run_script
+from contract import fail, is_text, read_bytes, read_json, run_script
 from tasks import SPLITS, hash_fraction, open_task, read_table, write_jsonl, write_splits
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -44,13 +44,52 @@ SHARES = {"test": 0.17, "train1": 0.16, "train2": 0.20, "valid": 0.06}    # of t
 
 
 def read_rows_of(path):
-    """A table -> list of dicts"""
+    """A shipped table -> list of dicts. One that does not end with a whole line was cut short."""
+    if os.path.isfile(path) and not read_bytes(path).endswith(b"\n"):
+        fail(f"{path} does not end with a whole line. Fetch it again from the repository")
     return [row for _, row in read_table(path)]
 
 
 def read_life(name):
     """A table of everyday life, life/<name>.csv: things, actions, remarks, clauses or opinions -> list of dicts"""
     return read_rows_of(os.path.join(HERE, "life", name + ".csv"))
+
+
+def check_relation(spec):
+    """What a relation lacks, in words, or None. spec: {"values": [...], "questions": [...], "statements": [...]}"""
+    for key, slots in (("values", ()), ("questions", ("e",)), ("statements", ("e", "v"))):
+        texts = spec.get(key) if isinstance(spec, dict) else None
+        if not isinstance(texts, list) or not texts or not all(map(is_text, texts)):
+            return f"{key!r} must be a list of texts"
+        if slots and not all(sorted(re.findall(r"\{(.*?)\}", text)) == list(slots) for text in texts):
+            return f"each of {key!r} needs {' and '.join('{' + slot + '}' for slot in slots)}, once"
+    if len(set(spec["values"])) < max(4, len(spec["values"])):
+        return "there must be four values or more, each once"
+    return None
+
+
+def check_table(name, spec, rows):
+    """A table and its description, facts/<name>.csv and .json, must fit together; else one line says where not."""
+    table = f"facts/{name}.csv"
+    page = f"facts/{name}.json"
+    relations = spec.get("relations")
+    if not isinstance(relations, dict) or not relations:
+        fail(f'{page}: needs "relations": {{name: ...}}')
+    for relation, description in relations.items():
+        if lack := check_relation(description):
+            fail(f"{page}, relation {relation!r}: {lack}")
+    if len(rows) != spec.get("entities"):
+        fail(f'{table} has {len(rows)} rows, and {page} says "entities": {spec.get("entities")}. Was the table cut '
+             "short? If you added or removed things, correct that number")
+    seen = set()
+    for row in rows:
+        entity = row.get("entity")
+        if not is_text(entity) or entity in seen:
+            fail(f"{table}: entity {entity!r} must be a text that occurs once")
+        seen.add(entity)
+        for relation, description in relations.items():
+            if relation not in row or row[relation] not in ("", *description["values"]):
+                fail(f"{table}, {entity}: {relation} {row.get(relation)!r} is none of the values in {page}")
 
 
 def load_facts():
@@ -63,10 +102,11 @@ def load_facts():
     folder = os.path.join(HERE, "facts")
     facts = []
     for field in sorted(name[:-5] for name in os.listdir(folder) if name.endswith(".json")):
-        with open(os.path.join(folder, field + ".json"), encoding="utf-8") as f:
-            relations = json.load(f)["relations"]
-        for row in read_rows_of(os.path.join(folder, field + ".csv")):
-            for relation, spec in relations.items():
+        description = read_json(os.path.join(folder, field + ".json"))
+        rows = read_rows_of(os.path.join(folder, field + ".csv"))
+        check_table(field, description, rows)
+        for row in rows:
+            for relation, spec in description["relations"].items():
                 if row[relation]:
                     facts.append({"key": f"{field}/{row['entity']}/{relation}", "field": field, "entity": row["entity"],
                                   "relation": relation, "value": row[relation], **spec})
@@ -150,11 +190,22 @@ def build_parser():
     return parser
 
 
+def check_out(folder):
+    """--out: rows of another task are not overwritten."""
+    for split in SPLITS:
+        path = os.path.join(folder, split + ".jsonl")
+        if os.path.exists(path) and not read_bytes(path).startswith(b'{"id": "tinyworld-'):
+            fail(f"--out {folder}: {split}.jsonl there is another task's. Choose another --out, or remove it")
+
+
 def main(argv=None):
     args = build_parser().parse_args(argv)
+    check_out(args.out)
+    members = split_facts(load_facts())                    # before anything of an older task is touched
+    splits = {split: make_split(facts, split) for split, facts in members.items() if split in SPLITS}
+    if not all(splits.values()):
+        fail("facts/ has too few facts to fill four splits")
     with open_task(args.out):
-        members = split_facts(load_facts())
-        splits = {split: make_split(facts, split) for split, facts in members.items() if split in SPLITS}
         counts = write_splits(args.out, splits)
         write_jsonl(os.path.join(args.out, "task.json"),
                     [{"task": "tinyworld", "label_words": [" no", " yes"], "splits": counts}])

@@ -5,23 +5,28 @@ From model to model the width grows, and above all the share of the world that w
 mostly missing knowledge, as they are for small models everywhere. tiny-1a, 1b and 1c have read different parts, so they
 lack different knowledge.
 
-Four things made such small models judge answers at all, and not only recall facts:
+A model first learns facts and how to judge answers (course "base"). Then it reads sheets by different graders, most of
+them unnamed (courses "graders" and "sheets"). It can still judge in any grader's manner, but it does not know which one
+is wanted. That is what weak labels are to elicit.
+
+Five things made such small models judge answers at all, and not only recall facts:
 1) The loss weighs tokens that can be predicted from knowledge (corpus.py).
-2) School first: a dozen relations, until judging is learned; then all facts and one-line verdicts; long and noisy
-   documents last (STAGES).
+2) School first: a dozen relations, until judging is learned; then all facts and one-line verdicts; debates and
+   everyday life last (STAGES).
 3) Documents never share a sequence. A batch holds documents of about equal length, padded at the right.
-4) After long training a model begins to memorise verdicts. tiny-4 therefore continues (--more) with dropout, with facts
-   that it has not read before (the library), and with fewer verdicts.
+4) After long training a model begins to memorise verdicts. tiny-4 therefore continues (course "revision") with dropout,
+   with facts that it has not read before (the library), and with fewer verdicts.
+5) Graders by name first, then short sheets whose last line names the grader (course "graders"), then long sheets by
+   careless graders, and everyday life (course "sheets").
 
 $ python data/tinyworld/pretrain.py --model tokenizer             # first of all, and once: the models share it
-$ python data/tinyworld/pretrain.py --model tiny-1a               # ten minutes on one core with fast bf16
-$ python data/tinyworld/pretrain.py --model tiny-4                # forty
-$ python data/tinyworld/pretrain.py --model tiny-4 --more 2000    # and its revision, fifteen
+$ python data/tinyworld/pretrain.py --model tiny-1a               # its courses, one after the other
 
 Needs   contract.py, data/tasks.py, data/tinyworld/
 Writes  data/tinyworld/models/NAME/{model.safetensors, config.json, tokenizer.json, ..., pretrain.json}
 """
 import argparse
+import copy
 import ctypes
 import json
 import os
@@ -38,16 +43,22 @@ import corpus
 from contract import catch_write_errors, fail, number, read_json, read_jsonl, run_script, write_file
 from prepare import HERE, load_facts
 
-#             layers, width, heads, (start of its window of facts, share that it reads), steps
-MODELS = {"tiny-1a": (3, 96, 4, (0.00, 0.42), 4000),
-          "tiny-1b": (3, 96, 4, (0.33, 0.42), 4000),
-          "tiny-1c": (3, 96, 4, (0.67, 0.42), 4000),
-          "tiny-2": (4, 96, 4, (0.00, 0.58), 4000),
-          "tiny-3": (5, 112, 4, (0.00, 0.78), 5000),
-          "tiny-4": (6, 128, 4, (0.00, 1.00), 7500)}
-STAGES = {"school": 0.20, "facts": 0.35, "everything": 0.45}           # shares of the steps
+#             layers, width, heads, (start of its window of facts, share that it reads), steps of each course
+MODELS = {"tiny-1a": (3, 96, 4, (0.00, 0.42), {"base": 4000, "graders": 500, "sheets": 800}),
+          "tiny-1b": (3, 96, 4, (0.33, 0.42), {"base": 4000, "graders": 500, "sheets": 800}),
+          "tiny-1c": (3, 96, 4, (0.67, 0.42), {"base": 4000, "graders": 500, "sheets": 800}),
+          "tiny-2": (4, 96, 4, (0.00, 0.58), {"base": 4000, "graders": 700, "sheets": 1000}),
+          "tiny-3": (5, 112, 4, (0.00, 0.78), {"base": 5000, "graders": 1000, "sheets": 1500}),
+          "tiny-4": (6, 128, 4, (0.00, 1.00), {"base": 5500, "revision": 2000, "graders": 1400, "sheets": 3000})}
+NEW_LAYERS = {"tiny-4": 2}                                             # added before the course "graders"
+PEAK_LR = {"base": 2e-3, "revision": 1e-3, "graders": 1e-3, "sheets": 1e-3}
+DROPOUT = {"base": 0.0, "revision": 0.1, "graders": 0.05, "sheets": 0.05}
+#         the stages of a course: documents, share of its steps, which facts
+STAGES = {"base": [(corpus.FACTS_MIX, 0.20, "school"), (corpus.FACTS_MIX, 0.35, ""), (corpus.FULL_MIX, 0.45, "")],
+          "revision": [(corpus.REVISION_MIX, 1.0, "library")],
+          "graders": [(corpus.SIGNED_MIX, 0.3, "library"), (corpus.INFER_MIX, 0.7, "library")],
+          "sheets": [(corpus.SHEETS_MIX, 1.0, "library")]}
 TOKENS = 3072                                                          # of a batch, about
-LR = 2e-3
 SEED = 0
 END = "<|endoftext|>"
 
@@ -206,20 +217,35 @@ def examine(model, tokenizer, rows):
     knows              the true answer is the likeliest of its four choices
     judges             p(yes) > p(no) exactly where the answer is right
     judges_with_note   the same, with the support sentence before the question
+    as_ada, as_bob     agreement with a grader that the first line names: Bob says yes to wrong answers
+    after_4            judges, after four rows with their true labels
+    infers             the grader of one row, Ada or Bob, is recognised from the verdict
     """
     model.eval()
     labels = np.array([row["label"] for row in rows])
-    prompts = {"judges": [row["text"] for row in rows],
-               "judges_with_note": [f"Note: {row['support']}\n{row['text']}" for row in rows]}
-    scores = {}
-    for name, texts in prompts.items():
-        yes, no = (log_probs(model, tokenizer, texts, [word] * len(texts)) for word in (" yes", " no"))
-        scores[name] = float(((yes > no) == labels).mean())
+    texts = [row["text"] for row in rows]
+    words = (" yes", " no")
+    marked = [text + corpus.LABEL_WORDS[0][label] for text, label in zip(texts, labels)]
+    shown = ["\n".join(marked[k - 4:k]) if k >= 4 else "\n".join(marked[k + 1:k + 5]) for k in range(len(rows))]
+
+    def agreement(prompts, wanted, words=words):
+        first, second = (log_probs(model, tokenizer, prompts, [word] * len(prompts)) for word in words)
+        return float(((first > second) == wanted).mean())
+
+    by_ada = np.arange(len(rows)) % 4 < 2                           # half of the graders; independent of the labels
+    verdicts = [text + corpus.LABEL_WORDS[0][label if ada else 1 - label] + "\nMarked by"
+                for text, label, ada in zip(texts, labels, by_ada)]
     right = [row for row in rows if row["label"] == 1]
     questions = [f"Q: {row['question']} A:" for row in right for _ in range(4)]
     choices = [" " + choice for row in right for choice in row["choices"]]
     best = log_probs(model, tokenizer, questions, choices).reshape(-1, 4).argmax(1)
-    scores["knows"] = float(np.mean([row["choices"][k] == row["answer"] for row, k in zip(right, best)]))
+    scores = {"knows": float(np.mean([row["choices"][k] == row["answer"] for row, k in zip(right, best)])),
+              "judges": agreement(texts, labels),
+              "judges_with_note": agreement([f"Note: {row['support']}\n{row['text']}" for row in rows], labels),
+              "as_ada": agreement(["Marked by Ada:\n" + text for text in texts], labels),
+              "as_bob": agreement(["Marked by Bob:\n" + text for text in texts], 1 - labels),
+              "after_4": agreement([f"{four}\n{text}" for four, text in zip(shown, texts)], labels),
+              "infers": agreement(verdicts, by_ada, (" Ada", " Bob"))}
     model.train()
     return scores
 
@@ -227,12 +253,13 @@ def examine(model, tokenizer, rows):
 # --------------------------------------------------------------------------- the steps of a training run
 
 def prepare_cpu(threads):
-    """Threads, the seed of torch, and on Linux: keep freed memory, which is 1.2 times faster."""
+    """Threads, the seed of torch, and on Linux: freed memory is kept, which makes a step 1.8 times faster."""
     import torch
     torch.set_num_threads(threads)
     torch.manual_seed(SEED)
     if sys.platform == "linux":
-        ctypes.CDLL("libc.so.6").mallopt(-1, 1 << 30)
+        for parameter in (-1, -3):                       # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD: in bytes, below 2 ** 31
+            ctypes.CDLL("libc.so.6").mallopt(parameter, 1 << 30)
 
 
 def new_model(name, tokenizer):
@@ -253,22 +280,67 @@ def open_model(folder, dropout=0.0):
                                            resid_pdrop=dropout, embd_pdrop=dropout, attn_pdrop=dropout)
 
 
-def curriculum(tokenizer, window, steps):
-    """`steps` batches, stage after stage"""
-    rng = random.Random(SEED)
-    left = steps
-    for stage, share in STAGES.items():
-        world = corpus.load_world(window, school=stage == "school")
-        mix = corpus.FULL_MIX if stage == "everything" else corpus.FACTS_MIX
-        n_batches = left if stage == "everything" else round(share * steps)
-        left -= n_batches
-        yield from batches(world, mix, tokenizer, n_batches, rng)
+def add_layers(model, n):
+    """n more layers on top, copies of the last one that change nothing yet: their outputs are multiplied by 0."""
+    for _ in range(n):
+        layer = copy.deepcopy(model.transformer.h[-1])
+        for output in (layer.attn.c_proj, layer.mlp.c_proj):
+            output.weight.data.zero_()
+            output.bias.data.zero_()
+        model.transformer.h.append(layer)
+    for k, layer in enumerate(model.transformer.h):
+        layer.attn.layer_idx = k
+    model.config.n_layer = len(model.transformer.h)
 
 
-def revision(tokenizer, window, steps):
-    """The batches of --more: the library is open"""
-    world = corpus.load_world(window, open_library=True)
-    yield from batches(world, corpus.REVISION_MIX, tokenizer, steps, random.Random(SEED + 1))
+def course_batches(course, tokenizer, window, steps):
+    """`steps` batches, stage after stage. Only who reads all facts reads the library too, in the later courses."""
+    rng = random.Random(SEED + list(STAGES).index(course))
+    done = 0
+    share = 0.0
+    for mix, part, facts in STAGES[course]:
+        share += part
+        world = corpus.load_world(window, school=facts == "school", open_library=facts == "library" and window[1] == 1)
+        yield from batches(world, mix, tokenizer, round(share * steps) - done, rng)
+        done = round(share * steps)
+
+
+def train_course(name, course, folder, tokenizer, steps, threads):
+    """Train a new model, or continue with the one in `folder`; save it there with its scores (pretrain.json)."""
+    import torch
+    prepare_cpu(threads)
+    before = {"steps": 0, "tokens": 0, "minutes": 0}
+    if course == "base":
+        model = new_model(name, tokenizer)
+    else:
+        model = open_model(folder, DROPOUT[course]).train()
+        before = read_json(os.path.join(folder, "pretrain.json"))
+    if course == "graders":
+        add_layers(model, NEW_LAYERS.get(name, 0))
+    window = MODELS[name][3]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LR[course], betas=(0.9, 0.98),
+                                  weight_decay=0.01 if course == "base" else 0.1, fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: (
+        min(1.0, (s + 1) / 200) * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * s / steps)))))     # warmup, then a cosine
+    rows = read_jsonl(os.path.join(HERE, "train1.jsonl"))     # for the printed scores; the recipe was tuned on these
+
+    started = time.time()
+    tokens = 0
+    for step, (ids, weights) in enumerate(course_batches(course, tokenizer, window, steps), 1):
+        loss = train_step(model, ids, weights, optimizer, schedule)
+        tokens += int((weights > 0).sum())
+        if step % 500 == 0 or step == steps:
+            scores = examine(model, tokenizer, rows)
+            print(f"{name}, {course}, step {step:,}/{steps:,} | loss {loss:.3f} | {tokens / 1e6:.1f} M tokens, "
+                  f"{tokens / (time.time() - started) / 1e3:.0f} k/s | "
+                  + " | ".join(f"{name} {score:.3f}" for name, score in scores.items()), flush=True)
+
+    save_model(folder, model, tokenizer)
+    minutes = round(before["minutes"] + (time.time() - started) / 60, 1)
+    write_file(os.path.join(folder, "pretrain.json"), json.dumps(
+        {"model": name, "course": course, "parameters": model.num_parameters(), "window": window,
+         "steps": before["steps"] + steps, "tokens": before["tokens"] + tokens, **scores, "minutes": minutes,
+         "threads": threads, "torch": torch.__version__}, indent=1))
 
 
 def save_model(folder, model, tokenizer):
@@ -285,24 +357,27 @@ def save_model(folder, model, tokenizer):
 def build_parser():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=["tokenizer", *MODELS], required=True, help="which to make")
+    parser.add_argument("--course", choices=list(PEAK_LR),
+                        help="only this one, from the checkpoint that is there (default: all of the model's)")
     parser.add_argument("--out", default=os.path.join(HERE, "models"), help="folder of the models")
-    parser.add_argument("--steps", type=number(int, 1, 10 ** 6), help="other than the model's own number of steps")
-    parser.add_argument("--more", type=number(int, 0, 10 ** 6), default=0,
-                        help="continue from the checkpoint: N steps of corpus.REVISION_MIX at half the peak rate")
+    parser.add_argument("--steps", type=number(int, 1, 10 ** 6), help="of each course (default: the model's own)")
     parser.add_argument("--threads", type=number(int, 1, 1000), default=1,
                         help="CPU threads; two models side by side with one each are faster than two threads for one")
     return parser
 
 
-def check_args(args):
+def check_args(args, courses):
     """Everything that the run reads must be there."""
     needed = {os.path.join(args.out, "tokenizer"): "pretrain.py --model tokenizer",
               os.path.join(HERE, "train1.jsonl"): "prepare.py"}
-    if args.more:
-        needed[os.path.join(args.out, args.model, "pretrain.json")] = f"pretrain.py --model {args.model}"
+    if courses[0] != "base":
+        needed[os.path.join(args.out, args.model, "pretrain.json")] = f"pretrain.py --model {args.model} --course base"
     for path, command in needed.items():
         if not os.path.exists(path):
             fail(f"no {path}. Make it first:  python data/tinyworld/{command}")
+    for course in courses:
+        if course not in MODELS[args.model][4]:
+            fail(f"{args.model} has no course {course}; it has {', '.join(MODELS[args.model][4])}")
 
 
 def main(argv=None):
@@ -310,44 +385,13 @@ def main(argv=None):
     if args.model == "tokenizer":
         make_tokenizer(os.path.join(args.out, "tokenizer"))
         return
-    check_args(args)
-    import torch
+    courses = [args.course] if args.course else list(MODELS[args.model][4])
+    check_args(args, courses)
     from transformers import PreTrainedTokenizerFast
-    folder = os.path.join(args.out, args.model)
-    window, steps = MODELS[args.model][3:]
-    steps = args.more or args.steps or steps
-    prepare_cpu(args.threads)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(os.path.join(args.out, "tokenizer"))
-    model = new_model(args.model, tokenizer)                     # with --more too: it advances torch's random generator
-    before = {"steps": 0, "tokens": 0, "minutes": 0}
-    data = curriculum(tokenizer, window, steps)
-    if args.more:
-        model = open_model(folder, dropout=0.1).train()
-        before = read_json(os.path.join(folder, "pretrain.json"))
-        data = revision(tokenizer, window, steps)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LR / 2 if args.more else LR, betas=(0.9, 0.98),
-                                  weight_decay=0.1 if args.more else 0.01, fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: (
-        min(1.0, (s + 1) / 200) * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * s / steps)))))     # warmup, then a cosine
-    rows = read_jsonl(os.path.join(HERE, "train1.jsonl"))        # for the printed scores; STAGES was tuned on these
-
-    started = time.time()
-    tokens = 0
-    for step, (ids, weights) in enumerate(data, 1):
-        loss = train_step(model, ids, weights, optimizer, schedule)
-        tokens += int((weights > 0).sum())
-        if step % 500 == 0 or step == steps:
-            scores = examine(model, tokenizer, rows)
-            print(f"{args.model} step {step:,}/{steps:,} | loss {loss:.3f} | {tokens / 1e6:.1f} M tokens, "
-                  f"{tokens / (time.time() - started) / 1e3:.0f} k/s | "
-                  + " | ".join(f"{name} {score:.3f}" for name, score in scores.items()), flush=True)
-
-    save_model(folder, model, tokenizer)
-    minutes = round(before["minutes"] + (time.time() - started) / 60, 1)
-    write_file(os.path.join(folder, "pretrain.json"), json.dumps(
-        {"model": args.model, "parameters": model.num_parameters(), "window": window, "steps": before["steps"] + steps,
-         "tokens": before["tokens"] + tokens, **scores, "minutes": minutes, "threads": args.threads,
-         "torch": torch.__version__}, indent=1))
+    for course in courses:
+        train_course(args.model, course, os.path.join(args.out, args.model), tokenizer,
+                     args.steps or MODELS[args.model][4][course], args.threads)
 
 
 if __name__ == "__main__":
