@@ -45,19 +45,21 @@ from prepare import HERE, load_facts
 
 #             layers, width, heads, (start of its window of facts, share that it reads), steps of each course
 MODELS = {"tiny-1a": (3, 96, 4, (0.00, 0.42), {"base": 4000, "graders": 500, "sheets": 800}),
-          "tiny-1b": (3, 96, 4, (0.33, 0.42), {"base": 4000, "graders": 500, "sheets": 800}),
+          "tiny-1b": (3, 96, 4, (0.33, 0.42), {"base": 4000, "signed": 1500, "sheets": 800}),
           "tiny-1c": (3, 96, 4, (0.67, 0.42), {"base": 4000, "graders": 500, "sheets": 800}),
           "tiny-2": (4, 96, 4, (0.00, 0.58), {"base": 4000, "graders": 700, "sheets": 1000}),
           "tiny-3": (5, 112, 4, (0.00, 0.78), {"base": 5000, "graders": 1000, "sheets": 1500}),
           "tiny-4": (6, 128, 4, (0.00, 1.00), {"base": 5500, "revision": 2000, "graders": 1400, "sheets": 3000})}
-NEW_LAYERS = {"tiny-4": 2}                                             # added before the course "graders"
-PEAK_LR = {"base": 2e-3, "revision": 1e-3, "graders": 1e-3, "sheets": 1e-3}
-DROPOUT = {"base": 0.0, "revision": 0.1, "graders": 0.05, "sheets": 0.05}
+# added before the first course on graders. With three layers tiny-1b never learned to turn Bob's verdicts round
+NEW_LAYERS = {("tiny-1b", "signed"): 1, ("tiny-4", "graders"): 2}
+PEAK_LR = {"base": 2e-3, "revision": 1e-3, "graders": 1e-3, "sheets": 1e-3, "signed": 1e-3}
+DROPOUT = {"base": 0.0, "revision": 0.1, "graders": 0.05, "sheets": 0.05, "signed": 0.05}
 #         the stages of a course: documents, share of its steps, which facts
 STAGES = {"base": [(corpus.FACTS_MIX, 0.20, "school"), (corpus.FACTS_MIX, 0.35, ""), (corpus.FULL_MIX, 0.45, "")],
           "revision": [(corpus.REVISION_MIX, 1.0, "library")],
           "graders": [(corpus.SIGNED_MIX, 0.3, "library"), (corpus.INFER_MIX, 0.7, "library")],
-          "sheets": [(corpus.SHEETS_MIX, 1.0, "library")]}
+          "sheets": [(corpus.SHEETS_MIX, 1.0, "library")],
+          "signed": [(corpus.SIGNED_MIX, 1.0, "library")]}
 TOKENS = 3072                                                          # of a batch, about
 SEED = 0
 END = "<|endoftext|>"
@@ -315,8 +317,7 @@ def train_course(name, course, folder, tokenizer, steps, threads):
     else:
         model = open_model(folder, DROPOUT[course]).train()
         before = read_json(os.path.join(folder, "pretrain.json"))
-    if course == "graders":
-        add_layers(model, NEW_LAYERS.get(name, 0))
+    add_layers(model, NEW_LAYERS.get((name, course), 0))
     window = MODELS[name][3]
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LR[course], betas=(0.9, 0.98),
                                   weight_decay=0.01 if course == "base" else 0.1, fused=True)
