@@ -17,6 +17,11 @@ The tasks are theirs. The strategies come from elsewhere. Every task gets the sa
     confident        only the half of the labels with the highest confidence     Burns et al., appendix E
     truth budget     5 % of the labels are replaced by true ones                 ours
 
+Controls stand in the same table: the student's model without training, the same calibrated on as many true labels as
+the budget buys, and a student of labels that were dealt to other rows at random (train_strong.py --control). On
+toxicity a second naive student is trained on texts that the supervisor sampled: greedy texts alone turn a frequent
+habit into a rule.
+
 This script runs other stages, and trains nothing itself. It prints each command, so that it can be copied, changed and
 run alone. Finished runs are skipped.
 
@@ -63,14 +68,16 @@ from contract import (
     fail,
     fingerprint,
     is_finished,
+    is_path,
     model_folder,
     number,
     open_run,
-    read_json,
     read_jsonl,
     read_labels,
+    read_results,
     read_rows,
     read_task,
+    read_text,
     reject_damaged,
     run_folder,
     run_script,
@@ -78,14 +85,14 @@ from contract import (
     write_file,
     write_results,
 )
-from metrics import bootstrap, correct, pgr, pgr_interval
+from metrics import bootstrap, correct, format_difference, pgr, pgr_interval
 from models import add_model_flags, forward_all, open_checkpoint, open_language_model, pick_device, tokenize
 from sft import continuation_nll, read_texts
 from train_weak import add_training_flags
 
 TASKS = ("safety", "legal", "toxicity")
 SHARED_FLAGS = ("seed", "device", "dtype", "max_rows", "batch_size", "micro_batch_size", "epochs", "lr",
-                "gradient_checkpointing", "trust_remote_code")                 # handed on to every command
+                "gradient_checkpointing", "trust_remote_code", "max_length", "truncate")      # handed to every command
 COLUMNS = {                                                # of the table, by kind of task: key -> title
     "safety": {"accuracy": "accuracy", "headline": "balanced", "f1_no": "F1 unsafe", "false_safe": "false safe",
                "false_unsafe": "false unsafe", "false_safe_at_10": "false safe at 10 % refused"},
@@ -191,6 +198,14 @@ def class_draws(hits, labels, groups):
     return (parts[0] + parts[1]) / 2
 
 
+def paired_difference(hits, baseline, labels, groups):
+    """The score of one model minus that of another, both (S, N) -> [mean, low, high], 95 % by bootstrap"""
+    pair = np.stack([baseline, hits], axis=1)
+    draws = class_draws(pair, labels, groups)
+    before, after = class_means(pair, labels).mean(0)
+    return [float(after - before), *np.percentile(draws[:, 1] - draws[:, 0], [2.5, 97.5]).tolist()]
+
+
 def recovered(hits, labels, groups):
     """
     PGR with its 95 % interval, or the reason why there is none.
@@ -232,20 +247,44 @@ def has_rude_word(text, rude_words):
     return float(not rude_words.isdisjoint(re.findall("[a-z]+", text.lower())))
 
 
-def load_scorer(name, device, remote_code):
+def are_independent(name, labels, problem_type):
+    """
+    Is each label of a scorer a yes or no of its own (sigmoid), or is exactly one of them right (softmax)? Its config
+    says so, or its labels do: a text can be toxic and a threat, but not toxic and neutral.
+
+    >>> are_independent("scorer", ["toxic", "severe_toxic", "threat"], None)
+    True
+    >>> are_independent("scorer", ["non-toxic", "toxic"], None)
+    False
+    """
+    if problem_type == "regression":
+        fail(f"--scorer {name} was trained to give numbers (regression), not probabilities; take a classifier")
+    if problem_type or len(labels) == 1:
+        return problem_type != "single_label_classification"
+    harmless = r"(no|non|not|none|neutral|normal|clean|safe|ok|nice|other)([\W_].*|toxic|hate)?"
+    if any(re.fullmatch(harmless, label) for label in labels):
+        return False
+    kinds = r".*(toxi|obscen|threat|insult|hate|attack|sexual|profan|rude).*"
+    if not all(re.fullmatch(kinds, label) for label in labels):
+        fail(f"--scorer {name}: is exactly one of its labels right ({', '.join(labels)}), or each by itself? Write "
+             'problem_type into its config.json: "single_label_classification" or "multi_label_classification"')
+    return True
+
+
+def load_scorer(name, device, flags):
     """--scorer -> a function: N texts -> (N,) toxicity of 0 to 1. An empty text has none."""
     import torch
     if name == "rude-words":
-        with open(os.path.join(ROOT, "data", "tinyworld", "life", "rude_words.txt"), encoding="utf-8") as f:
-            rude_words = set(f.read().split())
+        rude_words = set(read_text(os.path.join(ROOT, "data", "tinyworld", "life", "rude_words.txt")).split())
         return lambda texts: np.array([has_rude_word(text, rude_words) for text in texts])
-    model, tokenizer, max_length = open_checkpoint(name, "AutoModelForSequenceClassification", device, remote_code)
+    model, tokenizer, max_length = open_checkpoint(name, "AutoModelForSequenceClassification", device, flags)
     names = {int(k): str(label).lower() for k, label in model.config.id2label.items()}
     toxic = [k for k, label in names.items() if label in ("toxic", "toxicity", "hate", "rude")]
     if not toxic and len(names) > 1:
         fail(f"--scorer {name}: none of its labels ({', '.join(names.values())}) is called toxic")
     column = toxic[0] if toxic else 0
-    independent = len(names) == 1 or model.config.problem_type == "multi_label_classification"
+    independent = are_independent(name, list(names.values()), model.config.problem_type)
+    print(f"scorer {name}: the label {names[column]!r}, read by {'sigmoid' if independent else 'softmax'}")
 
     def score(texts):
         scores = np.zeros(len(texts))
@@ -286,6 +325,7 @@ def classifier_commands(shared, args, budget):
     student = ["train_strong.py", *shared, "--model", args.model]
     on_weak = [*student, "--labels", "weak", "--ceiling", "ceiling"]
     on_ensemble = [*student, "--labels", "ensemble", "--supervisor", "weak", "--ceiling", "ceiling"]
+    untrained = [*on_weak, "--control", "untrained"]
     plan = [("supervisor", "weak", weak),
             ("ceiling", "ceiling", [*student, "--labels", "truth"]),
             ("naive", "student", on_weak),
@@ -294,7 +334,11 @@ def classifier_commands(shared, args, budget):
             ("supervisors together", "ensemble", ensemble),
             ("ensemble", "student-ensemble", on_ensemble),
             ("confident", "student-confident", [*on_weak, "--clean", "confident"]),
-            (f"truth budget {budget}", "student-truth", [*on_weak, "--truth-budget", budget])]
+            (f"truth budget {budget}", "student-truth", [*on_weak, "--truth-budget", budget]),
+            ("untrained", "student-untrained", untrained),
+            (f"untrained, calibrated on {budget}", "student-calibrated",
+             [*untrained, "--truth-budget", budget, "--pick", "random"]),
+            ("dealt labels", "student-dealt", [*on_weak, "--control", "dealt"])]
     return [(strategy, run, [*command, "--out", run]) for strategy, run, command in plan]
 
 
@@ -309,6 +353,7 @@ def sft_commands(shared, samples, args, budget):
     add("supervisor", "weak", "train1", args.supervisor_model)
     add("ceiling", "ceiling", "truth", args.model)
     add("naive", "student", "weak", args.model)
+    add("naive, sampled texts", "student-sampled", "weak", args.model, "--sampled")
     before = "weak"
     for model in args.ladder.split(","):
         rung = f"rung-{os.path.basename(model)}"
@@ -380,8 +425,8 @@ def read_samples(folder, rows):
 def score_writers(task, plan, test, args, device):
     """Texts of every run -> rows of the table {"strategy", "run", scores, "hits" (N,): share of non-toxic samples}"""
     after_toxic = np.array([row["label"] for row in test]) == 1
-    score = load_scorer(args.scorer, device, args.trust_remote_code)
-    reader = open_language_model(args.reader, device, args.trust_remote_code)
+    score = load_scorer(args.scorer, device, args)
+    reader = open_language_model(args.reader, device, args)
     table = []
     for strategy, run, _ in plan:
         if not strategy:
@@ -406,7 +451,8 @@ def score_writers(task, plan, test, args, device):
 
 def pool_seeds(tables, kind, test):
     """
-    Tables of S seeds -> one table: means over the seeds, the PGR of these means, its interval over questions and seeds.
+    Tables of S seeds -> one table: means over the seeds, the PGR of these means, and paired differences ("minus") to
+    the supervisor and to the naive student, with intervals over questions and seeds.
 
     tables   S lists of rows {"strategy", "run", "hits" (N,), scores ...}
     test     the N rows; for toxicity their labels do not matter
@@ -420,19 +466,26 @@ def pool_seeds(tables, kind, test):
         run = row["run"]
         draws = class_draws(np.array(hits[run])[:, None], labels, groups)
         new = {"strategy": row["strategy"], "run": run, "seeds": len(tables),
-               "headline_interval": np.percentile(draws, [2.5, 97.5]).tolist()}
+               "headline_interval": np.percentile(draws, [2.5, 97.5]).clip(0, 1).tolist()}
         for key, value in row.items():
             if isinstance(value, float) and key != "pgr":
                 new[key] = float(np.mean([rows[run][key] for rows in by_run]))
         if run not in ("weak", "ceiling", "ensemble"):
+            new["minus"] = {name: paired_difference(hits[run], hits[base], labels, groups)
+                            for name, base in (("supervisor", "weak"), ("naive", "student")) if base != run}
             new |= recovered(np.stack([hits[name] for name in ("weak", run, "ceiling")], axis=1), labels, groups)
-        pooled.append(new)
+        pooled.append({"minus": {}} | new)
     return pooled
 
 
 def is_current(config, fingerprint=fingerprint):
-    """Are the files that a run has read still as they were?"""
-    return all(old in (name, fingerprint(os.path.join(ROOT, name))) for name, old in config["inputs"].items())
+    """Are the files that a run has read still as they were? Models of the hub are not looked up here."""
+    for name, old in config["inputs"].items():
+        path = os.path.join(ROOT, name)
+        from_hub = not os.path.exists(path) and not is_path(name)
+        if not from_hub and old != fingerprint(path):
+            return False
+    return True
 
 
 def gather_tables(task, seeds):
@@ -445,8 +498,8 @@ def gather_tables(task, seeds):
     found = {}
     flags = None
     for seed in seeds:
-        path = os.path.join(run_folder("table", task, seed), "results.json")
-        results = read_json(path) if os.path.exists(path) else {}
+        folder = run_folder("table", task, seed)
+        results = read_results(folder) if os.path.exists(os.path.join(folder, "results.json")) else {}
         seed_flags = {key: value for key, value in results.get("config", {}).items() if key not in ("seed", "inputs")}
         if "table" in results and is_current(results["config"]) and seed_flags == (flags or seed_flags):
             found[seed] = results
@@ -482,12 +535,14 @@ def markdown_table(task, kind, table, test):
     n_groups = len({row["group"] for row in test})
     headline = "the share of samples that are not toxic" if kind == "toxicity" else "balanced accuracy"
     lines = [f"{task}, {seeds}, n={len(test):,} rows of {n_groups:,} groups; PGR on {headline}", "",
-             "| strategy | " + " | ".join(columns) + " | PGR [95 %] |", "|---" * (len(columns) + 2) + "|"]
+             "| strategy | " + " | ".join(columns) + " | minus supervisor [95 %] | PGR [95 %] |",
+             "|---" * (len(columns) + 3) + "|"]
     for row in table:
+        gain = format_difference(*row["minus"]["supervisor"]) if row["minus"] else ""
         last = format_pgr(row["pgr"], row["interval"]) if "pgr" in row else row.get("reason", "")
-        lines.append("| " + " | ".join([row["strategy"], *format_columns(kind, row).values(), last]) + " |")
+        lines.append("| " + " | ".join([row["strategy"], *format_columns(kind, row).values(), gain, last]) + " |")
     if kind == "toxicity":
-        lines.append("| " + " | ".join(["confidence loss", *("" for _ in columns), "does not apply"]) + " |")
+        lines.append("| " + " | ".join(["confidence loss", *("" for _ in columns), "", "does not apply"]) + " |")
     return "\n".join(lines)
 
 

@@ -23,12 +23,17 @@ them, by default one a round):
     6 guard      The update is rejected, with a line, if the new evaluator is worse than the old one, beyond chance, on
                  the random audits of all rounds so far.
 
-The mistake to avoid: a label that was bought to judge must neither train nor calibrate what it judges. So the guard's
-audits are left out of training, and each of them is predicted by a calibration on the others.
+The mistake to avoid: a label that was bought to judge must neither train nor calibrate what it judges. So the questions
+of the guard's audits are left out of training, and each audit is predicted by a calibration on the others, for the old
+evaluator as for the new one.
+
+Does the loop do anything? Each round prints a control: its student before training, calibrated on the same audits as
+the new evaluator. If that is as good, the loop has only bought a larger model. The second control is a direct jump with
+the same budget: as many rows, bought labels and training steps.
 
 $ python auto_align.py --ceiling ceiling                              # from weak, up tiny-2, tiny-3, tiny-4: a minute
+$ python auto_align.py --ladder tiny-4 --audit 48 --out align-jump    # the jump to tiny-4, with the same budget
 $ python auto_align.py --evaluator weak,crowd --out align-best        # from the one with the better accuracy on valid
-$ python auto_align.py --ladder tiny-4 --slices 3 --out align-jump    # straight to tiny-4, with one round's rows
 $ python auto_align.py --audit 0 --out align-audit0                   # without human labels: study collapse
 $ python auto_align.py --audit-by random --out align-random           # does it pay to choose the rows to correct?
 $ python auto_align.py --update ensemble --loss logconf --pairwise --out align-ensemble
@@ -51,6 +56,7 @@ import math
 import os
 import shutil
 import time
+from collections import Counter
 
 import numpy as np
 
@@ -59,15 +65,19 @@ from contract import (
     add_run_flags,
     catch_write_errors,
     describe_run,
+    digest_results,
     fail,
+    fingerprint,
     is_finished,
     model_folder,
     number,
+    open_file,
     open_run,
     read_config,
     read_json,
     read_jsonl,
     read_labels,
+    read_results,
     read_rows,
     read_task,
     reject_damaged,
@@ -202,7 +212,7 @@ def score_texts(checkpoint, rows, words, args, device):
     if not rows:
         return np.zeros(0)
     torch.manual_seed(args.seed)
-    model, tokenizer, max_length = load_classifier(checkpoint, args.head, words, device, args.trust_remote_code)
+    model, tokenizer, max_length = load_classifier(checkpoint, args.head, words, device, args)
     logits = forward_all(model, tokenizer, tokenize(tokenizer, rows, max_length), device, args.dtype)
     return logits[:, 1] - logits[:, 0]
 
@@ -225,7 +235,7 @@ def evaluator_p_yes(evaluator, rows, words, args, device):
 def open_evaluator(folder):
     """A supervisor's folder -> an evaluator: its checkpoint, or a bagging ensemble's members with equal weights."""
     path = os.path.join(folder, "results.json")
-    results = read_json(path) if os.path.exists(path) else {}
+    results = read_results(folder) if os.path.exists(path) else {}
     homes = [folder]
     with reject_damaged(path):
         if results.get("config", {}).get("method") == "bagging":
@@ -245,14 +255,14 @@ def truth_folder(task):
 
 
 def choose_evaluator(names, evaluators, words, args, device):
-    """The most accurate of several on valid, whose true labels count as bought. -> (evaluator, audits)"""
+    """The most accurate of several on valid, whose true labels count as bought. -> (its index, audits)"""
     valid = read_rows(args.task, "valid", args.max_rows)
     truth = read_labels(truth_folder(args.task), valid)[:, 1]
     accuracies = [accuracy(evaluator_p_yes(e, valid, words, args, device), truth) for e in evaluators]
     best = accuracies.index(max(accuracies))
     scores = ", ".join(f"{name} {score:.3f}" for name, score in zip(names, accuracies))
     print(f"evaluator: {names[best]} has the best accuracy on valid ({scores}); this costs {len(valid):,} true labels")
-    return evaluators[best], [{"id": row["id"], "use": "choose", "label": int(t > 0.5)} for row, t in zip(valid, truth)]
+    return best, [{"id": row["id"], "use": "choose", "label": int(t > 0.5)} for row, t in zip(valid, truth)]
 
 
 # --------------------------------------------------------------------------- 1 attacker
@@ -303,13 +313,15 @@ def invent_answers(language_model, rows, args, device):
 
 def attack_success(checkpoint, rows, words, args, device):
     """
-    The share of questions whose likeliest unasked answer gets the verdict yes; None without attacks. Where the correct
-    answer to each question is among its rows, as in tinyworld and SciQ, all of these are wrong: no label is needed.
+    The share of questions whose likeliest unasked answer scores above the median row; None without attacks. Where the
+    correct answer to each question is among its rows, as in tinyworld and SciQ, all of these are wrong: no label is
+    needed. The median makes models comparable, because each accepts half of the rows. At the threshold 1/2 a model that
+    says no more often would seem harder to attack.
     """
     def score(some):
         return score_texts(checkpoint, some, words, args, device)
     attacks = propose_attacks(rows, 1.0, score) if can_be_attacked(rows) else []
-    return float((score(attacks) > 0).mean()) if attacks else None
+    return float((score(attacks) > np.median(score(rows))).mean()) if attacks else None
 
 
 # --------------------------------------------------------------------------- 2 critic
@@ -345,7 +357,8 @@ def critic_p_yes(evaluator, language_model, rows, words, args, device):
 
 def buy_audits(rows, p_critic, p_student, args, k):
     """
-    All true labels that round k uses: half of --audit at random, to guard; half where --audit-by says, to correct.
+    All true labels that round k uses: half of --audit at random, to guard; half where --audit-by says, to correct. The
+    corrections are on other questions than the guards.
 
     p_critic, p_student   (N,) p(yes) of N rows
     returns               list of {"id", "use": "guard" | "correct", "label"}
@@ -353,7 +366,8 @@ def buy_audits(rows, p_critic, p_student, args, k):
     n_guard = (args.audit + 1) // 2
     seed = 1000 * args.seed + k
     guard = select_rows_to_label(to_soft_labels(p_critic), n_guard, "random", seed=seed)
-    others = np.setdiff1d(np.arange(len(rows)), guard)
+    guarded = {rows[i]["group"] for i in guard}
+    others = np.array([i for i, row in enumerate(rows) if row["group"] not in guarded], dtype=int)
     critic = to_soft_labels(p_critic[others])
     chosen = select_rows_to_label(critic, args.audit - n_guard, args.audit_by, p_student[others], seed=seed + 1)
     uses = [(i, "guard") for i in guard] + [(i, "correct") for i in others[chosen]]
@@ -378,13 +392,17 @@ def apply_corrections(p_yes, rows, audits):
 
 def rows_to_train_on(rows, attacks, audits, seed):
     """
-    Indices into rows + attacks. Guards are left out. Attacks take the place of as many random rows, so that rounds with
-    and without attacks train equally long; corrected rows are never dropped.
+    Indices into rows + attacks. Everything about a guard's question is left out: its other answer tells nearly as much
+    as the guard itself. Attacks take the place of as many random rows, so that rounds with and without attacks train
+    equally long; corrected rows are never dropped.
     """
     use_of = {audit["id"]: audit["use"] for audit in audits}
-    unaudited = [i for i, row in enumerate(rows) if row["id"] not in use_of]
-    dropped = set(np.random.default_rng(seed).permutation(unaudited)[:len(attacks)].tolist())
-    return [i for i, row in enumerate(rows + attacks) if use_of.get(row["id"]) != "guard" and i not in dropped]
+    guarded = {row["group"] for row in rows if use_of.get(row["id"]) == "guard"}
+    usable = [i for i, row in enumerate(rows + attacks) if row["group"] not in guarded]
+    n_attacks = sum(i >= len(rows) for i in usable)
+    unaudited = [i for i in usable if i < len(rows) and rows[i]["id"] not in use_of]
+    dropped = set(np.random.default_rng(seed).permutation(unaudited)[:n_attacks].tolist())
+    return [i for i in usable if i not in dropped]
 
 
 def preference_pairs(rows, attacks, p_yes):
@@ -425,7 +443,7 @@ def train_learner(checkpoint, rows, p_yes, pairs, words, args, device, folder):
     """Fine-tune on N rows and p_yes (N,), then on pairs (better row, worse row, weight). -> the new checkpoint"""
     import torch
     torch.manual_seed(args.seed)
-    model, tokenizer, max_length = load_classifier(checkpoint, args.head, words, device, args.trust_remote_code)
+    model, tokenizer, max_length = load_classifier(checkpoint, args.head, words, device, args)
     model, restore_ordinary = prepare_for_training(model, args)
     ids = tokenize(tokenizer, rows, max_length)
     make_batch = batch_maker(ids, tokenizer, device, soft_labels=to_soft_labels(p_yes))
@@ -463,15 +481,15 @@ def update_members(members, learner, rows, guards, words, args, device, folder):
 def guard_update(evaluator, members, guards, words, args, device):
     """
     Calibrate the new members on the guards, and compare them with the old evaluator there. Neither was trained on the
-    guards, and each guard is predicted by a calibration on the others.
+    guards. Each guard is predicted by a calibration on the others, for both alike: the old evaluator's own calibration
+    has seen some of them.
 
     returns   (the next round's evaluator, {"rejected", "guard_p", "guard_accuracy": [old, new]})
     """
     labels = np.array([row["label"] for row in guards], dtype=int)
-    z = evaluator_scores(members, guards, words, args, device)
+    z_old, z = (evaluator_scores(m, guards, words, args, device) for m in (evaluator["members"], members))
     temperature, bias = platt_scaling(z, labels)
-    old_correct = (evaluator_p_yes(evaluator, guards, words, args, device) > 0.5) == labels
-    new_correct = (leave_one_out_calibration(z, labels) > 0.5) == labels
+    old_correct, new_correct = ((leave_one_out_calibration(scores, labels) > 0.5) == labels for scores in (z_old, z))
     rejected, p_value = is_worse(old_correct, new_correct)
     accuracies = [float(hits.mean()) if guards else None for hits in (old_correct, new_correct)]
     if rejected:
@@ -496,14 +514,15 @@ def play_round(k, evaluator, guards, rows, test, words, args, device, folder):
     Round k = 0, 1, ... with the k-th student of --ladder, written to `folder`.
 
     rows, test   the round's slice of train2, and test, both without labels
-    returns      (the next round's evaluator, the round's results but for those that need test's labels)
+    returns      (the next round's evaluator, the guards of all rounds so far, the round's results but for those that
+                 need test's labels)
     """
     student = args.ladder.split(",")[k]
 
     def score(some):
         return score_texts(student, some, words, args, device)
     p_student = sigmoid(score(rows))
-    language_model = open_language_model(student, device, args.trust_remote_code)
+    language_model = open_language_model(student, device, args)
     success_before = attack_success(student, test, words, args, device)
     # 1 attacker
     attacks = []
@@ -521,7 +540,9 @@ def play_round(k, evaluator, guards, rows, test, words, args, device, folder):
     # 4 learner
     kept = rows_to_train_on(rows, attacks, audits, [args.seed, k])
     kept_rows = [all_rows[i] for i in kept]
-    pairs = preference_pairs(rows, attacks, p_yes) if args.pairwise else []
+    pairs = []
+    if args.pairwise:
+        pairs = [pair for i, pair in enumerate(preference_pairs(rows, attacks, p_yes), len(rows)) if i in set(kept)]
     learner_folder = os.path.join(folder, "learner")
     learner = train_learner(student, kept_rows, p_yes[kept], pairs, words, args, device, learner_folder)
     write_labels(folder, kept_rows, to_soft_labels(p_yes[kept]))
@@ -530,44 +551,76 @@ def play_round(k, evaluator, guards, rows, test, words, args, device, folder):
     # 6 guard
     evaluator, verdict = guard_update(evaluator, members, guards, words, args, device)
     success_after = attack_success(learner, test, words, args, device)
-    return evaluator, {
+    return evaluator, guards, {
         "student": student, "rows": len(kept), "attacks": len(attacks), "notes": n_notes, "audits": len(audits),
         "guards": len(guards), **verdict, "critic_says_yes": float(p_yes[:len(rows)].mean()),
         "attack_success": [success_before, success_after]}
 
 
-def score_round(old, new, learner, test, supervisor, ceiling, words, args, device):
+def untrained_evaluator(student, guards, words, args, device):
+    """The control: a student before training as the evaluator, calibrated on the guards like the trained ones."""
+    z = score_texts(student, guards, words, args, device)
+    temperature, bias = platt_scaling(z, [row["label"] for row in guards])
+    return {"members": [{"checkpoint": student, "weight": 1.0}], "temperature": temperature, "bias": bias}
+
+
+def score_round(old, new, student, learner, guards, test, supervisor, ceiling, words, args, device):
     """
-    Old and new evaluator and the learner on test, for the record: nothing is decided by it. -> results
+    Old and new evaluator, the control and the learner on test, for the record: nothing is decided by it. -> results
+    student, learner      checkpoints before and after training
     supervisor, ceiling   folders, for the learner's PGR; without a ceiling there is none
     """
     unlabelled = without_labels(test)
-    evaluators = [to_soft_labels(evaluator_p_yes(e, unlabelled, words, args, device)) for e in (old, new)]
+    untrained = untrained_evaluator(student, guards, words, args, device)
+    old, new, untrained = (all_metrics(to_soft_labels(evaluator_p_yes(e, unlabelled, words, args, device)), test)
+                           for e in (old, new, untrained))
     p_learner = to_soft_labels(sigmoid(score_texts(learner, unlabelled, words, args, device)))
-    results = {"evaluator": [all_metrics(p, test) for p in evaluators], "learner_test": all_metrics(p_learner, test)}
+    results = {"evaluator": [old, new], "untrained": untrained, "learner_test": all_metrics(p_learner, test)}
     if ceiling:
         comparison = compare_models(test, read_labels(supervisor, test), p_learner, read_labels(ceiling, test))
         results["pgr"] = comparison.get("pgr")
     return results
 
 
+ROUND_OUTPUTS = ("evaluator.json", "audits.jsonl", "labels.jsonl", "learner/checkpoint", "evaluator/checkpoint")
+
+
+def round_fingerprints(folder):
+    """Fingerprints of what a round leaves beside its results.json; None for what it does not have."""
+    paths = {name: os.path.join(folder, name) for name in ROUND_OUTPUTS}
+    return {name: fingerprint(path) if os.path.exists(path) else None for name, path in paths.items()}
+
+
 def save_round(folder, evaluator, results):
     """evaluator.json, whose checkpoints are paths from the folder of this file, then results.json"""
     members = [{**m, "checkpoint": os.path.relpath(m["checkpoint"], ROOT)} for m in evaluator["members"]]
     write_file(os.path.join(folder, "evaluator.json"), json.dumps({**evaluator, "members": members}, indent=1))
+    results = {**results, "outputs": round_fingerprints(folder)}
+    results["digest"] = digest_results(results)
     write_file(os.path.join(folder, "results.json"), json.dumps(results, indent=1))
 
 
 def load_round(folder, train2):
-    """A complete round -> (the next round's evaluator, the round's guards with "label", its results)"""
-    results = read_json(os.path.join(folder, "results.json"))
-    with reject_damaged(folder):
-        saved = read_json(os.path.join(folder, "evaluator.json"))
-        members = [{"checkpoint": os.path.join(ROOT, m["checkpoint"]), "weight": float(m["weight"])}
-                   for m in saved["members"]]
-        evaluator = {"members": members, "temperature": float(saved["temperature"]), "bias": float(saved["bias"])}
-        guards = guarding_rows(train2, read_jsonl(os.path.join(folder, "audits.jsonl")))
-    return evaluator, guards, results
+    """
+    A complete round -> (the next round's evaluator, the round's guards with "label", its results). A file that is not
+    as the round left it raises a ValueError that names it.
+    """
+    path = os.path.join(folder, "results.json")
+    try:
+        with open_file(path) as f:
+            results = json.load(f)
+        intact = results["digest"] == digest_results(results)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        intact = False
+    if not intact:
+        raise ValueError(f"{os.path.relpath(path)} is damaged or was changed")
+    for name, now in round_fingerprints(folder).items():
+        if results["outputs"].get(name) != now:
+            raise ValueError(f"{os.path.relpath(os.path.join(folder, name))} was changed or is missing")
+    saved = read_json(os.path.join(folder, "evaluator.json"))
+    members = [{**m, "checkpoint": os.path.join(ROOT, m["checkpoint"])} for m in saved["members"]]
+    guards = guarding_rows(train2, read_jsonl(os.path.join(folder, "audits.jsonl")))
+    return {**saved, "members": members}, guards, results
 
 
 def format_round(k, results, n_bought):
@@ -578,13 +631,15 @@ def format_round(k, results, n_bought):
     pgr = f"PGR {results['pgr']:.2f} | " if results.get("pgr") is not None else ""
     rejected = " | update rejected" if results["rejected"] else ""
     return (f"round {k + 1}, {results['student']} on {results['rows']} rows: evaluator {old['accuracy']:.3f} -> "
-            f"{new['accuracy']:.3f} (ECE {old['ece']:.3f} -> {new['ece']:.3f}) | attacks succeed {before} -> {after} | "
-            f"learner {learner['accuracy']:.3f} ±{learner['se']:.3f} | {pgr}labels bought {n_bought}{rejected}")
+            f"{new['accuracy']:.3f} (untrained {results['untrained']['accuracy']:.3f}; ECE {old['ece']:.3f} -> "
+            f"{new['ece']:.3f}) | attacks succeed {before} -> {after} | learner {learner['accuracy']:.3f} "
+            f"±{learner['se']:.3f} | {pgr}labels bought {n_bought}{rejected}")
 
 
 def play_rounds(evaluator, train2, test, supervisor, ceilings, n_bought, words, args, device, folder):
     """
     All rounds. A round that is complete already is only read, except with --force, or if an earlier one was played now.
+    A round whose files have changed is played again, with a line.
 
     supervisor, ceilings   a folder, {model: folder}: for the PGR of the round whose student is that model
     n_bought               how many true labels have chosen the evaluator
@@ -598,19 +653,27 @@ def play_rounds(evaluator, train2, test, supervisor, ceilings, n_bought, words, 
         home = os.path.join(folder, f"round-{k + 1}")
         learner = os.path.join(home, "learner", "checkpoint")
         ceiling = ceilings.get(student)
-        repeat = repeat or not os.path.exists(os.path.join(home, "results.json"))
-        if repeat:
+        found = None
+        if not repeat and os.path.exists(os.path.join(home, "results.json")):
+            try:
+                found = load_round(home, train2)
+            except ValueError as error:
+                print(f"note: {error}; round {k + 1} and those after it are played again")
+        if found is None:
+            repeat = True
             with catch_write_errors(home):
                 os.makedirs(home, exist_ok=True)
             rows = slice_of(train2, k, args.slices or len(ladder))
-            new, results = play_round(k, evaluator, guards, rows, without_labels(test), words, args, device, home)
-            results |= score_round(evaluator, new, learner, test, supervisor, ceiling, words, args, device)
+            new, all_guards, results = play_round(k, evaluator, guards, rows, without_labels(test), words, args, device,
+                                                  home)
+            results |= score_round(evaluator, new, student, learner, all_guards, test, supervisor, ceiling, words, args,
+                                   device)
             save_round(home, new, results)
-        evaluator, new_guards, results = load_round(home, train2)
+            found = load_round(home, train2)
+        evaluator, new_guards, results = found
         guards = guards + new_guards
         rounds.append(results)
-        with reject_damaged(home):
-            print(format_round(k, results, n_bought + sum(r["audits"] for r in rounds)))
+        print(format_round(k, results, n_bought + sum(r["audits"] for r in rounds)))
     return rounds, learner
 
 
@@ -641,11 +704,22 @@ def build_parser():
     return parser
 
 
+def fits(rows, audit):
+    """
+    Do these rows hold so many audits, and one row to train on? The questions of the guards, half of the audits, are
+    left out of training, and the other half is on the rest.
+    """
+    sizes = sorted(Counter(row["group"] for row in rows).values())
+    left = len(rows) - sum(sizes[-((audit + 1) // 2):] if audit else [])       # if guards fall on the largest questions
+    return left >= max(1, audit // 2) and audit <= len(rows)
+
+
 def check_slices(train2, n_rounds, args):
-    """Every round needs rows to train on: all of its slice but the guards, which are half of --audit."""
-    smallest = min(len(slice_of(train2, k, args.slices or n_rounds)) for k in range(n_rounds))
-    most = smallest if smallest > 1 else 0                 # the audit of a single row would guard, and none would train
-    if smallest == 0 or args.audit > most:
+    """Every round's slice of train2 must be large enough for --audit."""
+    slices = [slice_of(train2, k, args.slices or n_rounds) for k in range(n_rounds)]
+    if not all(fits(rows, args.audit) for rows in slices):
+        smallest = min(map(len, slices))
+        most = max((n for n in range(smallest + 1) if all(fits(rows, n) for rows in slices)), default=0)
         fewer_audits = f"--audit {most}, or " if smallest else ""
         fail(f"train2 has {len(train2)} rows: a slice of {smallest} is too small for --audit {args.audit}; "
              f"use {fewer_audits}larger slices (a shorter --ladder, fewer --slices, more rows)")
@@ -660,7 +734,8 @@ def check_args(args):
     check_slices(train2, n_rounds, args)
     sources = [run_folder(name, args.task, args.seed) for name in args.evaluator.split(",")]
     evaluators = [open_evaluator(source) for source in sources]
-    read_labels(sources[0], read_rows(args.task, "test", args.max_rows))       # the first is the supervisor of the PGR
+    for source in sources:                                 # the one that is chosen is the supervisor of the PGR
+        read_labels(source, read_rows(args.task, "test", args.max_rows))
     ceilings = {}
     for name in filter(None, args.ceiling.split(",")):
         folder = run_folder(name, args.task, args.seed)
@@ -682,7 +757,7 @@ def main(argv=None):
     ladder = args.ladder.split(",")
     inputs = [*files, *map(model_folder, dict.fromkeys(ladder))]
     inputs += [member["checkpoint"] for evaluator in evaluators for member in evaluator["members"]]
-    inputs += [os.path.join(source, "labels.jsonl") for source in (sources[0], *ceilings.values())]
+    inputs += [os.path.join(source, "labels.jsonl") for source in (*sources, *ceilings.values())]
     identity = {"role": "align", **vars(args), "model": ladder[-1]}
     read_only = [*sources, truth_folder(args.task), *ceilings.values()]
     folder, config = describe_run(__file__, parser, args, identity, inputs, read_only)
@@ -693,28 +768,28 @@ def main(argv=None):
     with open_run(folder):
         device = pick_device(args.device)
         train2, valid, test = (read_rows(args.task, split, args.max_rows) for split in ("train2", "valid", "test"))
-        evaluator = evaluators[0]
+        start = 0
         choice = []                                        # the audits that chose among several evaluators
         if len(evaluators) > 1:
-            evaluator, choice = choose_evaluator(args.evaluator.split(","), evaluators, words, args, device)
-        rounds, learner = play_rounds(evaluator, train2, test, sources[0], ceilings, len(choice), words, args, device,
-                                      rounds_folder)
+            start, choice = choose_evaluator(args.evaluator.split(","), evaluators, words, args, device)
+        rounds, learner = play_rounds(evaluators[start], train2, test, sources[start], ceilings, len(choice), words,
+                                      args, device, rounds_folder)
 
-        # the last learner is the run's student: it labels all rows, and is compared with the first supervisor
+        # the last learner is the run's student: it labels all rows, and is compared with the supervisor at the start
         rows = train2 + valid + test
         soft_labels = to_soft_labels(sigmoid(score_texts(learner, rows, words, args, device)))
-        model, tokenizer, _ = load_classifier(learner, args.head, words, device, args.trust_remote_code)
+        model, tokenizer, _ = load_classifier(learner, args.head, words, device, args)
         save_checkpoint(folder, model, tokenizer)
         write_labels(folder, rows, soft_labels)
         write_file(os.path.join(folder, "audits.jsonl"), "".join(json.dumps(audit) + "\n" for audit in choice))
         on_test = soft_labels[-len(test):]
         scores = all_metrics(on_test, test)
         ceiling = read_labels(ceilings[ladder[-1]], test) if ladder[-1] in ceilings else None
-        comparison = compare_models(test, read_labels(sources[0], test), on_test, ceiling)
+        comparison = compare_models(test, read_labels(sources[start], test), on_test, ceiling)
         print(format_metrics("learner", scores))
         write_results(folder, config, device, started, format_comparison(comparison, scores), test=scores,
                       comparison=comparison, rounds=rounds, rounds_folder=os.path.basename(rounds_folder),
-                      labels_to_choose=len(choice))
+                      labels_to_choose=len(choice), supervisor=args.evaluator.split(",")[start])
         for other in set(glob.glob(os.path.join(glob.escape(folder), "rounds-*"))) - {rounds_folder}:
             shutil.rmtree(other, ignore_errors=True)
 

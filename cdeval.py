@@ -59,16 +59,20 @@ from contract import (
     append_file,
     catch_write_errors,
     describe_run,
+    escape_markdown,
     fail,
     is_finished,
+    is_number,
     is_text,
     model_folder,
     number,
     open_run,
+    parse_json,
     path_name,
+    read_bytes,
     read_json,
     read_jsonl,
-    reporting_read_errors,
+    replacing,
     run_script,
     write_file,
     write_results,
@@ -76,14 +80,16 @@ from contract import (
 from metrics import bootstrap, sigmoid
 from models import (
     add_model_flags,
+    add_prompt_flags,
     autocast,
     encode_prompts,
     generate_batches,
+    head_reads_only,
     open_checkpoint,
     open_language_model,
-    pad_left,
+    pad,
     pick_device,
-    position_ids,
+    render_dialogues,
 )
 
 COLUMNS = ("Dimension", "Domain", "Question", "Option 1", "Option 2")
@@ -91,7 +97,8 @@ STYLES = ("ab", "repeat", "compare")
 FORMS = os.path.join(ROOT, "data", "cdeval", "forms.json")
 ANSWER_KEYS = ("id", "style", "swapped", "turn", "sample")     # identify an answer within its file
 # the flags that change a model's answers; the others only change what is made of them
-ANSWER_FLAGS = ("batch_size", "by", "context", "dtype", "lang", "samples", "seed", "trust_remote_code")
+ANSWER_FLAGS = ("batch_size", "by", "context", "dtype", "lang", "max_length", "no_chat_template", "samples", "seed",
+                "truncate", "trust_remote_code")
 
 
 # --------------------------------------------------------------------------- the maths
@@ -191,12 +198,11 @@ def intervals_by(names, p):
 
 def read_questions(path):
     """A JSON list of questions with the public set's COLUMNS, and perhaps an "id" -> the same, checked, with ids."""
-    try:
-        with open(path, encoding="utf-8-sig") as f:
-            items = json.load(f)
-    except OSError as error:
-        fail(f"cannot read {path}: {error.strerror}. --questions takes own, tinyworld, public (after "
+    if not os.path.exists(path):
+        fail(f"cannot read {path}: no such file. --questions takes own, tinyworld, public (after "
              "data/cdeval/prepare.py), or a .json file")
+    try:
+        items = parse_json(read_bytes(path).decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         fail(f"{path} is not JSON: {error}")
     if not isinstance(items, list) or not items:
@@ -208,7 +214,11 @@ def read_questions(path):
             fail(f"{path}, question {n}: no {missing[0]!r} (a non-empty string)")
         if normalize_text(item["Option 1"]) == normalize_text(item["Option 2"]):
             fail(f"{path}, question {n}: its two options are the same")
-        item["id"] = str(item.get("id", f"question-{n}"))
+        item["id"] = item.get("id", f"question-{n}")
+        if type(item["id"]) is int:
+            item["id"] = str(item["id"])
+        if not is_text(item["id"]):
+            fail(f"{path}, question {n}: the id must be a text, not {item['id']!r}")
         if item["id"] in seen:
             fail(f"{path}, question {n}: id {item['id']!r} occurs twice")
         seen.add(item["id"])
@@ -274,7 +284,7 @@ def format_dialogue(tokenizer, turns):
         return "".join(turns)
     roles = ("user", "assistant", "user")
     messages = [{"role": role, "content": turn.strip()} for role, turn in zip(roles, turns)]
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return render_dialogues(tokenizer, [messages])[0]
 
 
 def make_queries(tokenizer, items, args):
@@ -334,7 +344,7 @@ def resolve_model(name, base=""):
     return {"label": label, "folder": folder, "base": origin if classifiers else ""}
 
 
-def open_as_language_model(folder, base, device, remote_code=False):
+def open_as_language_model(folder, base, device, flags=None):
     """
     -> (model, tokenizer, max_length). A classifier's trained body gets the output head of its base model, as the head
     was before training.
@@ -345,9 +355,9 @@ def open_as_language_model(folder, base, device, remote_code=False):
     """
     import torch
     if not base:
-        return open_language_model(folder, device, remote_code)
-    model, tokenizer, max_length = open_language_model(base, device, remote_code)
-    classifier, tokenizer, _ = open_checkpoint(folder, "AutoModelForSequenceClassification", device, remote_code)
+        return open_language_model(folder, device, flags, frozen=True)
+    model, tokenizer, max_length = open_language_model(base, device, flags)
+    classifier, tokenizer, _ = open_checkpoint(folder, "AutoModelForSequenceClassification", device, flags)
     head = model.get_output_embeddings()
     head.weight = torch.nn.Parameter(head.weight.detach().clone())
     try:
@@ -383,10 +393,11 @@ def answer_log_probs(model, tokenizer, prompts, answers, device, dtype="fp32"):
         if ids not in rows:
             rows.append(ids)
     longest = max(len(answer) for _, answer in asked)
-    batch = pad_left(rows, tokenizer, device)
-    with torch.inference_mode(), autocast(dtype, device):
-        batch |= position_ids(model, batch["attention_mask"])
-        logits = model(**batch, logits_to_keep=longest, use_cache=False).logits.float()    # (rows, longest, V)
+    batch = pad(rows, tokenizer, device)                   # at the right, where no token of a decoder sees it
+    last = batch["attention_mask"].sum(1, keepdim=True) - 1
+    columns = (last + torch.arange(1 - longest, 1, device=device)).clamp(min=0)
+    with torch.inference_mode(), autocast(dtype, device), head_reads_only(model, columns):
+        logits = model(**batch, use_cache=False).logits.float()                # (rows, longest, V)
         total = logits.logsumexp(-1)
     log_p = []
     for ids, answer in asked:
@@ -528,20 +539,25 @@ def read_answer(text, item, style, swapped, lang="en"):
     return None if place is None else 1 + (place ^ swapped)
 
 
+def p_of_text(text, query, lang):
+    """A generated text -> 1.0 if its first line that can be read chooses option 1, 0.0 for option 2, else None"""
+    for line in text.splitlines():
+        option = read_answer(line, query["item"], query["style"], query["swapped"], lang)
+        if option is not None:
+            return float(option == 1)
+    return None
+
+
 def answers_by_generation(model, tokenizer, queries, device, max_length, args, done):
     """The same from generated texts: {"wrote": text, "p": 1, 0 or None}. One sample is greedy, several are random."""
     options = [query["item"][option] for query in queries for option in ("Option 1", "Option 2")]
     new_tokens = 16 + max(len(answer_ids(tokenizer, ":", " " + option)) for option in options)
+    stops = [] if tokenizer.chat_template else ["\n"]      # a chat model may begin with "Sure!", and ends by itself
     batches = generate_batches(model, tokenizer, [query["text"] for query in queries], device, max_length, new_tokens,
-                               ["\n"], temperature=float(args.samples > 1), seed=args.seed, dtype=args.dtype,
+                               stops, temperature=float(args.samples > 1), seed=args.seed, dtype=args.dtype,
                                batch_size=args.batch_size, done=done)
     for indices, texts in batches:
-        answers = []
-        for i, text in zip(indices, texts):
-            query = queries[i]
-            option = read_answer(text, query["item"], query["style"], query["swapped"], args.lang)
-            answers.append({"wrote": text, "p": None if option is None else float(option == 1)})
-        yield indices, answers
+        yield indices, [{"wrote": text, "p": p_of_text(text, queries[i], args.lang)} for i, text in zip(indices, texts)]
 
 
 # --------------------------------------------------------------------------- asking, and the file of answers
@@ -562,14 +578,18 @@ def json_lines(lines):
 
 
 def is_answer(line):
-    """Is this a line that load_or_collect_answers wrote? A damaged answer is collected again."""
-    def is_number(x, low, high):
-        return type(x) in (int, float) and low <= x <= high
-    if not isinstance(line, dict) or not (line.get("p", "") is None or is_number(line.get("p"), 0, 1)):
+    """Is this a line that load_or_collect_answers wrote? Its p has to follow from the other numbers."""
+    if not isinstance(line, dict) or "p" not in line:
         return False
+    if isinstance(line.get("wrote"), str):
+        return line["p"] is None or is_number(line["p"], 0, 1)
     log_p = line.get("log_p")
-    is_pair = isinstance(log_p, list) and len(log_p) == 2 and all(is_number(x, -1e9, 1e-3) for x in log_p)
-    return is_pair or isinstance(line.get("wrote"), str)
+    tokens = line.get("tokens")
+    if not all(isinstance(pair, list) and len(pair) == 2 for pair in (log_p, tokens)):
+        return False
+    if not all(is_number(x, -1e9, 1e-3) for x in log_p) or not all(type(n) is int and n > 0 for n in tokens):
+        return False
+    return is_number(line["p"], 0, 1) and abs(choice_probability([log_p], [tokens])[0] - line["p"]) < 1e-3
 
 
 def read_answers(path, header):
@@ -577,13 +597,18 @@ def read_answers(path, header):
     if not os.path.exists(path):
         return []
     lines = []
-    with reporting_read_errors(path), open(path, encoding="utf-8", errors="replace") as f:
-        for line in f:
-            try:
-                lines.append(json.loads(line))
-            except (ValueError, RecursionError):           # the last line, if a run was killed
-                break
-    return [line for line in lines[1:] if is_answer(line)] if lines[:1] == [header] else []
+    for line in read_bytes(path).decode("utf-8", "replace").rstrip("\n").split("\n"):
+        try:
+            lines.append(json.loads(line))
+        except (ValueError, RecursionError):               # the last line, if a run was killed
+            lines.append(None)
+    if lines[:1] != [header]:
+        return []
+    answers = [line for line in lines[1:] if is_answer(line)]
+    if len(answers) < len(lines) - 1:
+        n_damaged = len(lines) - 1 - len(answers)
+        print(f"note: {os.path.relpath(path)}: {n_damaged:,} incomplete answers are collected again")
+    return answers
 
 
 def start_answers(path, spec, questions, config, force):
@@ -593,8 +618,9 @@ def start_answers(path, spec, questions, config, force):
     renames the file at the end, so an older run's answers stay until then.
     """
     inputs = [name for name in (questions, FORMS, spec["folder"], spec["base"]) if name]
+    found = config["inputs"]                               # {path from ROOT or hub name: fingerprint}
     header = {"model": spec["label"], "asked": {key: config[key] for key in ANSWER_FLAGS},
-              "inputs": [config["inputs"].get(os.path.relpath(name, ROOT), name) for name in inputs],
+              "inputs": [found.get(os.path.relpath(name, ROOT), found.get(name, name)) for name in inputs],
               "code": config["code"]}
     part = path + ".part"
     known = [] if force else read_answers(part, header) or read_answers(path, header)
@@ -602,19 +628,24 @@ def start_answers(path, spec, questions, config, force):
     return part
 
 
-def load_or_collect_answers(path, queries, collect):
+def load_or_collect_answers(path, queries, collect, lang="en"):
     """
     The answers to N queries, each with its ANSWER_KEYS. Answers that are missing in the file (from start_answers) are
     collected and appended to it, batch by batch.
 
     collect   (set of indices that have answers) -> yields (indices, answers)
+    lang      of the queries, to read generated texts once more
     """
     from tqdm import tqdm
 
     def key(line):
         return json.dumps([line.get(name) for name in ANSWER_KEYS])
     known = {key(line): line for line in read_jsonl(path)[1:]}
-    done = {n for n, query in enumerate(queries) if key(query) in known}
+    done = set()
+    for n, query in enumerate(queries):
+        answer = known.get(key(query))
+        if answer and ("wrote" not in answer or answer["p"] == p_of_text(answer["wrote"], query, lang)):
+            done.add(n)
     if done:
         print(f"{len(done):,} of {len(queries):,} answers are there already: {os.path.relpath(path)}")
     batches = collect(done) if len(done) < len(queries) else ()
@@ -635,12 +666,12 @@ def ask_model(spec, items, args, path, device):
     Ask one model everything, and with --challenge doubt every readable answer. -> a list of answers, dicts of
     ANSWER_KEYS and what answers_by_likelihood or answers_by_generation yields
     """
-    model, tokenizer, max_length = open_as_language_model(spec["folder"], spec["base"], device, args.trust_remote_code)
+    model, tokenizer, max_length = open_as_language_model(spec["folder"], spec["base"], device, args)
     method = answers_by_likelihood if args.by == "likelihood" else answers_by_generation
 
     def ask(queries):
         return load_or_collect_answers(
-            path, queries, lambda done: method(model, tokenizer, queries, device, max_length, args, done))
+            path, queries, lambda done: method(model, tokenizer, queries, device, max_length, args, done), args.lang)
 
     queries = make_queries(tokenizer, items, args)
     prompt = queries[0]["text"].replace("\n", "\n  ")
@@ -750,6 +781,9 @@ def markdown_table(name, results):
     for label, difference in results["differences"].items():
         means = [format_interval(difference[d], "{:+.3f}") for d in dimensions]
         rows.append([name, f"{label} - {first}", *means, "", "", "", ""])
+    rows[0][2:-4] = map(escape_markdown, dimensions)
+    for row in rows[1:]:
+        row[:2] = map(escape_markdown, row[:2])
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return [lines[0], "|---" * len(rows[0]) + "|", *lines[1:]]
 
@@ -799,9 +833,8 @@ def draw_figures(folder, dimension, summaries, orientations):
         figures["radar"].suptitle(f"P(option 1), the high pole; grey: 0.5; n={len(dimension)} questions")
     for name, figure in figures.items():
         path = os.path.join(folder, name + ".png")
-        with catch_write_errors(path):
-            figure.savefig(path + ".tmp", format="png", dpi=120, bbox_inches="tight")
-            os.replace(path + ".tmp", path)
+        with replacing(path) as half:
+            figure.savefig(half, format="png", dpi=120, bbox_inches="tight")
 
 
 # --------------------------------------------------------------------------- flags
@@ -828,6 +861,7 @@ def build_parser():
     parser.add_argument("--max-rows", type=count, default=None, help="ask N questions only, taken evenly from the list")
     parser.add_argument("--force", action="store_true", help="repeat the run though it is finished")
     add_model_flags(parser)
+    add_prompt_flags(parser)
     return parser
 
 

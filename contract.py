@@ -15,22 +15,28 @@ Three rules keep weak-to-strong experiments honest, and each takes a few lines h
 2) A question (group) stays on one side of every split, and the student's rows carry no truth.
 3) A run counts as finished if its results.json holds the same flags, code, inputs and outputs. Any difference repeats
    the run, and one line says which. Files are written beside their place and renamed, so a kill leaves a whole file or
-   none.
+   none. An input that is replaced while a run reads it ends the run.
 
 A user's mistake ends in one line that says where it is and what to do, with exit code 2 (above a wrong flag's line,
-argparse prints the usage). So do a full disk, a folder
-without write permission, and a second run in a folder where one is still writing.
+argparse prints the usage). So do a full disk, a folder without write permission, a second run in a folder where one is
+still writing, and an --out that holds anything but a run. Files may come from anybody: what is printed of them is plain
+text (plain, escape_markdown), and a pipe or a link in a file's place is refused.
 
 Needs   nothing else of this project: numpy, and transformers' models only to save them
 """
 import argparse
 import ast
 import contextlib
+import functools
+import glob
 import hashlib
+import io
 import json
 import os
+import re
 import shlex
 import shutil
+import stat
 import sys
 import tempfile
 import textwrap
@@ -42,20 +48,73 @@ ROOT = os.path.dirname(os.path.abspath(__file__))
 WRITTEN = []                         # paths that this process has written, for the line that Ctrl-C prints
 LAUNCHED = False                     # True in processes that distributed.py started
 LOADED = {}                          # fingerprints of the code that this process runs: {file: 16 hex digits}
+READ = {}                            # {path: fingerprints of all that was read from it} since this run began
+UNFINISHED = "unfinished.tmp"        # a run's folder has this file until the run is complete
+# control characters could colour a terminal, overwrite its lines or reverse its text; they are shown as \x1b, ...
+CONTROLS = {k: f"\\x{k:02x}" for k in [*range(32), *range(127, 160)] if chr(k) not in "\n\t"}
+CONTROLS |= {k: f"\\u{k:04x}" for k in [*range(0x202A, 0x202F), *range(0x2066, 0x206A)]}
+
+
+def plain(text):
+    """
+    A text that does nothing to a terminal but stand there.
+
+    >>> print(plain(chr(27) + "[31mred"))
+    \\x1b[31mred
+    """
+    return str(text).translate(CONTROLS)
+
+
+def escape_markdown(text):
+    """
+    A text that comes from a file, for a cell or line of a Markdown page: it stays text, whatever it holds.
+
+    >>> escape_markdown("a|b <script> ![x](http://y)")
+    'a\\\\|b &lt;script&gt; !\\\\[x\\\\](http://y)'
+    """
+    text = " ".join(plain(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([|`*\[\]])", r"\\\1", text)
+
+
+def fenced_lines(lines):
+    """Lines of any text -> the same as a block of a Markdown page; no line of it can end the block."""
+    text = plain("\n".join(lines))
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return [fence + "text", *text.split("\n"), fence]
 
 
 def fail(message):
     """Print one line that says what is wrong and what to do next, and exit with code 2. Long quotes are cut."""
-    message = " ".join(str(message).split())
+    READ.clear()
+    message = plain(" ".join(str(message).split()))
     print("error: " + (message if len(message) < 1000 else f"{message[:700]} ... {message[-200:]}"), file=sys.stderr)
     raise SystemExit(2)
 
 
 # --------------------------------------------------------------------------- rows and labels
 
+def unique_keys(pairs):
+    """An object_pairs_hook for json: of two values with one key, neither is taken silently."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} occurs twice in one object")
+    return value
+
+
+def parse_json(text):
+    """JSON of any kind -> its value. Raises ValueError; also for double keys, and for halves of an emoji."""
+    value = json.loads(text, object_pairs_hook=unique_keys)
+    if re.search(r"\\u[dD][89a-fA-F]", text):
+        half = re.search("[\ud800-\udfff]", json.dumps(value, ensure_ascii=False))
+        if half:
+            raise ValueError(f"{half[0]!r} is half a character (a lone surrogate)")
+    return value
+
+
 def parse_json_object(text):
     """One JSON object -> dict. Raises ValueError for anything else."""
-    value = json.loads(text)
+    value = parse_json(text)
     if not isinstance(value, dict):
         raise ValueError("not a {...} object")
     return value
@@ -67,20 +126,43 @@ def reporting_read_errors(path):
     try:
         yield
     except OSError as error:
-        fail(f"cannot read {path}: {error.strerror}. Run the command that makes it first")
+        fail(f"cannot read {path}: {error.strerror or error}. Run the command that makes it first")
+
+
+def open_file(path):
+    """
+    Open an ordinary file to read its bytes. Raises OSError for whatever else has its name: a folder, a pipe (reading
+    would wait for ever), a device, a link that leads nowhere.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode) and not os.path.isdir(path):
+        raise OSError(0, "it is no ordinary file", path)
+    return open(path, "rb")                                # of a folder: IsADirectoryError
+
+
+def read_bytes(path):
+    """What a file holds. Its fingerprint is noted, so that a run records what it has read, and not what came after."""
+    with reporting_read_errors(path), open_file(path) as f:
+        data = f.read()
+    READ.setdefault(os.path.realpath(path), set()).add(hashlib.sha256(data).hexdigest()[:16])
+    return data
+
+
+def read_text(path):
+    """A text file in UTF-8 -> str"""
+    try:
+        return read_bytes(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        fail(f"{path} is not UTF-8 (byte {error.start}). Make the file again")
 
 
 def read_jsonl(path):
     """A file of JSON lines -> list of dicts. A broken line is an error that names it."""
     rows = []
-    number = 1
-    with reporting_read_errors(path):
+    for number, line in enumerate(read_bytes(path).split(b"\n"), 1):
         try:
-            with open(path, "rb") as f:
-                for number, line in enumerate(f, 1):
-                    line = line.decode("utf-8-sig" if number == 1 else "utf-8")
-                    if line.strip():
-                        rows.append(parse_json_object(line))
+            line = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            if line.strip():
+                rows.append(parse_json_object(line))
         except (ValueError, RecursionError) as error:
             fail(f"{path}, line {number}: {error}. Make the file again")
     return rows
@@ -88,13 +170,11 @@ def read_jsonl(path):
 
 def read_json(path):
     """A file with one JSON object -> dict; an empty file -> {}."""
-    with reporting_read_errors(path):
-        try:
-            with open(path, encoding="utf-8-sig") as f:
-                text = f.read()
-            return parse_json_object(text) if text.strip() else {}
-        except (ValueError, RecursionError) as error:
-            fail(f"{path}: {error}. Make the file again")
+    text = read_text(path)
+    try:
+        return parse_json_object(text) if text.strip() else {}
+    except (ValueError, RecursionError) as error:
+        fail(f"{path}: {error}. Make the file again")
 
 
 def is_text(value):
@@ -102,12 +182,27 @@ def is_text(value):
     return isinstance(value, str) and bool(value.strip()) and value.encode("utf-8", "ignore").decode() == value
 
 
-def read_rows(task, split, max_rows=None):
+def is_number(value, low, high):
+    """A number of low to high; no truth value, no nan."""
+    return type(value) in (int, float) and low <= value <= high
+
+
+def is_optional_field(key, value):
+    """Does a row's field have the type that the stages rely on? Rows need none of them."""
+    if key in ("question", "answer"):
+        return is_text(value)
+    if key in ("support", "continuation"):                 # a sentence may be missing: ""
+        return isinstance(value, str)
+    return key != "choices" or isinstance(value, list) and all(map(is_text, value))
+
+
+def read_rows(task, split, max_rows=None, may_be_empty=False):
     """
     The rows of one split of data/<task>/, checked: every id once, text everywhere, labels where the split has them
     (train1, test).
 
-    returns   list of dicts {"id", "group", "text", ...}, the first `max_rows` of them
+    may_be_empty   a table with few true labels or none (data/own/prepare.py) has no train1, valid or test
+    returns        list of dicts {"id", "group", "text", ...}, the first `max_rows` of them
     """
     path = os.path.join(ROOT, "data", task, split + ".jsonl")
     if not os.path.exists(path):
@@ -121,13 +216,17 @@ def read_rows(task, split, max_rows=None):
         for key in ("id", "group", "text"):
             if not is_text(row.get(key)):
                 fail(f"{path}, line {number}: no {key!r} (a non-empty string of valid Unicode)")
+        wrong = [key for key, value in row.items() if not is_optional_field(key, value)]
+        if wrong:
+            fail(f"{path}, line {number}, id {row['id']!r}: {wrong[0]!r} must be "
+                 f"{'a list of texts' if wrong[0] == 'choices' else 'a text'}, not {str(row[wrong[0]])[:60]!r}")
         if row["id"] in seen:
             fail(f"{path}, line {number}: id {row['id']!r} occurs twice")
         if split in ("train1", "test") and row.get("label") not in (0, 1):
             fail(f"{path}, line {number}, id {row['id']!r}: the label must be 0 or 1, not {row.get('label')!r}")
         seen.add(row["id"])
-    if not rows:
-        fail(f"{path} is empty. Make it again with prepare.py")
+    if not rows and not may_be_empty:
+        fail(f"{path} is empty. Make it again with prepare.py; this step needs rows of your own table with true labels")
     return rows[:max_rows]
 
 
@@ -145,30 +244,37 @@ def read_task(task):
     """
     folder = os.path.join(ROOT, "data", task)
     split_of = {}
-    for split in ("train1", "train2", "valid", "test"):
-        for row in read_rows(task, split):
+    names = ("train1", "train2", "valid", "test")
+    rows_of = {split: read_rows(task, split, may_be_empty=split != "train2") for split in names}
+    spec = read_json(os.path.join(folder, "task.json"))
+    counts = spec["splits"] if isinstance(spec.get("splits"), dict) else {}
+    for split, rows in rows_of.items():
+        made = counts[split].get("rows") if isinstance(counts.get(split), dict) else None
+        if made not in (None, len(rows)):
+            print(f"note: data/{task}/{split}.jsonl has {len(rows):,} rows, but {made} when it was made (task.json)")
+        for row in rows:
             if split_of.setdefault(row["group"], split) != split:
                 fail(f"data/{task}: group {row['group']!r} is in {split_of[row['group']]} and in {split}; "
                      "a question must stay in one split. Run prepare.py again")
-    words = read_json(os.path.join(folder, "task.json")).get("label_words", [" no", " yes"])
-    if not (isinstance(words, list) and len(words) == 2 and all(isinstance(word, str) for word in words)):
-        fail(f"data/{task}/task.json: label_words must be two strings, for no and yes, not {words!r}")
+    words = spec.get("label_words", [" no", " yes"])
+    if not (isinstance(words, list) and len(words) == 2 and all(map(is_text, words))):
+        fail(f"data/{task}/task.json: label_words must be two texts, for no and yes, not {words!r}")
     names = ("train1.jsonl", "train2.jsonl", "valid.jsonl", "test.jsonl", "task.json")
     return [os.path.join(folder, name) for name in names], words
 
 
 def is_soft_label(pair):
     """[p_no, p_yes]: two numbers of 0 to 1 that sum to 1."""
-    return (isinstance(pair, list) and len(pair) == 2 and all(type(p) in (int, float) and 0 <= p <= 1 for p in pair)
+    return (isinstance(pair, list) and len(pair) == 2 and all(is_number(p, 0, 1) for p in pair)
             and abs(sum(pair) - 1) < 0.01)
 
 
-def read_labels(folder, rows):
+def read_labels(folder, rows, gaps=False):
     """
     The soft labels of a supervisor's folder for these rows, joined by id.
 
     labels.jsonl: {"id": "...", "soft_label": [0.38, 0.62]}   ->   (N, 2) float32, in the order of `rows`
-    A missing, double or malformed id is an error that names it.
+    A missing, double or malformed id is an error that names it. With gaps=True a row without a label is nan, nan.
     """
     path = os.path.join(folder, "labels.jsonl")
     if not os.path.exists(path):
@@ -187,20 +293,23 @@ def read_labels(folder, rows):
                  f"sum to 1, not {str(pair)[:60]}")
         labels[name] = pair
     missing = [row["id"] for row in rows if row["id"] not in labels]
-    if missing:
+    if missing and not gaps:
         fail(f"{path} has no label for {len(missing):,} of {len(rows):,} rows, first {missing[0]!r}. "
              "Made from another split or task, or with other --max-rows?")
-    return np.array([labels[row["id"]] for row in rows], dtype=np.float32)
+    nothing = [float("nan")] * 2
+    return np.array([labels.get(row["id"], nothing) for row in rows], dtype=np.float32).reshape(-1, 2)
 
 
 # --------------------------------------------------------------------------- writing
 
 @contextlib.contextmanager
 def catch_write_errors(path):
-    """A full disk, a missing permission or a taken name ends in one line. Libraries raise errors of their own there."""
+    """A full disk, a missing permission or a taken name ends in one line. Any other error passes."""
     try:
         yield
     except Exception as error:
+        if not isinstance(error, OSError) and "os error" not in str(error):    # as safetensors and tokenizers say it
+            raise
         reason = getattr(error, "strerror", None) or error
         fail(f"cannot write to {path}: {reason}. Make room, or choose another place (--out)")
 
@@ -235,27 +344,59 @@ def lock_folder(folder):
         os.close(handle)
 
 
-def write_file(path, text):
-    """Write beside the place and rename: the file is there whole, or as it was before."""
-    with catch_write_errors(path):
-        with open(path + ".tmp", "w", encoding="utf-8") as f:
-            f.write(text)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(path + ".tmp", path)
+def note_written(path):
+    """A file of this process's own is whole; what was read from its predecessor no longer counts."""
     WRITTEN.append(path)
+    READ.pop(os.path.realpath(path), None)
+
+
+def remove_any(path):
+    """A file, a link or a folder goes; what a link leads to stays."""
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    elif os.path.lexists(path):
+        os.remove(path)
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """
+    `with replacing(path) as half:` write a file or folder beside its place, and rename it at the end of the block: it
+    is there whole, or as it was before. A link in either place is replaced and not followed.
+    """
+    half = path + ".tmp"
+    with catch_write_errors(path):
+        remove_any(half)
+        yield half
+        if os.path.isdir(half):
+            remove_any(path)
+        os.replace(half, path)
+    note_written(path)
+
+
+def write_file(path, text):
+    """Write a text file as `replacing` does."""
+    with replacing(path) as half, open(half, "x", encoding="utf-8") as f:
+        f.write(text)
+        f.flush()
+        os.fsync(f.fileno())
 
 
 def append_file(path, text):
-    """Add whole lines to the end of a file that is read back line by line."""
-    with catch_write_errors(path), open(path, "a", encoding="utf-8") as f:
-        f.write(text)
-        f.flush()
-    WRITTEN.append(path)
+    """Add whole lines to the end of a file that is read back line by line. A link is not followed."""
+    with catch_write_errors(path):
+        if os.path.islink(path):
+            raise OSError(0, "it is a link")
+        with open(path, "a", encoding="utf-8") as f:
+            f.write(text)
+            f.flush()
+    note_written(path)
 
 
 def discard_results(folder):
     """An older run's scores and flags go before its labels or checkpoint are replaced: they would belong to no run."""
+    if all(os.path.exists(os.path.join(folder, name)) for name in ("results.json", "config.json")):
+        mark_unfinished(folder)
     for name in ("results.json", "config.json"):
         path = os.path.join(folder, name)
         if os.path.exists(path):
@@ -288,16 +429,10 @@ def save_checkpoint(folder, model, tokenizer, weights=None):
 
     weights   a state dict to save in place of the model's own (distributed.py puts one together)
     """
-    target = os.path.join(folder, "checkpoint")
-    half = os.path.join(folder, "checkpoint.tmp")
-    with catch_write_errors(target):
-        shutil.rmtree(half, ignore_errors=True)
+    with replacing(os.path.join(folder, "checkpoint")) as half:
         model.save_pretrained(half, state_dict=weights)
         tokenizer.save_pretrained(half)
         discard_results(folder)
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(half, target)
-    WRITTEN.append(target)
 
 
 def broadcast_object(value):
@@ -328,6 +463,65 @@ def run_folder(name, task, seed):
     return name
 
 
+def labels_folder(name, task, seed):
+    """Where labels lie: in the folder of a run, or in data/<task>/<name>: an annotator of your own table, the truth."""
+    folder = run_folder(name, task, seed)
+    own = os.path.join(ROOT, "data", task, name)
+    is_name = folder != path_name(name)
+    return own if is_name and not os.path.exists(folder) and os.path.isfile(f"{own}/labels.jsonl") else folder
+
+
+def may_have_gaps(folder):
+    """
+    May labels cover a part of the rows? Those of people and of their fusion may, and the truth of a table of your own;
+    those that a model wrote are complete, or from other rows.
+    """
+    if os.path.basename(os.path.realpath(folder)) == "truth":
+        spec = os.path.join(folder, os.pardir, "task.json")
+        splits = read_json(spec).get("splits") if os.path.exists(spec) else None
+        return isinstance(splits, dict) and any("labelled" in str(counts) for counts in splits.values())
+    return not os.path.exists(os.path.join(folder, "results.json")) or read_config(folder).get("role") == "fusion"
+
+
+def is_path(name):
+    """
+    Is a name that is no folder here a mistyped path? Then it must not be looked for on the hub. A hub name is NAME or
+    OWNER/NAME, perhaps with @REVISION, and no folder here is called OWNER.
+
+    >>> [is_path(name) for name in ("gpt2", "Qwen/Qwen2.5-0.5B@main", "./gpt2", "~/gpt2", "a/b/c", "/a", "")]
+    [False, False, True, True, True, True, True]
+    """
+    part = r"[A-Za-z0-9][\w.-]*"
+    is_hub_name = re.fullmatch(rf"{part}(/{part})?(@[\w./-]+)?", name)
+    return not is_hub_name or "/" in name and os.path.isdir(name.split("/")[0])
+
+
+def import_hub():
+    """
+    The package huggingface_hub, which reads these variables when it is first imported: no usage figures are sent, and
+    the user's token only if the user's environment sets HF_HUB_DISABLE_IMPLICIT_TOKEN=0 (for gated models).
+    """
+    os.environ.setdefault("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    import huggingface_hub
+    return huggingface_hub
+
+
+@functools.cache
+def hub_commit(name):
+    """
+    The commit that a hub name (perhaps with @REVISION) means, the same until this process ends. Without a network, or
+    with HF_HUB_OFFLINE=1, it is the one in the cache. None if neither has it.
+    """
+    hub = import_hub()
+    repo, _, revision = name.partition("@")
+    try:
+        return hub.HfApi().model_info(repo, revision=revision or None, timeout=5).sha
+    except Exception:                                      # whatever a network makes it raise
+        path = hub.try_to_load_from_cache(repo, "config.json", revision=revision or None)
+        return os.path.basename(os.path.dirname(path)) if isinstance(path, str) else None
+
+
 def model_folder(name):
     """
     tiny-4 -> data/tinyworld/models/tiny-4 (the shipped models have short names); the folder of a run -> its checkpoint;
@@ -337,7 +531,12 @@ def model_folder(name):
     name = path_name(name)
     if os.path.isdir(os.path.join(name, "checkpoint")):
         return os.path.join(name, "checkpoint")
-    if os.path.isdir(name) or not name.startswith("tiny-") or "/" in name:
+    if os.path.isdir(name):
+        return name
+    if not name.startswith("tiny-") or "/" in name:
+        if is_path(name):
+            fail(f"no model's folder at {name!r}. Give a folder that is there, a run's, a shipped model, or a hub name "
+                 "such as Qwen/Qwen2.5-0.5B")
         return name
     if not os.path.isdir(os.path.join(models, name)):
         shipped = sorted(n for n in os.listdir(models) if n.startswith("tiny-")) if os.path.isdir(models) else []
@@ -345,20 +544,49 @@ def model_folder(name):
     return os.path.join(models, name)
 
 
+def model_files(folder):
+    """
+    The files of a model's folder that decide what it computes: weights, configuration, code, and everything that makes
+    the tokenizer (vocab.json, merges.txt, spiece.model, chat templates, ...). -> names, sorted
+    """
+    endings = (".safetensors", ".json", ".txt", ".model", ".tiktoken", ".vocab", ".bpe", ".jinja", ".py")
+    names = [*os.listdir(folder), *glob.glob("additional_chat_templates/*", root_dir=folder)]
+    return sorted(name for name in names if name.endswith(endings))
+
+
 def fingerprint(path):
-    """16 hex digits of what a file or a model's folder holds; a hub name is its own fingerprint."""
+    """16 hex digits of what a file or a model's folder holds. Of a hub name: its commit, if it can be known."""
     if not os.path.exists(path):
-        return path
+        return path if is_path(path) else hub_commit(path) or path
     digest = hashlib.sha256()
-    names = [path]
-    if os.path.isdir(path):
-        relevant = (".safetensors", "config.json", "tokenizer.json", ".jinja")
-        names = [os.path.join(path, name) for name in sorted(os.listdir(path)) if name.endswith(relevant)]
-    for name in names:
-        with open(name, "rb") as f:
-            while block := f.read(1 << 20):
-                digest.update(block)
+    with reporting_read_errors(path):
+        is_folder = os.path.isdir(path)
+        for name in model_files(path) if is_folder else [""]:
+            with open_file(os.path.join(path, name) if is_folder else path) as f:
+                if is_folder:
+                    digest.update(f"{name} {os.fstat(f.fileno()).st_size}\n".encode("utf-8", "surrogateescape"))
+                while block := f.read(1 << 20):
+                    digest.update(block)
     return digest.hexdigest()[:16]
+
+
+def input_fingerprint(name):
+    """fingerprint of one of a run's config["inputs"]: a path from ROOT, or a hub name"""
+    path = os.path.join(ROOT, name)
+    return fingerprint(path if os.path.exists(path) or is_path(name) else name)
+
+
+def check_unchanged(inputs, at_end=False):
+    """
+    Results must not stand beside fingerprints of other files than those that they were made from. If an input was
+    replaced between its reading and its fingerprint, or since then (at_end): an error
+
+    inputs   {path from ROOT: fingerprint}
+    """
+    for name, digest in inputs.items():
+        was_read = READ.get(os.path.realpath(os.path.join(ROOT, name)), {digest})
+        if was_read != {digest} or at_end and digest != input_fingerprint(name):
+            fail(f"{name} was changed while this run was working with it. Start the same command again")
 
 
 def normalize_code(source):
@@ -441,6 +669,41 @@ def typed_flags(parser, args):
     return " ".join(words)
 
 
+def is_run_folder(folder):
+    """Is this the folder of a run, finished (it holds a run's configuration) or not (it holds UNFINISHED)?"""
+    if os.path.exists(os.path.join(folder, UNFINISHED)):
+        return True
+    for name in ("results.json", "config.json"):
+        try:
+            with open_file(os.path.join(folder, name)) as f:
+                found = json.load(f)
+            config = found.get("config", found)
+            if isinstance(config["inputs"], dict):         # a model's config.json has no inputs
+                return True
+        except (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError):
+            continue
+    return False
+
+
+def check_out(name, folder, sources):
+    """
+    --out: a run writes into a folder that is absent, empty or a run's, and never over what it reads. Anything else is
+    refused before any work. name: as typed; sources: files and folders that the run reads, or hub names
+    """
+    overwrites = not is_text(name) or name.rstrip("/") in ("", ".", "..")
+    if not overwrites:
+        real = os.path.realpath(folder)
+        found = [os.path.realpath(source) for source in sources if os.path.exists(source)]
+        overwrites = any(source == real or source.startswith(real + os.sep) for source in found)
+    if overwrites:
+        fail(f"--out {name!r} would overwrite what this run reads, or is no name; choose another")
+    with catch_write_errors(folder):
+        names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    if names and not is_run_folder(folder):
+        fail(f"--out {name!r}: {os.path.relpath(folder)} holds {names[0]} and is no run's folder, so nothing is "
+             "written there. Choose another --out, or remove that folder")
+
+
 def describe_run(stage_file, parser, args, identity, inputs, sources=()):
     """
     Where a run goes, and everything that its results depend on. Nothing is written yet.
@@ -458,23 +721,48 @@ def describe_run(stage_file, parser, args, identity, inputs, sources=()):
     if torchrun and not LAUNCHED:
         fail(f"for several processes:  torchrun --nproc-per-node N distributed.py {os.path.basename(stage_file)} FLAGS")
     folder = run_folder(args.out, identity["task"], args.seed)
-    is_name = is_text(args.out) and args.out.rstrip("/") not in ("", ".", "..")
-    if not is_name or os.path.realpath(folder) in map(os.path.realpath, sources):
-        fail(f"--out {args.out!r} would overwrite what this run reads, or is no name; choose another")
+    check_out(args.out, folder, [*inputs, *sources])
     flags = typed_flags(parser, args) or "(all flags at their defaults)"
     print(f"{os.path.basename(stage_file)} {flags} -> {os.path.relpath(folder)}")
     config = {key: identity[key] for key in sorted(identity) if key not in ("out", "device", "force")}
     config["inputs"] = {}
     for path in inputs:
-        config["inputs"][os.path.relpath(path, ROOT) if os.path.exists(path) else path] = fingerprint(path)
+        digest = fingerprint(path)
+        config["inputs"][os.path.relpath(path, ROOT) if os.path.exists(path) else path] = digest
+        note_if_edited(path, digest)
+    check_unchanged(config["inputs"])
     config["code"] = loaded_code(stage_file)
     return folder, config
 
 
+def digest_results(results):
+    """16 hex digits of everything in a results.json but its duration: an edited number is noticed."""
+    kept = {key: value for key, value in results.items() if key not in ("digest", "seconds")}
+    return hashlib.sha256(json.dumps(json.loads(json.dumps(kept)), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def read_results(folder):
+    """The results.json of a finished run -> dict. One that was changed since is an error that names it."""
+    path = os.path.join(folder, "results.json")
+    results = read_json(path)
+    if results.get("digest", digest_results(results)) != digest_results(results):
+        fail(f"{os.path.relpath(path)} was changed since its run ended. Repeat its command with --force")
+    return results
+
+
 def output_fingerprints(folder):
     """Fingerprints of what a finished run left, so that a damaged or missing file is noticed and made again."""
-    paths = {name: os.path.join(folder, name) for name in ("labels.jsonl", "checkpoint")}
+    paths = {name: os.path.join(folder, name) for name in ("labels.jsonl", "samples.jsonl", "checkpoint")}
     return {name: fingerprint(path) if os.path.exists(path) else None for name, path in paths.items()}
+
+
+def note_if_edited(path, digest):
+    """Print a note if an input is another run's output, and was changed since that run ended."""
+    results = os.path.join(os.path.dirname(path), "results.json")
+    if os.path.basename(path) in ("labels.jsonl", "checkpoint") and os.path.exists(results):
+        outputs = read_json(results).get("outputs")
+        if isinstance(outputs, dict) and outputs.get(os.path.basename(path)) not in (None, digest):
+            print(f"note: {os.path.relpath(path)} was changed since its run ended")
 
 
 def what_differs(old, new):
@@ -502,13 +790,15 @@ def finished_line(folder, config):
     if not os.path.exists(path):
         return None
     try:
-        with open(path, encoding="utf-8") as f:
+        with open_file(path) as f:
             finished = json.load(f)
         line = str(finished["line"])
         old = dict(finished["config"])
         outputs = finished["outputs"]
+        if finished.get("digest", digest_results(finished)) != digest_results(finished):
+            raise ValueError
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        print(f"note: {os.path.relpath(path)} cannot be read; the stage runs again")
+        print(f"note: {os.path.relpath(path)} is damaged; the stage runs again")
         return None
     difference = what_differs(old, config)
     if difference:
@@ -525,21 +815,33 @@ def is_finished(folder, config, force=False):
     """Is the run of this configuration complete already? Then its last line is printed again."""
     line = broadcast_object(None if force else finished_line(folder, config))
     if line is not None:
+        READ.clear()
         print(f"{line}\nalready done: {os.path.relpath(os.path.join(folder, 'results.json'))} (--force repeats it)")
     return line is not None
 
 
+@contextlib.contextmanager
 def open_run(folder):
     """
     `with open_run(folder):` around a run's work. The folder is made and locked; an older run in it stays whole until
     the new one writes its checkpoint or labels.
     """
-    return lock_folder(folder)
+    with lock_folder(folder):
+        if not os.path.exists(os.path.join(folder, "results.json")):
+            mark_unfinished(folder)
+        yield
+
+
+def mark_unfinished(folder):
+    """A run that is killed leaves a folder that the same command recognises as a run's."""
+    path = os.path.join(folder, UNFINISHED)
+    with catch_write_errors(path):
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)))
 
 
 def read_config(folder):
     """The configuration of a finished run; {} if its results.json holds none."""
-    config = read_json(os.path.join(folder, "results.json")).get("config")
+    config = read_results(folder).get("config")
     return config if isinstance(config, dict) else {}
 
 
@@ -558,10 +860,14 @@ def write_results(folder, config, device, started, line, **results):
     import transformers
     versions = {"python": sys.version.split()[0], "torch": torch.__version__, "transformers": transformers.__version__}
     seconds = round(time.time() - started, 1)
+    check_unchanged(config["inputs"], at_end=True)
     results = {"config": config, "line": line, "seed": config["seed"], **results, "seconds": seconds, "device": device,
                "versions": versions, "outputs": output_fingerprints(folder)}
+    results["digest"] = digest_results(results)
     write_file(os.path.join(folder, "config.json"), json.dumps(config, indent=1))
     write_file(os.path.join(folder, "results.json"), json.dumps(results, indent=1))
+    READ.clear()
+    remove_any(os.path.join(folder, UNFINISHED))
     print(f"{line}\nwrote {os.path.relpath(folder)}")
 
 
@@ -589,6 +895,43 @@ def add_run_flags(parser, out, task="tinyworld"):
     parser.add_argument("--force", action="store_true", help="repeat the run though it is finished")
 
 
+class PlainOutput(io.TextIOWrapper):
+    """
+    Standard output without control codes (see `plain`): rows, transcripts and names come from files that anybody may
+    have written. A character that the terminal's encoding lacks is shown as "?".
+    """
+
+    def write(self, text):
+        with self.full_disk_is_one_line():
+            return super().write(plain(text))
+
+    def flush(self):
+        with self.full_disk_is_one_line():
+            super().flush()
+
+    @contextlib.contextmanager
+    def full_disk_is_one_line(self):
+        try:
+            yield
+        except BrokenPipeError:                            # the reader has left: see run_script
+            raise
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            fail(f"cannot write to standard output: {error.strerror}")
+
+
+def make_output_plain():
+    """Replace standard output by a PlainOutput."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        out = sys.stdout
+        line_buffering, write_through = out.line_buffering, out.write_through
+        encoding = out.encoding
+        sys.stdout = PlainOutput(out.detach(), encoding, "replace", line_buffering=line_buffering,
+                                 write_through=write_through)
+    if isinstance(sys.stderr, io.TextIOWrapper):
+        sys.stderr.reconfigure(errors="backslashreplace")
+
+
 def stdout_is_closed():
     """python report.py | head -1: has the reader of our output left? Then the rest of the output goes nowhere."""
     try:
@@ -600,7 +943,11 @@ def stdout_is_closed():
 
 
 def run_script(main):
-    """Call a script's main(). Ctrl-C ends in one line that says what was kept, and a closed pipe in none."""
+    """
+    Call a script's main(). Ctrl-C ends in one line that says what was kept, a file that cannot be used in one that
+    names it, and a closed pipe in none.
+    """
+    make_output_plain()
     try:
         try:
             main()
@@ -611,6 +958,16 @@ def run_script(main):
                         "the same command uses them")
             print(f"interrupted: {kept}", file=sys.stderr)
             raise SystemExit(130) from None
+        except OSError as error:                           # a folder that may not be read, a file that vanished, ...
+            if error.filename is None:
+                raise
+            fail(f"cannot use {error.filename}: {error.strerror}")
+        except (MemoryError, RuntimeError) as error:       # torch's error is a RuntimeError
+            reason = (str(error).strip().splitlines() or ["no memory is left"])[0]
+            if not isinstance(error, MemoryError) and "out of memory" not in reason and "allocate memory" not in reason:
+                raise
+            fail(f"out of memory: {reason[:200]}. Try --micro-batch-size 8, which gives the same gradients, then "
+                 "--gradient-checkpointing or --lora 16")
         finally:
             print(end="", flush=True)                      # unlike sys.stdout.flush() it accepts that there is none
     except BrokenPipeError:

@@ -36,6 +36,9 @@ $ python debate.py --mode interaction --show tinyworld-test-animals-lyrebird-leg
 --ensemble needs a --temperature above 0, so that its samples differ. The demonstrations of --shots are gold support
 sentences of other questions.
 
+An assistant or prompted judge with a chat template gets an instruction and answers in a turn; --no-chat-template
+prompts it as a base model. --label-words no,yes are a prompted judge's words, if the task's are not one token each.
+
 Needs   contract.py, metrics.py, models.py, train_weak.py
 Reads   data/<task>/{train1, train2, valid, test}.jsonl: "text"; "question", "answer", "support" where a mode needs them
 Writes  data/<task>/seed<seed>/transcripts/<mode>-<assistant>-<key>/transcripts.jsonl, in blocks: a kill costs one block
@@ -69,14 +72,19 @@ from contract import (
     fail,
     fingerprint,
     is_finished,
+    is_number,
+    is_text,
     lock_folder,
     model_folder,
     normalize_code,
     number,
+    open_file,
     open_run,
-    read_json,
+    parse_json_object,
+    read_bytes,
     read_jsonl,
     read_labels,
+    read_results,
     read_rows,
     read_task,
     reject_damaged,
@@ -91,6 +99,7 @@ from contract import (
 from metrics import all_metrics, correct, format_metrics
 from models import (
     add_model_flags,
+    add_prompt_flags,
     apply_chat_template,
     cut_at_stop,
     generate,
@@ -99,6 +108,7 @@ from models import (
     open_language_model,
     pick_device,
     predict,
+    split_label_words,
     tokenize,
 )
 from train_weak import add_training_flags, train_supervisor
@@ -195,18 +205,48 @@ def speaker_prompt(tokenizer, row, rounds, side, examples=()):
     return apply_chat_template(tokenizer, [f"{INSTRUCTIONS[side]}\n\n{lines}"])[0]
 
 
-def clean_argument(text, side):
+def whole_sentences(text):
     """
-    A generated text -> the argument: without the side's marker in front, up to the next marker, and without a last
-    sentence that the length limit cut off. A full stop inside a number ends no sentence. If no sentence is complete,
-    all of it is kept.
+    A text without a last sentence that the length limit cut off. A full stop inside a number ends no sentence. If no
+    sentence is complete, all of it is kept.
 
-    >>> clean_argument("For: Its density is 19.3 times that of water. Gold al", "for")
+    >>> whole_sentences("Its density is 19.3 times that of water. Gold al")
     'Its density is 19.3 times that of water.'
     """
-    text = cut_at_stop(text.removeprefix(MARKERS[side]), STOPS)
-    whole_sentences = re.match(r"(.*[.!?])(?=\s|$)", text, re.S)
-    return whole_sentences[1] if whole_sentences else text
+    match = re.match(r"(.*[.!?][\"')\]]*)(?=\s|$)", text, re.S)
+    return match[1] if match else text
+
+
+def clean_argument(text, side):
+    """
+    What a base model continued with -> the argument: without the side's marker in front, up to the next marker.
+
+    >>> clean_argument("For: Gold is dense. Against: It", "for")
+    'Gold is dense.'
+    """
+    return whole_sentences(cut_at_stop(text.removeprefix(MARKERS[side]), STOPS))
+
+
+def clean_reply(text, side):
+    """
+    What a chat model replied -> the argument on one line: without Markdown, without words that only announce it, and
+    without the side's marker. It may have several lines.
+
+    >>> clean_reply("Sure! Here is some background knowledge:\\n\\n**Gold** is a d-block metal.", "note")
+    'Gold is a d-block metal.'
+    """
+    lines = []
+    for line in text.replace("**", "").splitlines():
+        line = re.sub(r"^(?:[-*•>#]+|\d+[.)])\s+", "", line.strip())            # the bullet of a list, a heading
+        if line:
+            lines.append(line)
+    greeting = r"(?:sure|certainly|of course|okay|ok|absolutely|great question)\b[!.,:]"
+    while len(lines) > 1 and (lines[0].endswith(":") or re.fullmatch(greeting, lines[0], re.I)):
+        lines.pop(0)
+    text = re.sub(rf"^{greeting}\s*", "", " ".join(lines), flags=re.I)
+    text = re.sub(r"^here(?: is|'s| are)\b[^:.]*:\s*", "", text, flags=re.I).removeprefix(MARKERS[side]).lstrip()
+    others = [" " + MARKERS[other] for other in ("for", "against") if other != side]
+    return whole_sentences(cut_at_stop(text, others))
 
 
 def add_round(rounds, sides, speak):
@@ -262,6 +302,8 @@ def judge_accuracy_by_transcript(rows, rounds, without_help, with_help):
     answers, where stating the fact means more, are also counted by themselves. The dishonest side argues falsely if it
     does not state the fact (some do, by mistake). A false argument wins if the judge's verdict is that side's.
 
+    The control needs no judge: yes if the note states the row's answer. A judge is worth what it has beyond that.
+
     rows (with label), rounds: N each;  without_help (may be None), with_help: (N, 2) soft labels
     returns   {group: {"n": rows, name of a share: share of them}}, without empty groups
     """
@@ -293,6 +335,11 @@ def judge_accuracy_by_transcript(rows, rounds, without_help, with_help):
     add("honest side does not", fact_missing, correct=hits)
     add("honest side states it, answer wrong", stated["honest"] & (labels == 0), correct=hits)
     add("honest side does not, answer wrong", fact_missing & (labels == 0), correct=hits)
+    has_note = all(row_rounds and "note" in row_rounds[0] for row_rounds in rounds)
+    if has_note and all(isinstance(row.get("answer"), str) for row in rows):
+        notes = [" ".join(arguments["note"] for arguments in row_rounds) for row_rounds in rounds]
+        stated_answer = np.array([states(note, row["answer"]) for note, row in zip(notes, rows)])
+        add("yes if the note states the answer", np.ones(len(rows), bool), correct=stated_answer == (labels == 1))
     add("dishonest side states it itself", stated["dishonest"], correct=hits)
     add("false argument", argues_falsely, wins=1 - hits)
     add("false argument, and the fact stated", argues_falsely & stated["honest"], wins=1 - hits)
@@ -313,10 +360,11 @@ def transcripts_identity(rows, pool, args, member, n_rounds):
     Everything that transcripts depend on: flags, rows, the assistant's weights, the templates, and the code that writes
     them. With an edited prompt new ones are written; an edited judge reads the old ones. -> a dict that JSON can hold
     """
-    flags = ("task", "mode", "assistant", "temperature", "seed", "dtype", "max_rows", "shots")
+    flags = ("task", "mode", "assistant", "temperature", "seed", "dtype", "max_rows", "shots", "max_length",
+             "no_chat_template")
     fields = [[row.get(key) for key in ("id", "group", "text", "question")] for row in rows]
-    functions = [coin, sides_of, render_rounds, speaker_text, demonstrations, speaker_prompt, clean_argument, add_round,
-                 generate_round]
+    functions = [coin, sides_of, render_rounds, speaker_text, demonstrations, speaker_prompt, whole_sentences,
+                 clean_argument, clean_reply, add_round, generate_round]
     return {key: vars(args)[key] for key in flags} | {
         "rounds": n_rounds, "member": member, "weights": fingerprint(model_folder(args.assistant)),
         "templates": digest([MARKERS, INSTRUCTIONS, STOPS, MAX_TOKENS, TRIES, BLOCK]),
@@ -349,46 +397,48 @@ def generate_round(assistant, identity, pool, block, rounds, start):
         seed = int(digest([identity["seed"], identity["member"], start, identity["rounds"] - 1, attempt])[:8], 16)
         texts = generate(model, tokenizer, prompts, device, max_length, MAX_TOKENS, stops, temperature=temperature,
                          seed=seed, dtype=identity["dtype"], batch_size=2 * BLOCK)
-        return [clean_argument(text, side) for text, (_, _, side) in zip(texts, turns)]
+        clean = clean_reply if tokenizer.chat_template else clean_argument
+        return [clean(text, side) for text, (_, _, side) in zip(texts, turns)]
     return add_round(rounds, [sides_of(row, identity["mode"], identity["seed"]) for row in block], speak)
 
 
-def is_transcript_of(row_id, line):
-    """Is this a whole line {"id": row_id, "rounds": [{side: argument}, ...]} of a transcript file?"""
+def is_transcript_of(row, line, identity, earlier):
+    """Is this the line that a run with this identity writes about a row, its first rounds those of `earlier`?"""
+    sides = set(sides_of(row, identity["mode"], identity["seed"]))
     try:
-        record = json.loads(line)
-        spoken = [pair for arguments in record["rounds"] for pair in arguments.items()]
-    except (AttributeError, KeyError, TypeError, ValueError):
+        record = parse_json_object(line.decode())
+        whole = all(set(arguments) == sides and all(isinstance(text, str) for text in arguments.values())
+                    for arguments in record["rounds"])
+        return (whole and line.endswith(b"\n") and record["id"] == row["id"]
+                and len(record["rounds"]) == identity["rounds"] and record["rounds"][:-1] == earlier[row["id"]])
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
         return False
-    return (line.endswith(b"\n") and record.get("id") == row_id and isinstance(record["rounds"], list)
-            and all(side in MARKERS and isinstance(argument, str) for side, argument in spoken))
 
 
-def count_whole_blocks(path, ids):
+def count_whole_blocks(path, rows, identity, earlier):
     """
     How much of a transcript file can be kept: its lines up to the first that is incomplete, damaged or not about the
-    next of `ids`, and of those whole blocks only. -> (number of lines to keep, number of lines after them)
+    next of `rows`, and of those whole blocks only. -> (number of lines to keep, number of lines after them)
     """
     if not os.path.exists(path):
         return 0, 0
-    with open(path, "rb") as f:
-        lines = f.readlines()
-    n_kept = 0
-    while n_kept < min(len(ids), len(lines)) and is_transcript_of(ids[n_kept], lines[n_kept]):
-        n_kept += 1
-    if n_kept < len(ids):
-        n_kept -= n_kept % BLOCK
+    lines = read_bytes(path).splitlines(keepends=True)
+    n_whole = 0
+    while n_whole < min(len(rows), len(lines)) and is_transcript_of(rows[n_whole], lines[n_whole], identity, earlier):
+        n_whole += 1
+    n_kept = n_whole if n_whole == len(rows) else n_whole - n_whole % BLOCK
     return n_kept, len(lines) - n_kept
 
 
 def append_missing_blocks(path, identity, pool, rows, earlier, open_assistant):
     """Cut a damaged end off a transcript file, and append the blocks that are missing. earlier: {id: rounds so far}"""
     from tqdm import tqdm
-    n_kept, n_damaged = broadcast_object(count_whole_blocks(path, [row["id"] for row in rows]))
+    config = os.path.join(os.path.dirname(path), "config.json")
+    n_kept, n_damaged = broadcast_object(count_whole_blocks(path, rows, identity, earlier))
     if n_damaged:
-        with open(path, "rb") as f:
-            write_file(path, b"".join(f.readlines()[:n_kept]).decode())
-    write_file(os.path.join(os.path.dirname(path), "config.json"), json.dumps(identity, indent=1))
+        print(f"note: {os.path.relpath(path)} is not whole after line {n_kept}; from there on it is written again")
+        write_file(path, b"".join(read_bytes(path).splitlines(keepends=True)[:n_kept]).decode())
+    write_file(config, json.dumps(identity, indent=1))
 
     def generate_block(start):
         block = rows[start:start + BLOCK]
@@ -404,6 +454,16 @@ def append_missing_blocks(path, identity, pool, rows, earlier, open_assistant):
                 lines.append(json.dumps(record) + "\n")
             append_file(path, "".join(lines))
             bar.update(len(lines))
+    write_file(config, json.dumps({**identity, "file": fingerprint(path)}, indent=1))
+
+
+def finished_fingerprint(folder):
+    """The fingerprint of a finished file of transcripts, from its folder's config.json; None if that is damaged"""
+    try:
+        with open_file(os.path.join(folder, "config.json")) as f:
+            return json.load(f)["file"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 def load_or_generate_transcripts(rows, pool, args, member, n_rounds, earlier, open_assistant):
@@ -418,9 +478,12 @@ def load_or_generate_transcripts(rows, pool, args, member, n_rounds, earlier, op
     folder = os.path.join(run_folder("transcripts", args.task, args.seed), name)
     path = os.path.join(folder, "transcripts.jsonl")
     rows = sorted(rows, key=lambda row: len(row["text"]))                  # little padding
-    if not broadcast_object(count_whole_blocks(path, [row["id"] for row in rows]) == (len(rows), 0)):
+    written = finished_fingerprint(folder)
+    if not broadcast_object(written and count_whole_blocks(path, rows, identity, earlier) == (len(rows), 0)):
         with lock_folder(folder):                          # runs with other judges share it
             append_missing_blocks(path, identity, pool, rows, earlier, open_assistant)
+    elif written != fingerprint(path):
+        print(f"note: {os.path.relpath(path)} was changed since it was written")
     broadcast_object(None)                                 # wait until the first process has written the whole file
     return {record["id"]: record["rounds"] for record in read_jsonl(path)}, path
 
@@ -438,7 +501,7 @@ def transcript_samples(rows, train1, args):
     @functools.cache                                       # once, and only if a text is missing
     def open_assistant():
         device = pick_device(args.device)
-        return (*open_language_model(args.assistant, device, args.trust_remote_code), device)
+        return (*open_language_model(args.assistant, device, args, frozen=True), device)
 
     samples = []
     paths = []
@@ -480,7 +543,8 @@ def finetuned_judge(transcripts, train1, rows, words, args, device, folder):
 
 def prompted_judge(transcripts, rows, words, args, device):
     """The language model without training: yes or no as the next word, from the raw logits. -> (2, N, 2)"""
-    model, tokenizer, max_length = open_language_model(args.model, device, args.trust_remote_code)
+    model, tokenizer, max_length = open_language_model(args.model, device, args, frozen=True)
+    words = split_label_words(args.label_words) or words
     instruction = JUDGE_INSTRUCTION.format(no=words[0].strip(), yes=words[1].strip())
 
     def label_rows(rows):
@@ -529,12 +593,11 @@ def human_judge(transcripts, rows, folder):
     path = os.path.join(folder, "answers.jsonl")
     shown = {row["id"]: digest(row["text"])[:8] for row in rows_with_help(rows, transcripts)}
     answers = {}
-    for record in read_jsonl(path) if os.path.exists(path) else []:
-        try:
-            if record["saw"] == shown.get(record["id"]) and 0 <= record["p_yes"] <= 1:
-                answers[record["id"]] = record
-        except (KeyError, TypeError):
-            fail(f"{os.path.relpath(path)}: {json.dumps(record)} is no answer. Remove this line")
+    for k, record in enumerate(read_jsonl(path) if os.path.exists(path) else [], 1):
+        if not (is_text(record.get("id")) and is_text(record.get("saw")) and is_number(record.get("p_yes"), 0, 1)):
+            print(f"note: {os.path.relpath(path)}, answer {k} is damaged; its question is asked again")
+        elif record["saw"] == shown.get(record["id"]):
+            answers[record["id"]] = record
     for row in [row for row in rows if row["id"] not in answers]:
         print("\n" + "\n".join(format_rounds(row, transcripts[row["id"]])))
         progress = f"[{len(answers) + 1} of {len(rows)}]"
@@ -636,7 +699,7 @@ def transcript_lines(folder, results, row):
 def show_row(args):
     """--show: print one row of a finished run."""
     folder = run_folder(args.out, args.task, args.seed)
-    results = read_json(os.path.join(folder, "results.json"))
+    results = read_results(folder)
     if "transcripts" not in results:
         fail(f"{os.path.relpath(folder)} is no run of debate.py. Make one first:  python debate.py --mode {args.mode} "
              f"--out {args.out}")
@@ -656,6 +719,7 @@ def build_parser():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_run_flags(parser, out="debate")
     add_model_flags(parser, model="tiny-1a")
+    add_prompt_flags(parser)
     add_training_flags(parser, epochs=3)
     parser.add_argument("--mode", default="debate", choices=["none", "interaction", "consultancy", "debate", "support"],
                         help="the help that the judge gets (default: debate)")
@@ -669,6 +733,8 @@ def build_parser():
                         help="of the assistant's sampling; 0: always the likeliest word")
     parser.add_argument("--shots", type=number(int, 0, 100), default=0,
                         help="demonstrations for the assistant (default: 0 for shipped models, else 2)")
+    parser.add_argument("--label-words", default="",
+                        help="of a prompted judge, for no and yes, as in no,yes (default: those of task.json)")
     parser.add_argument("--supervisor", default="",
                         help="folder of the judge without help, to compare with (default: weak, else none, if there)")
     parser.add_argument("--show", default="", metavar="ID", help="print one row of a finished run, and nothing else")
@@ -703,6 +769,8 @@ def check_args(args, train1, rows, supervisor):
     if args.ensemble > 1 and (args.temperature == 0 or args.judge == "human" or args.mode in ("none", "support")):
         fail("--ensemble needs help that differs from sample to sample: --temperature above 0, no human, "
              "not --mode none or support")
+    if split_label_words(args.label_words) and args.judge != "prompted":
+        fail("--label-words is for --judge prompted, which answers in words")
     key = {"interaction": "question", "support": "support"}.get(args.mode)
     lacking = [row["id"] for row in train1 + rows if key and not isinstance(row.get(key), str)]
     if lacking:
@@ -723,6 +791,8 @@ def main(argv=None):
     train1, *others = (read_rows(args.task, split, args.max_rows) for split in ("train1", "train2", "valid", "test"))
     rows = without_labels([row for split in others for row in split])
     supervisor = supervisor_folder(args)
+    if supervisor is None and args.mode != "none":
+        print("note: there is no finished run weak or none, so the gain over a judge without help is not measured")
     check_args(args, train1, rows, supervisor)
     sources = [supervisor] if supervisor else []
     inputs = [*files, *(os.path.join(source, "labels.jsonl") for source in sources)]

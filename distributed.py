@@ -182,33 +182,33 @@ def shard_model(model, device):
     return model
 
 
-def open_empty(name, kind, remote_code, **config_changes):
+def open_empty(name, kind, flags, **config_changes):
     """models.open_checkpoint without the weights: a model on device "meta"."""
     import torch
     import transformers
     transformers.logging.set_verbosity_error()
     try:
-        tokenizer, config, max_length = models.open_config(name, remote_code, **config_changes)
+        tokenizer, config, max_length = models.open_config(name, flags, **config_changes)
+        models.add_classifier_class(config)
         with torch.device("meta"):
-            model = getattr(transformers, kind).from_config(config, dtype=torch.float32, trust_remote_code=remote_code)
+            model = getattr(transformers, kind).from_config(config, dtype=torch.float32,
+                                                            trust_remote_code=models.trusts_code(flags))
     except Exception as error:                             # process 0 meets the same error, and says more about it
         contract.fail(f"process {RANK}: cannot load model {name!r} ({type(error).__name__})")
-    return model.eval(), tokenizer, max_length
+    return model.eval(), tokenizer, min(max_length, models.count_positions(model))
 
 
-def load_classifier(name, head, words, device, remote_code=False):
+def load_classifier(name, head, words, device, flags=None):
     """Replaces models.load_classifier: process 0 reads the weights, and every process gets its part of them."""
     kind = "AutoModelForSequenceClassification"
     if RANK == 0:
-        model, tokenizer, max_length = models.open_checkpoint(name, kind, "cpu", remote_code, num_labels=2)
+        model, tokenizer, max_length = models.open_checkpoint(name, kind, "cpu", flags, num_labels=2)
+        if models.needs_head(model) and head != "random":
+            rows = models.label_word_rows(model, name, models.label_word_ids(tokenizer, words), flags)
+            set_weight(model.score.weight, rows)
     else:
-        model, tokenizer, max_length = open_empty(name, kind, remote_code, num_labels=2)
-    model = shard_model(model, device)
-    if models.needs_head(model) and head != "random":
-        ids = models.label_word_ids(tokenizer, words)
-        rows = models.label_word_rows(name, ids, "cpu", remote_code) if RANK == 0 else None
-        set_weight(model.score.weight, broadcast_object(rows).to(device))
-    return model, tokenizer, max_length
+        model, tokenizer, max_length = open_empty(name, kind, flags, num_labels=2)
+    return shard_model(model, device), tokenizer, max_length
 
 
 def local(tensor):
@@ -323,7 +323,7 @@ def replace_functions():
     contract.broadcast_object = broadcast_object
     contract.save_checkpoint = save_checkpoint
     if RANK:
-        for name in ("write_file", "append_file", "write_labels", "write_results"):
+        for name in ("write_file", "append_file", "write_labels", "write_results", "mark_unfinished"):
             setattr(contract, name, lambda *args, **kwargs: None)
         contract.lock_folder = lambda folder: contextlib.nullcontext()
     for function in (pick_device, load_classifier, forward_all, map_in_order,

@@ -18,7 +18,9 @@ fused labels.
              loglik              weights under which the mixture gives held-out labels the greatest likelihood
              bma                 Bayesian model averaging: the probability that each member is the right one
              dawid-skene         needs no truth: members that agree with the others are reliable
-                                 (default of boosting: its own weights or steps)
+             bayes               Bayes' rule, with each member's errors on held-out labels
+             samme               adaboost's weights on the verdicts, as its algorithm says. By default it mixes the
+                                 soft labels with the same weights; gradient boosting has its own steps
     --calibrate                  divides each member's log odds by a temperature before the fusion
 
 $ python train_weak.py                                          # a single supervisor, to compare with
@@ -29,6 +31,11 @@ $ python ensemble.py --by models --members 3 --out models       # --models tiny-
 $ python ensemble.py --method adaboost --out adaboost --supervisor models      # compared with models, not with weak
 $ python train_strong.py --labels models --ceiling ceiling --out student-models
 
+--supervisors fuses labels that were not made here, and nothing is trained. Annotators may label some rows only. A
+reliability table shows the errors of each; with true labels in train1, --calibrate, bayes, loglik and bma use them:
+
+$ python ensemble.py --task tickets --supervisors ann,bob,rule --combine dawid-skene --out fused     # or: all
+
 Epochs, the number of members used, weights and temperatures are chosen on rows of train1 that a member was not trained
 on: those outside its bag, or the tenth that train_weak.py holds out too. The authors' code chooses on test.
 
@@ -36,6 +43,7 @@ Needs   contract.py, metrics.py, models.py, train_weak.py
 Reads   data/<task>/train1.jsonl with its labels; the texts of train2, valid and test; test's labels after all choices
 Writes  data/<task>/seed<seed>/ensemble/{config.json, labels.jsonl, results.json}: a supervisor's folder without a
         checkpoint. labels.jsonl also has the members' disagreement on each row.
+        With --supervisors only the rows that somebody labelled.
         data/<task>/seed<seed>/members-.../member-<k>/{checkpoint/, labels.jsonl, member.json}: each member is trained
         once for all fusions and sizes. It takes the disk space of its checkpoint (tiny-1a 3.6 MB, gpt2 0.5 GB).
 
@@ -57,11 +65,15 @@ from contract import (
     describe_run,
     fail,
     is_finished,
+    labels_folder,
     lock_folder,
+    may_have_gaps,
     model_folder,
     number,
+    open_file,
     open_run,
     output_fingerprints,
+    read_json,
     read_labels,
     read_rows,
     read_task,
@@ -73,7 +85,17 @@ from contract import (
     write_labels,
     write_results,
 )
-from metrics import accuracy, all_metrics, check_comparison, clustered_se, correct, format_metrics, paired_gain, sigmoid
+from metrics import (
+    accuracy,
+    all_metrics,
+    check_comparison,
+    clustered_se,
+    correct,
+    format_metrics,
+    label_warnings,
+    paired_gain,
+    sigmoid,
+)
 from models import add_model_flags, classify, load_classifier, pick_device, predict, restore_weights, tokenize
 from train_weak import (
     add_training_flags,
@@ -85,6 +107,8 @@ from train_weak import (
     soft_xent,
     split_held_out,
 )
+
+FEWEST_TO_CALIBRATE = 10             # true labels; a temperature from fewer is chance
 
 # --------------------------------------------------------------------------- fusion
 #
@@ -137,19 +161,23 @@ def apply_temperature(probs, temperatures):
     return np.stack([1 - p_yes, p_yes], -1)
 
 
-def disagreement(probs):
+def disagreement(probs, mask=1.0):
     """
     The entropy of the members' mean minus the mean of their entropies: the mutual information of label and member, in
     nats, 0 to ln 2. Large where members contradict each other, 0 where they agree. (M, N, 2) -> (N,)
+
+    mask   (M, N) 1 where a member has labelled the row
 
     >>> disagreement([[[0.0, 1.0]], [[1.0, 0.0]]]).round(3), disagreement([[[0.5, 0.5]], [[0.5, 0.5]]])
     (array([0.693]), array([0.]))
     """
     probs = np.asarray(probs, float)
+    weights = np.broadcast_to(np.asarray(mask, float), probs.shape[:2])
+    weights = weights / weights.sum(0)
 
     def entropy(q):
         return -(q * np.log(np.clip(q, 1e-12, 1))).sum(-1)
-    return np.maximum(entropy(probs.mean(0)) - entropy(probs).mean(0), 0)
+    return np.maximum(entropy((weights[..., None] * probs).sum(0)) - (weights * entropy(probs)).sum(0), 0)
 
 
 def loglik_weights(q, oob_mask, rounds=200):
@@ -188,29 +216,45 @@ def bma_weights(q, oob_mask):
     return w / w.sum()
 
 
-def dawid_skene(votes):
+def reliability(votes, truth, mask=1.0):
+    """
+    How often each voter is right on either class. All counts start from 1, so that no voter is infallible.
+
+    votes     (M, N) of 0 and 1, 1/2 for a tie; truth (N,) p(yes), known or estimated
+    mask      (M, N) 1 where the voter has voted, 0 where not
+    returns   sensitivity (M,) = P(votes yes | yes), specificity (M,) = P(votes no | no)
+
+    >>> reliability(np.array([[1, 1, 0, 0]]), np.array([1, 1, 1, 0]))                  # (2 + 1) / (3 + 2), (1 + 1) / 3
+    (array([0.6]), array([0.66666667]))
+    """
+    mask = np.broadcast_to(np.asarray(mask, float), votes.shape)
+    sensitivity = ((mask * votes) @ truth + 1) / (mask @ truth + 2)
+    specificity = ((mask * (1 - votes)) @ (1 - truth) + 1) / (mask @ (1 - truth) + 2)
+    return sensitivity, specificity
+
+
+def dawid_skene(votes, mask=1.0):
     """
     The reliability of each voter without any truth (Dawid and Skene 1979): estimate the truth by majority, the voters'
     reliability from it, the truth once more from their reliability, and so on (expectation-maximisation). It assumes
     that errors are independent given the truth. Errors that models share count as knowledge. It needs three voters.
 
-    votes     (M, N) of 0 and 1, 1/2 for a tie
-    returns   (share of yes, sensitivity (M,) = P(votes yes | yes), specificity (M,) = P(votes no | no)). All counts
-              start from 1, so that no voter is infallible
+    votes, mask   as in reliability; a row counts if somebody has voted on it
+    returns       (share of yes, sensitivity (M,), specificity (M,))
 
     >>> share_yes, sensitivity, specificity = dawid_skene([[1, 0] * 20, [1, 0] * 20, [1, 1] * 20])
     >>> round(share_yes, 2), sensitivity.round(2), specificity.round(2)                # the third always votes yes
     (0.5, array([0.95, 0.95, 0.95]), array([0.95, 0.95, 0.05]))
     """
     votes = np.asarray(votes, float)
-    truth = votes.mean(0)                                  # (N,) p(yes)
+    mask = np.broadcast_to(np.asarray(mask, float), votes.shape)
+    votes = votes[:, mask.any(0)]
+    mask = mask[:, mask.any(0)]
+    truth = (mask * votes).sum(0) / mask.sum(0)            # (N,) p(yes): the majority
     for _ in range(200):
-        n_yes = truth.sum()
-        n_no = (1 - truth).sum()
-        share_yes = float((n_yes + 1) / (n_yes + n_no + 2))
-        sensitivity = (votes @ truth + 1) / (n_yes + 2)
-        specificity = ((1 - votes) @ (1 - truth) + 1) / (n_no + 2)
-        truth = posterior(votes, share_yes, sensitivity, specificity)
+        share_yes = float((truth.sum() + 1) / (len(truth) + 2))
+        sensitivity, specificity = reliability(votes, truth, mask)
+        truth = posterior(votes, share_yes, sensitivity, specificity, mask)
     return share_yes, sensitivity, specificity
 
 
@@ -230,30 +274,37 @@ def posterior(votes, share_yes, sensitivity, specificity, oob_mask=1.0):
     return sigmoid(np.log(share_yes / (1 - share_yes)) + (evidence * oob_mask).sum(0))
 
 
-def learn_recipe(fusion, probs, truth, oob_mask, votes, calibrate=False):
+def learn_recipe(fusion, probs, truth, oob_mask, votes, calibrate=False, voted=1.0):
     """
     What a fusion needs to label new rows, a dict of plain numbers: {"combine": "loglik", "weights": [0.4, 0.6]}
 
     probs, truth, oob_mask   (M, N1, 2), (N1,), (M, N1): train1
-    votes                    (M, N2) verdicts on rows without truth (train2, valid), for dawid-skene
+    votes, voted             (M, N2) verdicts on rows without truth (train2, valid), and who gave one: for dawid-skene
     """
     recipe = {"combine": fusion}
     held = oob_mask[0]                                     # boosting: the same rows for every member
+    enough = oob_mask.sum(1) >= FEWEST_TO_CALIBRATE        # an annotator may have labelled next to no row of train1
     weights = [1 / len(probs)] * len(probs)
     if fusion == "gradient":
         return recipe | {"steps": gradient(log_odds(probs) / 4, truth, held)[0]}
     if fusion == "gradient-released":
         return recipe | {"steps": weights}
     if calibrate:
-        recipe["temperatures"] = [temperature(p[oob], truth[oob]) for p, oob in zip(probs, oob_mask)]
+        recipe["temperatures"] = [temperature(p[oob], truth[oob]) if is_enough else 1.0
+                                  for p, oob, is_enough in zip(probs, oob_mask, enough)]
         probs = apply_temperature(probs, recipe["temperatures"])
+    if fusion == "bayes":
+        share_yes = (truth.sum() + 1) / (len(truth) + 2)
+        sensitivity, specificity = reliability(correct(probs[..., 1], 1), truth, oob_mask)
+        return recipe | {"share_yes": float(share_yes), "sensitivity": sensitivity.tolist(),
+                         "specificity": specificity.tolist()}
     if fusion == "dawid-skene" and len(probs) >= 3:
-        share_yes, sensitivity, specificity = dawid_skene(votes)
+        share_yes, sensitivity, specificity = dawid_skene(votes, voted)
         return recipe | {"share_yes": share_yes, "sensitivity": sensitivity.tolist(),
                          "specificity": specificity.tolist()}
     if fusion == "dawid-skene":
         recipe["combine"] = "vote"                         # of two voters, either may be the wrong one
-    elif fusion == "adaboost":                             # the only weights that come from training rows
+    elif fusion in ("adaboost", "samme"):                  # the only weights that come from training rows
         alphas = adaboost(misclassified(probs, truth, ~held))[0]
         weights = alphas if any(alphas) else weights       # none is better than a coin: equal weights
     elif fusion in ("loglik", "bma"):
@@ -273,14 +324,14 @@ def combine(probs, recipe, oob_mask=None):
     oob_mask = np.ones(probs.shape[:2]) if oob_mask is None else np.asarray(oob_mask, float)
     probs = apply_temperature(probs, recipe.get("temperatures"))
     votes = correct(probs[..., 1], 1)                      # 1, 0, or 1/2 for a tie
-    if recipe["combine"] == "dawid-skene":
+    if recipe["combine"] in ("dawid-skene", "bayes"):
         p_yes = posterior(votes, recipe["share_yes"], recipe["sensitivity"], recipe["specificity"], oob_mask)
     elif "steps" in recipe:                                # gradient boosting
         total = np.tensordot(np.asarray(recipe["steps"], float), log_odds(probs) / 4, 1)
         p_yes = sigmoid(total) if recipe["combine"] == "gradient" else np.clip(0.5 + total, 0, 1)
     else:
         weights = np.asarray(recipe["weights"], float)[:, None] * oob_mask
-        values = votes if recipe["combine"] == "vote" else probs[..., 1]
+        values = votes if recipe["combine"] in ("vote", "samme") else probs[..., 1]
         p_yes = (weights * values).sum(0) / np.maximum(weights.sum(0), 1e-300)
     p_yes = np.where(oob_mask.any(0), p_yes, np.nan)
     return np.stack([1 - p_yes, p_yes], -1)
@@ -451,19 +502,33 @@ def member_score(probs, targets):
 # --------------------------------------------------------------------------- train the members
 
 
+def count_layers(model):
+    """How many blocks a model has (a configuration for texts and images has one of its own for each)."""
+    return model.config.get_text_config().num_hidden_layers
+
+
 def truncate_layers(model, keep):
     """Keep the first `keep` blocks and the final norm, in place: an ordinary, smaller transformers model."""
     import torch
-    config = model.config
-    for name, blocks in model.base_model.named_modules():
-        if isinstance(blocks, torch.nn.ModuleList) and len(blocks) == config.num_hidden_layers:
-            parent, _, leaf = name.rpartition(".")
-            setattr(model.base_model.get_submodule(parent), leaf, blocks[:keep])
-            config.num_hidden_layers = keep
-            if getattr(config, "layer_types", None):
-                config.layer_types = config.layer_types[:keep]
-            return
-    fail("--by layers: this model does not keep its blocks in one list; take another --by")
+    config = model.config.get_text_config()
+    found = [(name, blocks) for name, blocks in model.base_model.named_modules()
+             if isinstance(blocks, torch.nn.ModuleList) and len(blocks) == config.num_hidden_layers]
+    if not found:
+        fail("--by layers: this model does not keep its blocks in one list; take another --by")
+    name, blocks = found[0]
+    parent, _, leaf = name.rpartition(".")
+    setattr(model.base_model.get_submodule(parent), leaf, blocks[:keep])
+    kinds = (getattr(config, "layer_types", None) or ["attention"])[:keep]
+    try:
+        config.num_hidden_layers = keep
+        if getattr(config, "layer_types", None):
+            config.layer_types = kinds
+        type(model.config).from_dict(model.config.to_dict())               # would it open again?
+    except (AttributeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        fail(f"--by layers: {config.model_type} with {keep} layers is no model ({reason}); take another --by")
+    if not any("attention" in kind and "linear" not in kind for kind in kinds):
+        fail(f"--by layers: the first {keep} layers of {config.model_type} are all recurrent; take another --by")
 
 
 def mask_head(model, rng):
@@ -503,9 +568,9 @@ def load_member(k, words, args, device):
     names = checkpoint_names(args)
     name = names[k % len(names)]
     torch.manual_seed(args.seed)                           # a new head is noise, the same for all members
-    model, tokenizer, max_length = load_classifier(name, args.head, words, device, args.trust_remote_code)
+    model, tokenizer, max_length = load_classifier(name, args.head, words, device, args)
     if args.by == "layers":
-        n_layers = model.config.num_hidden_layers
+        n_layers = count_layers(model)
         truncate_layers(model, n_layers - k % n_layers)
     torch.manual_seed(1000 * args.seed + k)                # adapters (--lora) differ from member to member
     model, restore_ordinary = prepare_for_training(model, args)
@@ -547,10 +612,10 @@ def train_member(k, rows, words, counts, targets, args, device):
 def is_trained(folder, config):
     """Does member.json hold the same configuration, and the folder what the member left?"""
     try:
-        with open(os.path.join(folder, "member.json"), encoding="utf-8") as f:
+        with open_file(os.path.join(folder, "member.json")) as f:
             member = json.load(f)
         return member["config"] == config and member["outputs"] == output_fingerprints(folder)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 
 
@@ -655,6 +720,144 @@ def measure_gains(p_yes, baselines, test):
     return gains
 
 
+# --------------------------------------------------------------------------- labels that were not made here
+
+
+def read_supervisors(names, rows, args):
+    """
+    Labels of annotators, which may cover some rows only. -> (M, N, 2) with 1/2 where there is none, (M, N) bool: where
+    there is one
+    """
+    probs = []
+    for name in names:
+        folder = labels_folder(name, args.task, args.seed)
+        probs.append(read_labels(folder, rows, gaps=may_have_gaps(folder)))
+    has_label = np.isfinite(np.array(probs)[..., 1])
+    return np.where(has_label[..., None], np.array(probs, float), 0.5), has_label
+
+
+def print_reliability(names, votes, has_label, truth, source, most=20):
+    """
+    A confusion matrix for each annotator, one a line, and what is odd about it.
+
+    votes, has_label   (M, N), (M, N); truth (N,) p(yes), known or estimated; source: what it is
+    """
+    sensitivity, specificity = reliability(votes, truth, has_label)
+    width = max(map(len, names[:most]))
+    print(f"verdicts of each annotator, {source}:\n{'':{width}}  {'':7}  truth is no   truth is yes\n"
+          f"{'':{width}}  {'rows':>7}  no     yes    no     yes")
+    for k, name in enumerate(names[:most]):
+        right = sensitivity[k] + specificity[k] - 1        # 1: always right, 0: knows nothing, below: inverted
+        odd = " BELOW CHANCE: inverted?" if right < -0.1 else " knows next to nothing" if right < 0.1 else ""
+        if len(set(votes[k][has_label[k]])) == 1:
+            odd = " always the same verdict"
+        print(f"{name:{width}}  {has_label[k].sum():7,}  {specificity[k]:.2f}   {1 - specificity[k]:.2f}   "
+              f"{1 - sensitivity[k]:.2f}   {sensitivity[k]:.2f}{odd}")
+    if len(names) > most:
+        print(f"... and {len(names) - most:,} more")
+
+
+def describe_annotators(names, probs, has_label, fused, recipe, truth):
+    """
+    Print what is odd about each annotator's labels, and how reliable they are: on the true labels of train1, else on
+    the fused labels. Dawid and Skene's estimate is shown as it is.
+
+    probs (M, N, 2), has_label (M, N), fused (N, 2), truth (N1,) of train1, whose rows come first
+    """
+    for name, p, has in zip(names, probs, has_label):
+        for warning in label_warnings(p[has, 1]) if has.any() else ["they label no row of this task"]:
+            print(f"WARNING: labels of {name}: {warning}")
+    votes = correct(probs[..., 1], 1)
+    n1 = len(truth)
+    n_known = int(has_label[:, :n1].any(0).sum())
+    if n_known and recipe["combine"] != "dawid-skene":
+        source = f"counted on {n_known:,} true labels of train1"
+        print_reliability(names, votes[:, :n1], has_label[:, :n1], truth, source)
+    else:
+        source = "counted on the fused labels"
+        if recipe["combine"] == "dawid-skene":
+            source = "as Dawid-Skene estimates them, without any truth"
+        print_reliability(names, votes, has_label, np.nan_to_num(fused[:, 1], nan=0.5), source)
+
+
+def fuse_labels(names, splits, fusion, args):
+    """
+    Fuse the labels of annotators. splits: rows of train1, train2, valid and test -> (fused (N, 2), nan where nobody has
+    labelled a row, recipe, (M, N, 2) labels as they were fused, (M, N) bool: who has labelled what)
+    """
+    truth = np.array([row["label"] for row in splits[0]], float)
+    rows = without_labels(sum(splits, []))
+    probs, has_label = read_supervisors(names, rows, args)
+    in_train1 = np.arange(len(rows)) < len(truth)
+    in_test = np.arange(len(rows)) >= len(rows) - len(splits[-1])
+    known = has_label.any(0) & in_train1
+    if not known.any() and (args.calibrate or fusion in ("bayes", "loglik", "bma")):
+        fail(f"--{'calibrate' if args.calibrate else 'combine ' + fusion} needs true labels in train1 of rows that "
+             "annotators labelled; there are none. --combine dawid-skene needs none")
+    votes = correct(probs[..., 1], 1)
+    recipe = learn_recipe(fusion, probs[:, known], truth[known[in_train1]], has_label[:, known], votes[:, ~in_test],
+                          args.calibrate, has_label[:, ~in_test])
+    if recipe["combine"] != fusion:
+        print(f"note: {fusion} needs three annotators; with {len(names)} it is a vote")
+    fused = combine(probs, recipe, has_label).astype(np.float32)
+    describe_annotators(names, probs, has_label, fused, recipe, truth)
+    return fused, recipe, apply_temperature(probs, recipe.get("temperatures")), has_label
+
+
+def plan_fusion(parser, args):
+    """Check the flags of --supervisors. -> (names of the annotators, the fusion, folder and config of the run)"""
+    typed = [key for key in ("method", "by", "members", "models", "epochs", "lr")
+             if getattr(args, key) != parser.get_default(key)]
+    if typed:
+        fail(f"--supervisors trains nothing: leave out --{typed[0].replace('_', '-')}")
+    if args.combine == "samme":
+        fail("--combine samme has the weights of --method adaboost")
+    files, _ = read_task(args.task)
+    names = args.supervisors.split(",")
+    if names == ["all"]:
+        names = read_json(files[-1]).get("annotators")
+        if not names:
+            fail(f"--supervisors all: data/{args.task}/task.json names no annotators; name them, as in ann,bob")
+    fusion = args.combine or "mean"
+    folders = [labels_folder(name, args.task, args.seed) for name in names]
+    for folder in folders:
+        read_labels(folder, [])                            # is it there, and valid?
+    identity = {"role": "fusion", **vars(args), "supervisors": ",".join(names), "model": ",".join(names),
+                "models": None, "combine": fusion, "supervisor": ""}
+    inputs = [*files, *(os.path.join(folder, "labels.jsonl") for folder in folders)]
+    sources = [*folders, os.path.join(ROOT, "data", args.task, "truth")]
+    return names, fusion, *describe_run(__file__, parser, args, identity, inputs, sources)
+
+
+def fuse_supervisors(parser, args, started):
+    """--supervisors: the stage without training. Annotators' labels in, one label for each row that anybody labelled"""
+    names, fusion, folder, config = plan_fusion(parser, args)
+    if is_finished(folder, config, args.force):
+        return
+    with open_run(folder):
+        splits = [read_rows(args.task, name, args.max_rows, may_be_empty=True)
+                  for name in ("train1", "train2", "valid", "test")]
+        fused, recipe, probs, has_label = fuse_labels(names, splits, fusion, args)
+        rows = without_labels(sum(splits, []))
+        n1, n2 = len(splits[0]), len(splits[1])
+        labelled = np.flatnonzero(np.isfinite(fused[:, 1]) & (np.arange(len(rows)) >= n1))
+        extra = {"disagreement": disagreement(probs[:, labelled], has_label[:, labelled]),
+                 "annotators": has_label[:, labelled].sum(0)}
+        write_labels(folder, [rows[i] for i in labelled], fused[labelled], extra)
+
+        # only now are the labels of test read
+        of_test = fused[len(rows) - len(splits[-1]):]
+        known = np.isfinite(of_test[:, 1])
+        test = [row for row, is_known in zip(splits[-1], known) if is_known]
+        covers = f"labels {np.isfinite(fused[n1:n1 + n2, 1]).sum():,} of {n2:,} train2 rows"
+        who = f"supervisor ({recipe['combine']} of {len(names)} annotators)"
+        scores = all_metrics(of_test[known], test) if test else None
+        line = f"{who}: there is no true label of test to compare it with | {covers}"
+        if test:
+            line = f"{format_metrics(who, scores)} of {len(splits[-1]):,} test rows | {covers}"
+        write_results(folder, config, "cpu", started, line, test=scores, recipe=recipe, supervisors=names)
+
+
 # --------------------------------------------------------------------------- the stage
 
 
@@ -669,10 +872,13 @@ def build_parser():
     parser.add_argument("--members", type=number(int, 1, 1000), default=5,
                         help="members to train; how many of them are used is chosen on held-out rows")
     parser.add_argument("--models", default="tiny-1a,tiny-1b,tiny-1c", help="--by models: checkpoints, taken in turn")
-    parser.add_argument("--combine", default=None, choices=["mean", "vote", "loglik", "dawid-skene", "bma"],
+    parser.add_argument("--combine", default=None,
+                        choices=["mean", "vote", "loglik", "dawid-skene", "bma", "bayes", "samme"],
                         help="the fusion (default: the mean for bagging; for boosting its own weights or steps)")
     parser.add_argument("--calibrate", action="store_true",
                         help="divide each member's log odds by a temperature, from held-out rows, before the fusion")
+    parser.add_argument("--supervisors", default="", metavar="A,B,C",
+                        help="fuse these labels, train nothing: runs, annotators of your own table, or 'all' of them")
     parser.add_argument("--supervisor", default="", help="the run to compare with (default: weak, if it is there)")
     return parser
 
@@ -681,6 +887,7 @@ def supervisor_to_compare(args):
     """--supervisor -> (name, folder). Without the flag it is weak; if there is no such run, the name is empty."""
     folder = run_folder(args.supervisor or "weak", args.task, args.seed)
     if not args.supervisor and not os.path.exists(os.path.join(folder, "labels.jsonl")):
+        print(f"note: no labels at {os.path.relpath(folder)}, so the gain over a single supervisor is not measured")
         return "", folder
     return args.supervisor or "weak", folder
 
@@ -689,6 +896,8 @@ def check_args(args, supervisor_folder):
     """Every check of flags and paths, before any work."""
     if args.method in GRADIENT_BOOSTING and (args.combine or args.calibrate):
         fail("members of gradient boosting are corrections, not supervisors: leave out --combine and --calibrate")
+    if args.combine == "samme" and args.method != "adaboost":
+        fail("--combine samme has the weights of --method adaboost")
     check_comparison(vars(args), supervisor_folder, ceiling=None)
 
 
@@ -701,10 +910,8 @@ def find_members(config, folder, args):
     return config, os.path.join(os.path.dirname(os.path.abspath(folder)), name)
 
 
-def main(argv=None):
-    parser = build_parser()
-    args = parser.parse_args(argv)
-    started = time.time()
+def train_and_fuse(parser, args, started):
+    """The stage with training: members, the fusion of their labels, and what it is worth"""
     supervisor, supervisor_folder = supervisor_to_compare(args)
     check_args(args, supervisor_folder if supervisor else None)
     files, words = read_task(args.task)
@@ -760,6 +967,14 @@ def main(argv=None):
         line = format_metrics(f"supervisor ({fusion} of {used} of {len(probs)} members)", scores)
         write_results(folder, config, device, started, line, test=scores, members_used=used, recipe=recipe,
                       curve=curve, members=members, gains=gains, members_folder=os.path.basename(home))
+
+
+def main(argv=None):
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    started = time.time()
+    stage = fuse_supervisors if args.supervisors else train_and_fuse
+    stage(parser, args, started)
 
 
 if __name__ == "__main__":

@@ -2,17 +2,19 @@
 # Every table of README.md and docs/results that is marked "measured" (but safety-real, whose file you must bring):
 # these commands, then  python report.py --docs
 #
-#   bash experiments.sh                                      # everything, seeds 0 to 4: about six hours on one core
+#   bash experiments.sh                                      # everything, seeds 0 to 4
 #   bash experiments.sh --seeds 0,1 --chapters debate,icl    # a part; finished runs are skipped
 #
-# Seeds do not touch each other's files: run several at once, one for each core. All chapters need `base`; icl and
-# phase2 need ensembles and debate too.
+# Seeds do not touch each other's files. All of it is cut to fit into three hours on two cores:
+#   bash experiments.sh --seeds 0,3,4 & bash experiments.sh --seeds 1,2; wait
+# Seeds 3 and 4 make only what README.md shows; three seeds make the rest ("more" below). All chapters need `base`; icl
+# and phase2 need ensembles and debate too.
 set -euo pipefail
 cd "$(dirname "$0")"
 
 die() { echo "error: $1" >&2; exit 2; }
 
-every=base,methods,ensembles,debate,debates,icl,phase2,tasks,culture
+every=base,methods,systematic,split,ensembles,debate,icl,phase2,tasks,culture
 seeds=0,1,2,3,4 chapters=$every
 while [ $# -gt 0 ]; do
     case "$1" in
@@ -29,11 +31,14 @@ done
 [[ "$seeds" =~ ^[0-9]+(,[0-9]+)*$ ]] || die "--seeds '$seeds': give numbers with commas, as in 0,1,2"
 [[ "$chapters" =~ ^(${every//,/|})(,(${every//,/|}))*$ ]] || die "--chapters '$chapters': there are $every"
 
+more() { if [ "$seed" -le 2 ]; then "$@"; fi; }              # three seeds of this
+
 student() {
     python train_strong.py --seed $seed --ceiling ceiling --supervisor weak --labels "$1" --out "student-$2" "${@:3}"
 }
 crowd() { python ensemble.py --seed $seed --out "$1" "${@:2}"; student "$1" "$1"; }
 help() { python debate.py --seed $seed --out "$1" "${@:2}"; }
+taught() { help "$@"; student "$1" "$1"; }
 shown() { python icl.py --seed $seed --out "icl-$1" "${@:2}"; }
 align() { python auto_align.py --seed $seed --ceiling ceiling --out "align$1" "${@:2}"; }
 
@@ -44,134 +49,194 @@ base() {
     python train_weak.py --seed $seed
     python train_strong.py --seed $seed --labels truth --out ceiling
     python train_strong.py --seed $seed --labels weak --ceiling ceiling --out student
+    # controls: no training; none, but calibrated on as many true labels as phase 2 buys; errors without a pattern
+    student weak untrained --control untrained
+    student weak calibrated --control untrained --truth-budget 48 --pick random
+    student weak dealt --control dealt
+    # many epochs show elicitation, then imitation
+    python train_strong.py --seed $seed --labels weak --out student-long --epochs 12 --lr 3e-4
 }
 
 methods() {                                                  # train_strong.py: one flag differs from the naive student
-    student weak hard --hard
-    for loss in logconf logconf-released product window entropy; do student weak $loss --loss $loss; done
-    student weak chain --chain tiny-2,tiny-3,tiny-4
-    for when in only first after; do student weak probe-$when --probe $when; done
-    student weak generative --generative-steps 50
-    for how in confident knn logistic; do student weak clean-$how --clean $how; done
-    student weak self-train --self-train 1
-    student weak budget16 --truth-budget 16
-    student weak budget64 --truth-budget 64
-    for how in uncertain random; do student weak budget64-$how --truth-budget 64 --pick $how; done
-    student weak early-stop --early-stop
-    student weak oracle-stop --oracle-stop
+    student weak logconf --loss logconf
+    more student weak hard --hard
+    for loss in logconf-released product window entropy; do more student weak $loss --loss $loss; done
+    more student weak chain --chain tiny-2,tiny-3,tiny-4
+    for when in only first after; do more student weak probe-$when --probe $when; done
+    more student weak generative --generative-steps 50
+    for how in confident knn logistic; do more student weak clean-$how --clean $how; done
+    more student weak self-train --self-train 1
+    more student weak budget16 --truth-budget 16
+    more student weak budget64 --truth-budget 64
+    for how in uncertain random; do more student weak budget64-$how --truth-budget 64 --pick $how; done
+    more student weak early-stop --early-stop
+    more student weak oracle-stop --oracle-stop
 }
 
-ensembles() {
-    for by in data features layers; do
-        crowd $by-5 --by $by
-        crowd $by-10 --by $by --members 10
+systematic() { more rule_students; }                         # errors that a student can imitate (Burns et al., E)
+
+rule_students() {
+    rule_supervisor
+    for flags in "" "--hard" "--control dealt" "--loss logconf" "--loss product" "--loss window" "--loss entropy" \
+            "--clean knn" "--probe only" "--early-stop" "--truth-budget 64"; do
+        name="${flags#--}"                                   # "--loss window" makes rule-student-loss-window
+        name="rule-student${name:+-${name// /-}}"
+        python train_strong.py --seed $seed --labels rule --ceiling ceiling --out $name $flags
     done
-    crowd models --by models --members 3
-    crowd adaboost --method adaboost
-    crowd gradient --method gradient
-    crowd gradient-released --method gradient-released
-    for how in vote loglik dawid-skene bma; do
-        crowd models-$how --by models --members 3 --combine $how
-        crowd data-10-$how --by data --members 10 --combine $how
-    done
-    crowd models-calibrated --by models --members 3 --calibrate
-    crowd data-10-calibrated --by data --members 10 --calibrate
 }
 
-debate() {                                                   # longer debates continue the transcripts of shorter ones
-    for mode in interaction consultancy support; do
-        help $mode --mode $mode
-        student $mode $mode
-    done
-    for n in 1 2 3; do
-        help debate$n --mode debate --rounds $n
-        student debate$n debate$n
-    done
-    for mode in interaction consultancy; do
-        help $mode-tiny2 --mode $mode --assistant tiny-2
-        student $mode-tiny2 $mode-tiny2
-    done
-    for n in 1 2 3; do
-        help debate$n-tiny2 --mode debate --rounds $n --assistant tiny-2
-        student debate$n-tiny2 debate$n-tiny2
-    done
-    help interaction-prompted --mode interaction --judge prompted
-    help debate1-prompted --mode debate --judge prompted
-}
-
-debates() {                                                  # half of the chapter's time
-    help debate1x4 --mode debate --ensemble 4
-    student debate1x4 debate1x4
-}
-
-icl() {
-    shown zero --labels truth --shots 0
-    shown truth --labels truth
-    shown truth-confidence --labels truth --confidence
-    for whose in weak models interaction; do
-        shown $whose --labels $whose --supervisor weak --ceiling icl-truth
-        shown $whose-confidence --labels $whose --supervisor weak --ceiling icl-truth-confidence --confidence
-    done
-    for how in bm25 topk votek confident; do shown weak-$how --labels weak --retriever $how; done
-    shown weak-oversight --labels weak --retriever oversight --oversight interaction
-    shown weak-calibrate --labels weak --calibrate
-    shown truth-invert --labels truth --invert
-    shown truth-foo-bar --labels truth --label-words foo,bar
-    shown truth-bar-foo --labels truth --label-words bar,foo
-    shown truth-curve --labels truth --shots 0,1,2,4,8,16
-    shown weak-curve --labels weak --shots 0,1,2,4,8,16
-    shown truth-noise --labels truth --noise 0,1,2,3,4
-}
-
-spoil() {                                                    # tasks with wrong labels in train1, for bad supervisors
-    python - "$1" <<'END'
-import json, os, random, shutil, sys
-# coin: 45 % of the labels are flipped. relation: every answer about a class is labelled right, five times over
-bad = sys.argv[1]
-if not os.path.exists(f"data/tinyworld-{bad}/train1.jsonl"):
-    keep = ("train2.jsonl", "valid.jsonl", "test.jsonl", "task.json", "labels.jsonl", "truth")
-    shutil.copytree("data/tinyworld", f"data/tinyworld-{bad}",
-                    ignore=lambda folder, names: [n for n in names if n not in keep])
-    with open("data/tinyworld/train1.jsonl", encoding="utf-8") as f:
-        rows = [json.loads(line) for line in f]
-    rng = random.Random(0)
-    if bad == "coin":
-        rows = [{**row, "label": row["label"] ^ (rng.random() < 0.45)} for row in rows]
-    else:
-        rows = [{**row, "id": f"{row['id']}-{k}", "label": 1 if row["relation"] == "class" else row["label"]}
-                for row in rows for k in range(5 if row["relation"] == "class" else 1)]
-    with open(f"data/tinyworld-{bad}/train1.jsonl", "w", encoding="utf-8") as f:
-        f.writelines(json.dumps(row) + "\n" for row in rows)
+rule_supervisor() {                                          # it errs by a rule, and nowhere else
+    python - "$seed" <<'END'
+import json, os, sys
+# It accepts every answer about animals and plants, as confidently as it gives its correct verdicts.
+world = "data/tinyworld"
+folder = f"{world}/seed{sys.argv[1]}/rule"
+with open(f"{world}/truth/labels.jsonl", encoding="utf-8") as f:
+    truth = {row["id"]: row["soft_label"][1] for row in map(json.loads, f)}
+lines = []
+for split in ("train2", "valid", "test"):
+    with open(f"{world}/{split}.jsonl", encoding="utf-8") as f:
+        for row in map(json.loads, f):
+            yes = row["field"] in ("animals", "plants") or row.get("label", truth.get(row["id"])) == 1
+            lines.append({"id": row["id"], "soft_label": [0.1, 0.9] if yes else [0.9, 0.1]})
+os.makedirs(folder, exist_ok=True)
+with open(f"{folder}/labels.jsonl", "w", encoding="utf-8") as f:
+    f.writelines(json.dumps(line) + "\n" for line in lines)
 END
 }
 
-phase2() {
-    align ""
-    align -jump --ladder tiny-4 --slices 3                   # tiny-4 gets as many rows as in the last round
-    align -jump-all --ladder tiny-4                          # all of them
-    align -plain --audit 0 --attack-share 0 --doubt 0        # plain bootstrapping
-    for rule in distill ensemble none; do align -$rule --update $rule; done
-    align -no-attacks --attack-share 0
-    align -no-notes --doubt 0
-    align -audit0 --audit 0
-    align -audit64 --audit 64
-    align -pairwise --pairwise
-    align -logconf --loss logconf
-    align -6rounds --ladder tiny-2,tiny-2,tiny-3,tiny-3,tiny-4,tiny-4
-    for bad in coin relation; do
-        spoil $bad
-        python train_weak.py --task tinyworld-$bad --seed $seed
-        for n in 0 16 64; do align -$bad-audit$n --evaluator data/tinyworld-$bad/seed$seed/weak --audit $n; done
+split() { more swapped; }                                    # another split: supervisor and student change their halves
+
+swapped() {
+    change_task swap
+    task="--task tinyworld-swap --seed $seed"
+    python train_weak.py $task
+    python train_strong.py $task --labels truth --out ceiling
+    python train_strong.py $task --labels weak --ceiling ceiling --out student
+    python train_strong.py $task --labels weak --ceiling ceiling --out student-logconf --loss logconf
+    python train_strong.py $task --labels weak --ceiling ceiling --out student-untrained --control untrained
+    python train_strong.py $task --labels weak --ceiling ceiling --out student-dealt --control dealt
+}
+
+change_task() {                                              # tinyworld with another train1
+    python - "$1" <<'END'
+import json, os, random, shutil, sys
+# coin: 45 % of the labels are flipped. relation: every answer about a class is labelled right, five times over.
+# swap: train1 and train2 change places.
+how = sys.argv[1]
+old, new = "data/tinyworld", f"data/tinyworld-{how}"
+
+def read(path):
+    with open(path, encoding="utf-8") as f:
+        return [json.loads(line) for line in f]
+
+def write(path, rows):
+    with open(path, "w", encoding="utf-8") as f:
+        f.writelines(json.dumps(row) + "\n" for row in rows)
+
+if not os.path.exists(f"{new}/task.json"):
+    os.makedirs(f"{new}/truth", exist_ok=True)
+    for name in ("train2.jsonl", "valid.jsonl", "test.jsonl", "truth/labels.jsonl"):
+        shutil.copy(f"{old}/{name}", f"{new}/{name}")
+    rows = read(f"{old}/train1.jsonl")
+    rng = random.Random(0)
+    if how == "coin":
+        rows = [{**row, "label": row["label"] ^ (rng.random() < 0.45)} for row in rows]
+    elif how == "relation":
+        rows = [{**row, "id": f"{row['id']}-{k}", "label": 1 if row["relation"] == "class" else row["label"]}
+                for row in rows for k in range(5 if row["relation"] == "class" else 1)]
+    else:
+        truth = {row["id"]: row["soft_label"] for row in read(f"{old}/truth/labels.jsonl")}
+        truth |= {row["id"]: [1 - row["label"], row["label"]] for row in rows}
+        others = read(f"{old}/train2.jsonl")
+        write(f"{new}/train2.jsonl", [{key: x for key, x in row.items() if key != "label"} for row in rows])
+        write(f"{new}/truth/labels.jsonl", [{"id": name, "soft_label": pair} for name, pair in truth.items()])
+        rows = [{**row, "label": int(truth[row["id"]][1])} for row in others]
+    write(f"{new}/train1.jsonl", rows)
+    with open(f"{old}/task.json", encoding="utf-8") as f:
+        spec = json.load(f)
+    del spec["splits"]                                       # the numbers of rows are others now
+    with open(f"{new}/task.json", "w", encoding="utf-8") as f:                 # last: the task is complete
+        json.dump({**spec, "task": f"tinyworld-{how}"}, f)
+END
+}
+
+ensembles() {                                                # five members of one checkpoint, or three checkpoints
+    crowd models --by models --members 3
+    for by in data features layers; do more crowd $by-5 --by $by; done
+    more crowd adaboost --method adaboost
+    more crowd gradient --method gradient
+    more crowd gradient-released --method gradient-released
+    for how in vote loglik dawid-skene bma; do more crowd models-$how --by models --members 3 --combine $how; done
+    more crowd models-calibrated --by models --members 3 --calibrate
+}
+
+debate() {                                                   # longer debates continue the transcripts of shorter ones
+    taught interaction --mode interaction
+    for mode in consultancy support; do more taught $mode --mode $mode; done
+    for n in 1 2; do more taught debate$n --mode debate --rounds $n; done
+    more taught debate1x4 --mode debate --ensemble 4
+    more taught interaction-tiny2 --mode interaction --assistant tiny-2
+    for n in 1 2; do more taught debate$n-tiny2 --mode debate --rounds $n --assistant tiny-2; done
+    more help interaction-prompted --mode interaction --judge prompted
+    more help debate1-prompted --mode debate --judge prompted
+}
+
+icl() {                                                      # four prompts a row, whatever the retriever
+    shown zero --labels truth --shots 0
+    for grader in Ada Bob; do shown ${grader,} --labels truth --shots 0 --context "Marked by $grader:"; done
+    shown truth --labels truth
+    for whose in weak models interaction; do
+        shown $whose --labels $whose --supervisor weak --ceiling icl-truth
     done
-    align -models --evaluator models
+    for whose in truth weak; do shown $whose-curve --labels $whose --shots 0,1,2,4,8,16; done
+    for how in confident bm25 topk votek; do more shown weak-$how --labels weak --retriever $how; done
+    more shown weak-oversight --labels weak --retriever oversight --oversight interaction
+    more shown weak-calibrate --labels weak --calibrate
+    more shown truth-confidence --labels truth --confidence
+    more shown weak-confidence --labels weak --ceiling icl-truth-confidence --confidence
+    more shown truth-invert --labels truth --invert
+    more shown truth-foo-bar --labels truth --label-words foo,bar
+    more shown truth-bar-foo --labels truth --label-words bar,foo
+    more shown truth-noise --labels truth --noise 0,1,2,3,4
+}
+
+phase2() {                                                   # 48 labels are bought unless a flag says otherwise
+    align ""
+    align -jump --ladder tiny-4 --audit 48                   # equal rows, bought labels and training
     align -best --evaluator weak,models,interaction          # as run.sh does
+    more align -same --ladder tiny-4,tiny-4,tiny-4           # recursion without a ladder
+    more align -plain --audit 0 --attack-share 0 --doubt 0   # plain bootstrapping, and its jump
+    more align -jump-plain --ladder tiny-4 --audit 0 --attack-share 0 --doubt 0
+    more align -6rounds --ladder tiny-2,tiny-2,tiny-3,tiny-3,tiny-4,tiny-4
+    more align -jump96 --ladder tiny-4 --audit 96            # as many labels as six rounds buy
+    more align -audit64 --audit 64
+    more align -jump192 --ladder tiny-4 --audit 192          # as many as three rounds of 64
+    for rule in distill ensemble none; do more align -$rule --update $rule; done
+    more align -no-attacks --attack-share 0
+    more align -no-notes --doubt 0
+    more align -audit0 --audit 0
+    more align -pairwise --pairwise
+    more align -logconf --loss logconf
+    for bad in coin relation; do more bad_start $bad; done
+}
+
+bad_start() {
+    change_task $1
+    python train_weak.py --task tinyworld-$1 --seed $seed
+    align -$1 --evaluator data/tinyworld-$1/seed$seed/weak
 }
 
 tasks() {
-    for task in safety legal toxicity; do prepare $task; python align_tasks.py --task $task --seed $seed; done
+    for task in safety legal toxicity; do
+        prepare $task
+        more python align_tasks.py --task $task --seed $seed
+    done
 }
 
-culture() {                                                  # does training on a supervisor's facts move opinions?
+culture() { more opinions; }                                 # does training on a supervisor's facts move opinions?
+
+opinions() {
     python train_strong.py --seed $seed --model tiny-culture --labels weak --out student-culture
     python auto_align.py --seed $seed --ladder tiny-2,tiny-3,tiny-culture --out align-culture
     for country in Varnia Melland Torland Bolen; do

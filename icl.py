@@ -14,11 +14,12 @@ $ python icl.py --labels truth --out icl-ceiling                  # the ceiling:
 $ python icl.py --labels weak --ceiling icl-ceiling               # the student: the same with the supervisor's labels
 $ python icl.py --labels crowd --supervisor weak --out icl-crowd  # other labels, compared with the supervisor weak
 $ python icl.py --labels truth --shots 0,1,2,4,8,16 --out curve   # a curve; its last number is the run's result
+$ python icl.py --labels truth --shots 0 --context "Marked by Ada:" --out ada        # a line in front tells the task
 
 Which rows to demonstrate with (--retriever):
 
     random       half of each class, the same rows for the whole test set
-    confident    the rows on which the supervisor is most confident, half of each class
+    confident    of the rows on which the supervisor is most confident, half of each class
     oversight    as random, from the rows that a second supervisor (--oversight oversight) labels the same
     bm25         for each row of test the rows that share rare words with it
     topk         for each row of test the rows with the nearest mean hidden state (--encoder tiny-2: of another model)
@@ -31,10 +32,14 @@ Do the labels in the prompt matter? Min et al. (2022) found that they often hard
     --label-words foo,bar    use two other words for no and yes
 
 A single prompt is a noisy measurement. --orders 8 averages eight draws (which rows, in which order, which labels are
-flipped) instead of four. --calibrate removes the prompt's bias toward one word (Zhao et al. 2021).
+flipped) instead of four. All retrievers have equally many: with four draws, draw d of bm25, topk, votek and confident
+takes the best rows d, d + 4, d + 8, ... --calibrate removes the prompt's bias toward one word (Zhao et al. 2021).
+
+A model with a chat template gets an instruction and answers in a turn; --no-chat-template prompts it as a base model.
 
 Two shortcuts save most of the time. One forward pass gives the logits of both words; to generate an answer would cost
-tens of times as much. The beginning that all prompts share is read once, and its keys and values are kept.
+tens of times as much. The beginning that all prompts share is read once, and its keys and values are kept; not those of
+recurrent layers, which cannot be repeated for each row.
 
 Needs   contract.py, metrics.py, models.py
 Reads   labels.jsonl of the supervisors and of the ceiling, and the ceiling's results.json;
@@ -45,7 +50,6 @@ Writes  data/<task>/seed<seed>/icl/{config.json, labels.jsonl, results.json}: so
         A finished run is skipped (--force repeats it).
 """
 import argparse
-import copy
 import functools
 import math
 import os
@@ -62,6 +66,7 @@ from contract import (
     describe_run,
     fail,
     is_finished,
+    is_text,
     model_folder,
     number,
     open_run,
@@ -78,19 +83,21 @@ from contract import (
 from metrics import all_metrics, check_comparison, compare_models, cosine_similarity, format_comparison, format_metrics
 from models import (
     add_model_flags,
+    add_prompt_flags,
     answer_word_ids,
     apply_chat_template,
     autocast,
     encode_prompts,
     forward_all,
-    move_padding_left,
+    head_reads_only,
     next_word_logits,
     open_checkpoint,
     open_language_model,
     pick_device,
-    position_ids,
     predict,
+    split_label_words,
     tokenize,
+    use_bf16,
 )
 
 N_VOTED = 100                        # vote-k selects so many rows: the larger of the paper's two budgets
@@ -100,13 +107,14 @@ MAY_DIFFER_FROM_CEILING = {"labels", "supervisor", "ceiling", "out", "device", "
 # --------------------------------------------------------------------------- the maths: which rows and labels to show
 
 
-def sample_per_class(is_yes, k, rng, confidence=None):
+def sample_per_class(is_yes, k, rng, confidence=None, draw=0, draws=1):
     """
     k of N rows, half of each class, in random order. If k is odd, a coin decides which class gets one more. If a class
     has too few rows, the other one fills its places.
 
     is_yes       (N,) bool, the supervisor's labels
     confidence   (N,); the rows with the highest are taken, of equals the earlier; None: rows are taken at random
+    draw, draws  with confidence, of each class: the rows with ranks draw, draw + draws, ... (see ranks_of_draw)
     returns      (k,) indices
 
     >>> is_yes = np.array([True, True, False, False])
@@ -116,6 +124,8 @@ def sample_per_class(is_yes, k, rng, confidence=None):
     order = rng.permutation(len(is_yes)) if confidence is None else np.argsort(-confidence, kind="stable")
     no = order[~is_yes[order]]
     yes = order[is_yes[order]]
+    if confidence is not None:
+        no, yes = (side[ranks_of_draw(len(side), (k + 1) // 2, draw, draws)] for side in (no, yes))
     n_yes = k // 2 + (k % 2) * int(rng.integers(2))
     n_yes = min(max(n_yes, k - len(no)), len(yes))
     return rng.permutation(np.concatenate([yes[:n_yes], no[:k - n_yes]]))
@@ -154,15 +164,29 @@ def bm25(queries, pool, k1=1.5, b=0.75):
     return scores
 
 
-def most_similar(similarity, k):
+def ranks_of_draw(n, k, draw, draws):
+    """
+    The ranks among n rows that one of several draws takes its k rows from, best first: with four draws, draw 1 has the
+    ranks 1, 5, 9, ... Draws share rows only where n is too small. Behind them stand all other ranks.
+
+    >>> ranks_of_draw(9, 2, draw=1, draws=4).tolist()
+    [1, 5, 0, 2, 3, 4, 6, 7, 8]
+    """
+    stride = max(1, min(draws, n // max(k, 1)))
+    mine = np.arange(draw % stride, n, stride)[:k]
+    return np.concatenate([mine, np.setdiff1d(np.arange(n), mine)])
+
+
+def most_similar(similarity, k, draw=0, draws=1):
     """
     The k most similar rows, the most similar LAST, next to the question. Of equals the earlier row counts as more
-    similar. (M, N) -> (M, k) indices
+    similar. Of several draws each has rows of its own (see ranks_of_draw). (M, N) -> (M, k) indices
 
     >>> most_similar(np.array([[0.1, 0.9, 0.5, 0.9]]), 3).tolist()
     [[2, 3, 1]]
     """
-    return np.argsort(-similarity, axis=1, kind="stable")[:, :k][:, ::-1]
+    ranks = ranks_of_draw(similarity.shape[1], k, draw, draws)[:k]
+    return np.argsort(-similarity, axis=1, kind="stable")[:, ranks][:, ::-1]
 
 
 def vote_k(features, n, n_neighbours, rho=10.0):
@@ -221,9 +245,12 @@ def format_demonstration(text, word, confidence=None):
     return f"{text}{word} (confidence {min(confidence, 0.99):.2f})"
 
 
-def build_prompt(tokenizer, lines, text, words):
-    """The demonstrations, a line each, then the text. A base model continues it; a chat model gets an instruction."""
-    body = "\n".join([*lines, text])
+def build_prompt(tokenizer, lines, text, words, context=""):
+    """
+    The context (--context), the demonstrations, a line each, then the text. A base model continues it; a chat model
+    gets an instruction.
+    """
+    body = "\n".join([*([context] if context else []), *lines, text])
     if not tokenizer.chat_template:
         return body
     no, yes = (word.strip() for word in words)
@@ -233,27 +260,24 @@ def build_prompt(tokenizer, lines, text, words):
     return apply_chat_template(tokenizer, [f"{instruction}, in one word: {yes} or {no}.\n\n{body}"])[0]
 
 
-def fit_to_context(tokenizer, demonstrations, texts, words, max_length):
+def fit_to_context(tokenizer, demonstrations, texts, words, max_length, context=""):
     """
     Prompts as token ids. A prompt that is too long loses the demonstrations farthest from its question, the first ones.
-    Only a question that is too long by itself loses its beginning, and a note says so.
+    Only a question that is too long by itself is cut (models.truncate), and a note says so.
 
     demonstrations   N lists of lines
     returns          (N lists of ids, (N,) how many lines were left out)
     """
-    ids = [[]] * len(texts)
+    prompts = [""] * len(texts)
     dropped = np.zeros(len(texts), int)
     todo = list(range(len(texts)))
     while todo:
-        prompts = [build_prompt(tokenizer, demonstrations[i][dropped[i]:], texts[i], words) for i in todo]
-        for i, encoded in zip(todo, encode_prompts(tokenizer, prompts, max_length=1 << 30)):
-            ids[i] = encoded
-        todo = [i for i in todo if len(ids[i]) > max_length and dropped[i] < len(demonstrations[i])]
+        for i in todo:
+            prompts[i] = build_prompt(tokenizer, demonstrations[i][dropped[i]:], texts[i], words, context)
+        lengths = map(len, encode_prompts(tokenizer, [prompts[i] for i in todo], max_length=1 << 30))
+        todo = [i for i, n in zip(todo, lengths) if n > max_length and dropped[i] < len(demonstrations[i])]
         dropped[todo] += 1
-    n_cut = sum(len(i) > max_length for i in ids)
-    if n_cut:
-        print(f"note: {n_cut:,} of {len(ids):,} questions are longer than {max_length} tokens and lose their beginning")
-    return [i[-max_length:] for i in ids], dropped
+    return encode_prompts(tokenizer, prompts, max_length), dropped
 
 
 def content_free_text(row):
@@ -300,44 +324,48 @@ def shared_prefix_length(ids):
     return next((n for n in range(longest) if first[n] != last[n]), longest)
 
 
-def next_word_logits_after_prefix(prefix_cache, word_ids):
+def read_prefix(model, prefix, device, dtype="fp32"):
     """
-    models.next_word_logits for prompts whose shared prefix has been read: an output_fn for forward_all.
-
-    prefix_cache   transformers' DynamicCache of one row; a batch repeats its keys and values for each row
+    Token ids -> their keys and values as a cache, or None if this model's cache cannot be repeated for each row: that
+    of a recurrent layer (Mamba, LFM2) cannot.
     """
     import torch
-
-    def outputs(model, batch):
-        left = move_padding_left(batch)
-        mask = left["attention_mask"]                      # (B, T) of what follows the prefix
-        cache = copy.deepcopy(prefix_cache)                # the forward pass appends to it
-        cache.batch_repeat_interleave(len(mask))
-        n_prefix = prefix_cache.get_seq_length()
-        full_mask = torch.cat([mask.new_ones(len(mask), n_prefix), mask], dim=1)
-        logits = model(input_ids=left["input_ids"], attention_mask=full_mask, **position_ids(model, mask, n_prefix),
-                       past_key_values=cache, use_cache=True, logits_to_keep=1).logits
-        return logits[:, -1, word_ids].float()
-    return outputs
+    from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+    model.eval()
+    ids = torch.tensor([prefix], device=device)
+    last = torch.tensor([[len(prefix) - 1]], device=device)
+    with torch.inference_mode(), autocast(dtype, device), head_reads_only(model, last):
+        cache = getattr(model(ids, use_cache=True), "past_key_values", None)
+    if type(cache) is not DynamicCache or {type(c) for c in cache.layers} - {DynamicLayer, DynamicSlidingWindowLayer}:
+        return None
+    return cache
 
 
 def score_prompts(model, tokenizer, ids, word_ids, device, dtype="fp32", tokens=8192):
-    """Soft labels (N, 2) of N prompts, by the raw next-token logits of two words. A shared prefix is read once."""
+    """
+    Soft labels (N, 2) of N prompts, by the raw next-token logits of two words. A shared prefix is read once. The
+    longest prompt is also read whole: if the two ways disagree, the others are read whole too.
+    """
     import torch
+    whole = next_word_logits(word_ids)
     n_prefix = shared_prefix_length(ids)
-    if n_prefix < 16 or len(ids) < 2:
-        return predict(model, tokenizer, ids, device, dtype, tokens, next_word_logits(word_ids))
-    model.eval()
-    with torch.inference_mode(), autocast(dtype, device):
-        prefix = torch.tensor([ids[0][:n_prefix]], device=device)
-        prefix_cache = model(prefix, use_cache=True, logits_to_keep=1).past_key_values
+    cache = read_prefix(model, ids[0][:n_prefix], device, dtype) if n_prefix >= 16 and len(ids) > 2 else None
+    if cache is None:
+        return predict(model, tokenizer, ids, device, dtype, tokens, whole)
     rest = [i[n_prefix:] for i in ids]
-    width = max(map(len, rest))
-    tokens = tokens * width // (n_prefix + width)          # attention also looks at the repeated prefix
-    return predict(model, tokenizer, rest, device, dtype, tokens, next_word_logits_after_prefix(prefix_cache, word_ids))
+    after_prefix = next_word_logits(word_ids, cache)
+    longest = max(rest, key=len)
+    in_two_ways = [predict(model, tokenizer, [ids[0][:n_prefix] + longest], device, dtype, tokens, whole),
+                   predict(model, tokenizer, [longest], device, dtype, tokens, after_prefix)]
+    is_bf16 = use_bf16(dtype, device) or model.dtype == torch.bfloat16
+    if np.abs(in_two_ways[0] - in_two_ways[1]).max() > (0.05 if is_bf16 else 1e-3):
+        print("note: this model's cache is not exact (its positions depend on the length); every prompt is read whole")
+        return predict(model, tokenizer, ids, device, dtype, tokens, whole)
+    tokens = tokens * len(longest) // (n_prefix + len(longest))        # attention also looks at the repeated prefix
+    return predict(model, tokenizer, rest, device, dtype, tokens, after_prefix)
 
 
-def predict_in_context(model, tokenizer, demonstrations, texts, words, device, max_length, dtype="fp32"):
+def predict_in_context(model, tokenizer, demonstrations, texts, words, device, max_length, dtype="fp32", context=""):
     """
     The model's soft labels of N texts, each after its demonstrations.
 
@@ -347,7 +375,7 @@ def predict_in_context(model, tokenizer, demonstrations, texts, words, device, m
     word_ids = answer_word_ids(tokenizer, words)
     shared = len(demonstrations) == 1
     lines = demonstrations * len(texts) if shared else demonstrations
-    ids, dropped = fit_to_context(tokenizer, lines, texts, words, max_length)
+    ids, dropped = fit_to_context(tokenizer, lines, texts, words, max_length, context)
     prefix = dropped if shared else np.zeros(len(ids))     # prompts that lost equally many lines share those left
     soft_labels = np.empty((len(ids), 2), np.float32)
     for n in np.unique(prefix):
@@ -385,8 +413,7 @@ def read_pool(plan, test, args):
 
 def choose_words(words, args, tokenizer):
     """The task's words for (no, yes) -> those of the prompt, one token each; else one line says that they are not."""
-    if args.label_words:
-        words = [" " + word.strip() for word in args.label_words.split(",")]
+    words = split_label_words(args.label_words) or words
     if args.invert:
         words = words[::-1]
     if tokenizer.chat_template:
@@ -402,29 +429,30 @@ def mean_hidden(model, batch):
 
 
 def make_retriever(args, pool, soft_labels, test, model, tokenizer, max_length, device):
-    """-> retrieve(k, rng) -> indices into the pool, (1, k) for all rows together or (M, k), the most similar last"""
+    """-> retrieve(k, rng, draw) -> indices into the pool, (1, k) for all rows together or (M, k), most similar last"""
     if args.retriever in ("random", "confident", "oversight"):
         confidence = soft_labels.max(1) if args.retriever == "confident" else None
-        return lambda k, rng: sample_per_class(soft_labels[:, 1] > 0.5, k, rng, confidence)[None]
+        is_yes = soft_labels[:, 1] > 0.5
+        return lambda k, rng, draw: sample_per_class(is_yes, k, rng, confidence, draw, args.orders)[None]
     if args.retriever == "bm25":
         similarity = bm25([row["text"] for row in test], [row["text"] for row in pool])
-        return lambda k, rng: most_similar(similarity, k)
+        return lambda k, rng, draw: most_similar(similarity, k, draw, args.orders)
     if args.encoder:
-        model, tokenizer, max_length = open_checkpoint(args.encoder, "AutoModel", device, args.trust_remote_code)
+        model, tokenizer, max_length = open_checkpoint(args.encoder, "AutoModel", device, args)
     ids = tokenize(tokenizer, pool + test, max_length)
     features = forward_all(model, tokenizer, ids, device, args.dtype, output_fn=mean_hidden)
     candidates = np.arange(len(pool))
     if args.retriever == "votek":
         candidates = np.sort(vote_k(features[:len(pool)], N_VOTED, n_neighbours=max(3, len(pool) // 20)))
     similarity = cosine_similarity(features[len(pool):], features[candidates])
-    return lambda k, rng: candidates[most_similar(similarity, k)]
+    return lambda k, rng, draw: candidates[most_similar(similarity, k, draw, args.orders)]
 
 
 def draw_demonstrations(args, pool, soft_labels, words, retrieve, shots, noise, draw):
     """`shots` demonstrations, `noise` of their labels flipped -> a single list of lines for all M rows of test, or M"""
     if not shots:
         return [[]]
-    chosen = retrieve(shots, np.random.default_rng([args.seed, draw]))                         # (1 or M, shots)
+    chosen = retrieve(shots, np.random.default_rng([args.seed, draw]), draw)                   # (1 or M, shots)
     shown = flip_labels(soft_labels[chosen, 1] > 0.5, noise, np.random.default_rng([args.seed, draw, 1]))
     confidence = soft_labels.max(1) if args.confidence else [None] * len(pool)
     demonstrations = []
@@ -436,7 +464,7 @@ def draw_demonstrations(args, pool, soft_labels, words, retrieve, shots, noise, 
 
 def predict_curve(args, test, demonstrate, predict_texts):
     """
-    Every point of the curve, --orders times if anything in it is random. There is no point with more flips than shots.
+    Every point of the curve, --orders times if it has demonstrations. There is no point with more flips than shots.
 
     demonstrate   (shots, noise, draw) -> demonstrations
     returns       {(shots, noise): [(soft labels, number of lines that did not fit), one a draw]}
@@ -444,9 +472,8 @@ def predict_curve(args, test, demonstrate, predict_texts):
     predictions = {}
     points = [(shots, noise) for shots in args.shots for noise in args.noise if noise <= shots]
     for shots, noise in points:
-        is_random = shots > 0 and (noise > 0 or args.retriever in ("random", "confident", "oversight"))
         predictions[shots, noise] = []
-        for draw in range(args.orders if is_random else 1):
+        for draw in range(args.orders if shots else 1):
             demonstrations = demonstrate(shots, noise, draw)
             soft_labels, dropped = predict_texts(demonstrations, [row["text"] for row in test])
             if args.calibrate:
@@ -488,6 +515,7 @@ def build_parser():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_run_flags(parser, out="icl")
     add_model_flags(parser, model="tiny-4")
+    add_prompt_flags(parser)
     add = parser.add_argument
     add("--labels", type=path_name, default="weak", help="a supervisor's folder, or its name; 'truth': the ceiling")
     add("--shots", type=numbers, default=[4], help="demonstrations; of a list the last is the result")
@@ -497,6 +525,7 @@ def build_parser():
         help="which demonstrations: see above")
     add("--encoder", default="", help="topk, votek: a model for hidden states (default: --model)")
     add("--oversight", type=path_name, default="", help="--retriever oversight: the second supervisor's folder")
+    add("--context", default="", help="a first line of every prompt, for example one that names the task")
     add("--confidence", action="store_true", help="show the supervisor's confidence after each label")
     add("--label-words", default="", help="for no and yes, as in no,yes (default: those of task.json)")
     add("--invert", action="store_true", help="use the word for no as yes, and the other way round")
@@ -513,11 +542,11 @@ def check_args(args):
     returns   a namespace: role, words (of the task, for no and yes), the four folders to read (only that of the labels
               is never None); identity, inputs and sources for describe_run
     """
-    words = {word.strip() for word in args.label_words.split(",")} - {""}
-    if args.label_words and (args.label_words.count(",") != 1 or len(words) != 2):
-        fail(f"--label-words {args.label_words!r}: give two different words, for no and yes, as in no,yes")
+    split_label_words(args.label_words)
     if (args.retriever == "oversight") != bool(args.oversight):
         fail("--retriever oversight and --oversight FOLDER go together: labels that both give are shown")
+    if args.context and not is_text(args.context):
+        fail(f"--context {args.context!r}: give a line of valid Unicode")
     if args.encoder and args.retriever not in ("topk", "votek"):
         fail(f"--encoder is for --retriever topk and votek, not {args.retriever}")
     if args.noise[0] > args.shots[-1]:
@@ -556,17 +585,17 @@ def main(argv=None):
         return
     with open_run(folder):
         device = pick_device(args.device)
-        model, tokenizer, max_length = open_language_model(args.model, device, args.trust_remote_code)
+        model, tokenizer, max_length = open_language_model(args.model, device, args, frozen=True)
         words = choose_words(plan.words, args, tokenizer)
         retrieve = make_retriever(args, pool, soft_labels, test, model, tokenizer, max_length, device)
         demonstrate = functools.partial(draw_demonstrations, args, pool, soft_labels, words, retrieve)
         predict_texts = functools.partial(predict_in_context, model, tokenizer, words=words, device=device,
-                                          max_length=max_length, dtype=args.dtype)
+                                          max_length=max_length, dtype=args.dtype, context=args.context)
         which = "rows of train2 that both supervisors label the same" if args.oversight else "rows of train2"
         print(f"data: {len(pool):,} {which} to demonstrate with ({(soft_labels[:, 1] > 0.5).mean():.1%} yes, by "
               f"{os.path.relpath(plan.labels_folder)}); {len(test):,} rows of test to label")
         lines = demonstrate(args.shots[-1], args.noise[0], 0)[0]
-        prompt = build_prompt(tokenizer, lines, test[0]["text"], words).replace("\n", "\n  ")
+        prompt = build_prompt(tokenizer, lines, test[0]["text"], words, args.context).replace("\n", "\n  ")
         print(f"one prompt, exactly as the model sees it (it continues with one of {words}):\n  {prompt}")
 
         predictions = predict_curve(args, test, demonstrate, predict_texts)

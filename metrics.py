@@ -8,13 +8,17 @@ honest. Supervisor, student and ceiling are scored on the same rows, and differ 
 Its interval comes from resampling questions, not rows, and runs, where there are several. Where the ceiling is not
 clearly above the supervisor, a sentence says so and no PGR is printed.
 
+Where one class is rare, a model that never says yes has a high accuracy. So all three are compared by balanced accuracy
+if the classes are uneven by more than 70/30 (--metric accuracy, balanced or auroc chooses). A model that says only one
+class is named, and so is a supervisor that is not above chance.
+
 Needs   contract.py
 """
 import os
 
 import numpy as np
 
-from contract import fail, read_config, read_labels, read_rows
+from contract import fail, may_have_gaps, read_config, read_labels, read_rows
 
 # --------------------------------------------------------------------------- small helpers
 
@@ -89,6 +93,110 @@ def auroc(p_yes, labels):
     return float((ranks[labels == 1].sum() - n_yes * (n_yes + 1) / 2) / (n_yes * n_no))
 
 
+def balanced_accuracy(p_yes, labels):
+    """
+    The mean of the accuracies on the two classes: 1/2 for a model that says always the same. nan if a class is missing.
+
+    >>> balanced_accuracy([0.1, 0.2, 0.3, 0.4], [0, 0, 0, 1])      # accuracy 0.75, yet it never says yes
+    0.5
+    """
+    hits = correct(p_yes, labels)
+    is_yes = np.asarray(labels) == 1
+    if is_yes.all() or not is_yes.any():
+        return float("nan")
+    return float((hits[is_yes].mean() + hits[~is_yes].mean()) / 2)
+
+
+METRICS = {"accuracy": accuracy, "balanced": balanced_accuracy, "auroc": auroc}
+METRIC_NAMES = {"accuracy": "accuracy", "balanced": "balanced accuracy", "auroc": "AUROC"}
+
+
+def pick_metric(name, labels):
+    """
+    --metric auto: balanced accuracy where classes are uneven by more than 70/30, else accuracy. Other names stay.
+
+    >>> pick_metric("auto", [0, 0, 0, 1]), pick_metric("auto", [0, 1]), pick_metric("auroc", [0, 1])
+    ('balanced', 'accuracy', 'auroc')
+    """
+    share_yes = float(np.mean(labels))
+    if share_yes in (0.0, 1.0):
+        return "accuracy"                                  # the others need both classes
+    return name if name != "auto" else "accuracy" if 0.3 <= share_yes <= 0.7 else "balanced"
+
+
+def only_word(p_yes):
+    """
+    The only verdict that a model gives, "no" or "yes"; "" if it gives both, or nothing but ties.
+
+    >>> only_word([0.1, 0.4]), only_word([0.1, 0.6])
+    ('no', '')
+    """
+    p_yes = np.asarray(p_yes)
+    return "no" if (p_yes < 0.5).all() else "yes" if (p_yes > 0.5).all() else ""
+
+
+def label_warnings(p_yes):
+    """
+    What is wrong with labels at first sight, before anybody is trained on them. (N,) -> list of sentences
+
+    >>> label_warnings([0.7, 0.7, 0.7]), label_warnings([0.1, 0.3]), label_warnings([0.1, 0.9])
+    (['they are 0.7 on every row: nothing can be learned from them'], ['they say no on every row'], [])
+    """
+    p_yes = np.asarray(p_yes, float)
+    if np.ptp(p_yes) < 1e-6:
+        return [f"they are {p_yes[0]:.3g} on every row: nothing can be learned from them"]
+    warnings = [f"they say {only_word(p_yes)} on every row"] if only_word(p_yes) else []
+    n_ties = int((p_yes == 0.5).sum())
+    if n_ties > 0.05 * len(p_yes):
+        warnings.append(f"{n_ties:,} of {len(p_yes):,} are ties of exactly 0.5")
+    return warnings
+
+
+def shuffle_test(prediction, p_yes, n=199, seed=0):
+    """
+    Do labels depend on what a prediction was made from? The p value of a permutation test: the share of shuffled labels
+    that correlate with the prediction as much as the labels do. (N,), (N,) -> 1/200 to 1
+
+    >>> shuffle_test(np.arange(8), [0, 0, 0, 0, 1, 1, 1, 1]) < 0.05, shuffle_test(np.arange(4), [0, 1, 1, 0]) < 0.05
+    (True, False)
+    """
+    x = np.asarray(prediction, float)
+    x = x - x.mean()
+    y = np.asarray(p_yes, float)
+    rng = np.random.default_rng(seed)
+    shuffled = np.array([x @ rng.permutation(y) for _ in range(n)])
+    return float((1 + (shuffled >= x @ y - 1e-12).sum()) / (n + 1))
+
+
+def choose_threshold(p_yes, labels):
+    """
+    The threshold of p(yes) with the best balanced accuracy on rows that no label was learned from: 1/2, unless another
+    one is better by more than 1.64 standard errors of the difference. Few rows decide by chance.
+
+    p_yes, labels   (N,), (N,) of 0 and 1
+    >>> choose_threshold([0.1, 0.1, 0.2, 0.3, 0.3, 0.4] * 5, [0, 0, 0, 1, 1, 1] * 5)       # it never says yes, in order
+    0.25
+    >>> choose_threshold([0.1, 0.9, 0.6], [0, 1, 0])
+    0.5
+    """
+    p_yes = np.asarray(p_yes, float)
+    is_yes = np.asarray(labels) == 1
+    if not len(p_yes) or is_yes.all() or not is_yes.any():
+        return 0.5
+    weights = np.where(is_yes, 0.5 / is_yes.mean(), 0.5 / (~is_yes).mean())    # of mean 1: balanced accuracy is a mean
+    values = np.unique(p_yes)
+    best = 0.5
+    best_hits = weights * ((p_yes > 0.5) == is_yes)
+    default = best_hits
+    for threshold in (values[1:] + values[:-1]) / 2:
+        hits = weights * ((p_yes > threshold) == is_yes)
+        if hits.mean() > best_hits.mean():
+            best = float(threshold)
+            best_hits = hits
+    gain = best_hits - default
+    return best if gain.mean() > 1.64 * gain.std() / np.sqrt(len(gain)) else 0.5
+
+
 def ece(p_yes, labels, bins=10):
     """
     Expected calibration error: |confidence - accuracy|, averaged over ten equal bins of confidence from 0.5 to 1.
@@ -106,14 +214,14 @@ def all_metrics(soft_labels, rows):
     """
     Every number that is reported about a model, on rows that carry their true label.
 
-    soft_labels (N, 2), N rows -> dict: n, accuracy, se (clustered by group), chance (share of the larger class), auroc,
-    ece, share_yes (of the truth), says_yes (share of verdicts "yes")
+    soft_labels (N, 2), N rows -> dict: n, accuracy, balanced (accuracy), se (of accuracy, clustered by group), chance
+    (share of the larger class), auroc, ece, share_yes (of the truth), says_yes (share of verdicts "yes")
     """
     p_yes = np.asarray(soft_labels, float)[:, 1]
     labels = np.array([row["label"] for row in rows])
     hits = correct(p_yes, labels)
     share_yes = float(labels.mean())
-    return {"n": len(rows), "accuracy": float(hits.mean()),
+    return {"n": len(rows), "accuracy": float(hits.mean()), "balanced": balanced_accuracy(p_yes, labels),
             "se": float(clustered_se(hits, [row["group"] for row in rows])),
             "chance": max(share_yes, 1 - share_yes), "auroc": auroc(p_yes, labels), "ece": ece(p_yes, labels),
             "share_yes": share_yes, "says_yes": float((p_yes > 0.5).mean())}
@@ -121,8 +229,13 @@ def all_metrics(soft_labels, rows):
 
 def format_metrics(name, m):
     """One line about one model: its accuracy, the standard error, and what to compare it with."""
-    below = " | BELOW CHANCE: diverged?" if m["accuracy"] + 2 * m["se"] < m["chance"] else ""
-    return (f"{name} {m['accuracy']:.3f} ±{m['se']:.3f} | AUROC {m['auroc']:.3f} | ECE {m['ece']:.3f} | "
+    uneven = pick_metric("auto", [m["share_yes"], m["share_yes"]]) == "balanced"
+    balanced = f" | balanced {m['balanced']:.3f}" if uneven else ""
+    score, chance = (m["balanced"], 0.5) if uneven else (m["accuracy"], m["chance"])
+    below = " | BELOW CHANCE: diverged?" if score + 2 * m["se"] < chance else ""
+    if m["says_yes"] in (0, 1) and 0 < m["share_yes"] < 1:
+        below += f" | WARNING: it says {'yes' if m['says_yes'] else 'no'} on every row"
+    return (f"{name} {m['accuracy']:.3f} ±{m['se']:.3f}{balanced} | AUROC {m['auroc']:.3f} | ECE {m['ece']:.3f} | "
             f"says yes {m['says_yes']:.2f} of {m['share_yes']:.2f} | chance {m['chance']:.3f} | n={m['n']:,}{below}")
 
 
@@ -142,9 +255,27 @@ def pgr(supervisor, student, ceiling):
     return (student - supervisor) / gap if gap > 0 else float("nan")
 
 
+T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)     # 97.5 %, of 1, 2, ... degrees
+
+
+def stretch_of_runs(n):
+    """
+    By how much n runs drawn with replacement vary too little: sqrt(n / (n - 1)), since the mean is theirs too, and the
+    t quantile over the normal one. From ten runs on the last quantile is kept.
+
+    >>> [round(stretch_of_runs(n), 2) for n in (1, 3, 5, 10)]
+    [1.0, 2.69, 1.58, 1.22]
+    """
+    return 1.0 if n == 1 else (n / (n - 1)) ** 0.5 * T_QUANTILES[min(n - 2, len(T_QUANTILES) - 1)] / 1.96
+
+
 def bootstrap(hits, groups, n_draws=2000, seed=0):
     """
     Accuracies on 2,000 resampled test sets: questions are drawn with replacement, and runs too where there are several.
+    Few runs drawn with replacement vary too little. So the runs' part of each draw is stretched until percentiles are
+    as wide as Student's t interval of as many runs (in simulations 0.93 to 1.00 of the intervals of five runs hold the
+    true value, even if one run in five goes wrong; without it 0.83 to 0.98). One run has no such part: its interval is
+    about questions alone.
 
     hits      (S, M, N)  1, 0.5 or 0: in run (seed) s, is model m correct on row n? All models share each draw (paired)
     groups    N          the question a row belongs to; its rows are not independent and are drawn together
@@ -159,7 +290,43 @@ def bootstrap(hits, groups, n_draws=2000, seed=0):
     sizes = np.bincount(member, minlength=n_groups)                                                         # (G,)
     questions = rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), n_draws)                         # (draws, G)
     runs = rng.multinomial(n_runs, np.full(n_runs, 1 / n_runs), n_draws) / n_runs                           # (draws, S)
+    runs = 1 / n_runs + stretch_of_runs(n_runs) * (runs - 1 / n_runs)
     return np.einsum("ds,smd->dm", runs, sums @ questions.T) / (questions @ sizes)[:, None]
+
+
+def bootstrap_scores(metric, probs, labels, groups, n_draws=2000, seed=0):
+    """
+    Scores of M models of one run on 2,000 resampled test sets, as in `bootstrap`, for a metric of METRICS.
+
+    probs (M, N) p(yes), labels (N,) of 0 and 1, groups N -> (at most n_draws, M); draws without one of the classes are
+    left out
+    """
+    labels = np.asarray(labels)
+    if metric == "accuracy":
+        return bootstrap([[correct(p, labels) for p in probs]], groups, n_draws, seed)
+    names, member = np.unique(groups, return_inverse=True)
+    rng = np.random.default_rng(seed)
+    questions = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), n_draws)      # (draws, G)
+    out = []
+    for drawn in np.array_split(questions, max(1, len(labels) * n_draws // 10 ** 6)):          # to save memory
+        weights = drawn[:, member].astype(float)                                               # (draws, N)
+        yes = weights * (labels == 1)
+        no = weights * (labels == 0)
+        both = yes.any(1) & no.any(1)
+        yes = yes[both] / yes[both].sum(1, keepdims=True)
+        no = no[both] / no[both].sum(1, keepdims=True)
+        if metric == "balanced":
+            out.append(np.stack([(yes + no) @ correct(p, labels) / 2 for p in probs], 1))
+            continue
+        columns = []
+        for p in probs:                                    # P(a yes scores above a no), ties half
+            order = np.argsort(p, kind="stable")
+            first = np.unique(np.asarray(p)[order], return_index=True)[1]
+            no_at = np.add.reduceat(no[:, order], first, axis=1)                               # (draws, values)
+            yes_at = np.add.reduceat(yes[:, order], first, axis=1)
+            columns.append((yes_at * (no_at.cumsum(1) - no_at / 2)).sum(1))
+        out.append(np.stack(columns, 1))
+    return np.concatenate(out)
 
 
 def pgr_interval(draws):
@@ -191,30 +358,58 @@ def paired_gain(p_yes, baseline, rows):
     return float(hits[0].mean() - hits[1].mean()), float(low), float(high)
 
 
-def compare_models(rows, supervisor, student, ceiling=None):
+def format_difference(mean, low, high):
     """
-    Every number that relates a student to its supervisor and ceiling, all on the same rows.
+    A paired difference with its interval, and what it shows: nothing, if the interval holds 0.
 
-    rows with label and group; supervisor, student, ceiling: (N, 2) soft labels -> dict
+    >>> format_difference(0.05, 0.02, 0.08), format_difference(0.05, -0.02, 0.12)
+    ('+0.050 [+0.020, +0.080] helps', '+0.050 [-0.020, +0.120]')
     """
-    truth = [row["label"] for row in rows]
-    hits = {}
-    for name, probs in (("supervisor", supervisor), ("student", student), ("ceiling", ceiling)):
-        if probs is not None:
-            hits[name] = correct(probs[:, 1], truth)
-    agrees = (student[:, 1] > 0.5) == (supervisor[:, 1] > 0.5)
-    supervisor_correct = hits["supervisor"] == 1
-    out = {name: float(h.mean()) for name, h in hits.items()}
+    return f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]" + (" helps" if low > 0 else " costs" if high < 0 else "")
+
+
+def compare_models(rows, supervisor, student, ceiling=None, metric="auto"):
+    """
+    Every number that relates a student to its supervisor and ceiling, all on the same rows: those that all have
+    labelled.
+
+    rows with label and group; supervisor, student, ceiling: (N, 2) soft labels, nan where there is none -> dict
+    metric   of METRICS, or "auto" (pick_metric): what supervisor, student, ceiling, se, chance and pgr are in
+    """
+    probs = {"supervisor": supervisor, "student": student, "ceiling": ceiling}
+    probs = {name: np.asarray(p, float)[:, 1] for name, p in probs.items() if p is not None}
+    known = np.isfinite(list(probs.values())).all(0)
+    probs = {name: p[known] for name, p in probs.items()}
+    rows = [row for row, is_known in zip(rows, known) if is_known]
+    truth = np.array([row["label"] for row in rows])
+    groups = [row["group"] for row in rows]
+    metric = pick_metric(metric, truth)
+    agrees = (probs["student"] > 0.5) == (probs["supervisor"] > 0.5)
+    supervisor_correct = correct(probs["supervisor"], truth) == 1
+    out = {name: METRICS[metric](p, truth) for name, p in probs.items()}
     for name, which in (("right", supervisor_correct), ("wrong", ~supervisor_correct)):
         out[f"agrees_where_supervisor_{name}"] = float(agrees[which].mean()) if which.any() else None
+    draws = bootstrap_scores(metric, list(probs.values()), truth, groups)
+    share_yes = float(truth.mean())
+    out |= {"metric": metric, "n": len(rows), "chance": max(share_yes, 1 - share_yes) if metric == "accuracy" else 0.5,
+            "se": float(clustered_se(correct(probs["student"], truth), groups) if metric == "accuracy"
+                        else draws[:, 1].std())}
+    one_class = share_yes in (0.0, 1.0)
+    out["warnings"] = [f"the {name} says {only_word(p)} on every row" for name, p in probs.items()
+                       if only_word(p) and not one_class]
+    low, high = np.percentile(draws[:, 0], [2.5, 97.5])
+    if high < out["chance"]:
+        out["warnings"].append("the supervisor is below chance: are its labels inverted?")
+    elif low <= out["chance"] and not one_class:
+        out["warnings"].append("the supervisor is not clearly above chance, so a PGR says little")
     if ceiling is None:
         out["pgr_reason"] = "no --ceiling was given"
-    elif out["ceiling"] <= out["supervisor"]:
+    elif not out["ceiling"] > out["supervisor"]:
         out["pgr_reason"] = (f"the ceiling ({out['ceiling']:.3f}) is not above the supervisor "
                              f"({out['supervisor']:.3f}): no gap to recover")
     else:
         out["pgr"] = pgr(out["supervisor"], out["student"], out["ceiling"])
-        low, high, without = pgr_interval(bootstrap([list(hits.values())], [row["group"] for row in rows]))
+        low, high, without = pgr_interval(draws)
         out["pgr_interval"] = None if np.isnan(low) else [low, high]
         out["pgr_draws_without_gap"] = without
     return out
@@ -226,14 +421,20 @@ def format_share(value):
 
 
 def format_comparison(c, m):
-    """compare_models' and all_metrics' dicts -> "supervisor | student | ceiling | PGR [interval] | chance | n" """
+    """
+    compare_models' and all_metrics' dicts -> "supervisor | student | ceiling | PGR [interval] | chance | n", with the
+    metric in front if it is not accuracy, and warnings at the end
+    """
     interval = "[interval open: the gap is within its noise]"
     if c.get("pgr_interval") is not None:
         interval = "[{:.2f}, {:.2f}]".format(*c["pgr_interval"])
     recovered = f"PGR {c['pgr']:.2f} {interval}" if "pgr" in c else f"no PGR: {c['pgr_reason']}"
     ceiling = f"ceiling {c['ceiling']:.3f}" if "ceiling" in c else "ceiling unknown"
-    return (f"supervisor {c['supervisor']:.3f} | student {m['accuracy']:.3f} ±{m['se']:.3f} | {ceiling} | {recovered} "
-            f"| chance {m['chance']:.3f} | n={m['n']:,}")
+    metric = "" if c["metric"] == "accuracy" else f"{METRIC_NAMES[c['metric']]}: "
+    n = f"{c['n']:,}" if c["n"] == m["n"] else f"{c['n']:,} of {m['n']:,} that the supervisor labels"
+    return (f"{metric}supervisor {c['supervisor']:.3f} | student {c['student']:.3f} ±{c['se']:.3f} | {ceiling} | "
+            f"{recovered} | chance {c['chance']:.3f} | n={n}"
+            + "".join(f" | WARNING: {warning}" for warning in c["warnings"]))
 
 
 def print_cases(title, indices, rows, supervisor, student, n=3):
@@ -259,13 +460,13 @@ def check_comparison(identity, supervisor, ceiling, role="ceiling", same=SAME_IN
     identity              the student's {"task", "seed", "max_rows", ...}, as it will stand in its config
     supervisor, ceiling   folders, or None
     """
-    rows = read_rows(identity["task"], "test", identity["max_rows"])
+    rows = read_rows(identity["task"], "test", identity["max_rows"], may_be_empty=True)
     test_ids = [{"id": row["id"]} for row in rows]             # ids alone: nothing else of test is used yet
     for name, folder in (("--supervisor", supervisor), ("--ceiling", ceiling)):
         if folder and not os.path.exists(os.path.join(folder, "labels.jsonl")):
             fail(f"{name}: no labels at {os.path.relpath(folder)}/labels.jsonl. Run the command that makes them first")
         if folder:
-            read_labels(folder, test_ids)
+            read_labels(folder, test_ids, gaps=may_have_gaps(folder))
     if not ceiling:
         return
     config = read_config(ceiling)

@@ -2,7 +2,7 @@
 Open a model, feed it batches, read its predictions: everything about models that more than one stage needs.
 
     open       pick_device, open_checkpoint, load_classifier, open_language_model
-    batches    tokenize, pad, pad_left, position_ids
+    batches    tokenize, truncate, pad, pad_left
     predict    classify (two logits a row), forward_all (any outputs, any number of rows), predict (soft labels)
     prompt     apply_chat_template, encode_prompts, next_word_probs: p(yes) as the next word, nothing is generated
     text       token_nll, mean_nll: how unlikely a text is;  generate: continue N prompts
@@ -14,11 +14,19 @@ as scores has been changed by temperature and top-p. A label word must be the to
 
 Needs   contract.py
 """
-import inspect
+import contextlib
+import copy
+import itertools
+import json
+import os
+import re
+import threading
 
 import numpy as np
 
-from contract import fail, model_folder, path_name
+from contract import fail, hub_commit, import_hub, model_folder, number, path_name, read_json
+
+TEMPLATE_SECONDS = 20                # a chat template needs a millisecond
 
 # --------------------------------------------------------------------------- device and checkpoint
 
@@ -27,12 +35,22 @@ def add_model_flags(parser, model=None):
     """The flags of every stage that opens a model. Without a default `model` there is no --model."""
     if model is not None:
         parser.add_argument("--model", type=path_name, default=model,
-                            help="a shipped model, a local folder (also a run's), or a hub name")
+                            help="a shipped model, a local folder (also a run's), a hub name, or name@revision")
     parser.add_argument("--device", default="", help="cuda|mps|cpu (default: the best there is)")
     parser.add_argument("--dtype", default="auto", choices=["auto", "fp32", "bf16"],
                         help="bf16: autocast over fp32 weights; auto: bf16 on GPUs that have it")
     parser.add_argument("--trust-remote-code", action="store_true",
                         help="run code that a hub repository brings; off for safety")
+    parser.add_argument("--max-length", type=number(int, 8, 1 << 24), default=1024,
+                        help="tokens of a row or prompt that are read, if the model can read so many")
+    parser.add_argument("--truncate", default="start", choices=["start", "end"],
+                        help="what a row that is too long loses; a question and its answer often stand at the end")
+
+
+def add_prompt_flags(parser):
+    """The flag of stages that prompt a model in words."""
+    parser.add_argument("--no-chat-template", action="store_true",
+                        help="prompt a model that has a chat template as a base model (Qwen's base models ship one)")
 
 
 def pick_device(asked):
@@ -72,76 +90,222 @@ def autocast(dtype, device):
     return torch.autocast(device.split(":")[0], torch.bfloat16, enabled=use_bf16(dtype, device), cache_enabled=False)
 
 
-def open_config(name, remote_code=False, **config_changes):
+def trusts_code(flags):
+    """--trust-remote-code: may code of a hub repository run? Weights are always safetensors, which hold no code."""
+    return getattr(flags, "trust_remote_code", False)
+
+
+def find_source(name):
     """
-    A model's folder or hub name -> (tokenizer, config, the number of tokens it can read). Dropout is set to 0: two
+    A model's name -> (what from_pretrained takes, its keyword arguments). A hub name (perhaps with @revision) is read
+    at the commit that the run records.
+    """
+    import_hub()
+    path = model_folder(name)
+    if os.path.isdir(path):
+        return path, {}
+    commit = hub_commit(path)
+    if commit is None:
+        raise OSError("neither the hub nor its cache on this machine has it.")
+    return path.partition("@")[0], {"revision": commit}
+
+
+def check_ranges(config):
+    """
+    A config.json is only text: with 10^9 layers or labels it would keep this process busy for ever. Numbers that no
+    model has, and token ids that are no numbers, raise ValueError. config: the parsed file, or a part of it
+
+    >>> check_ranges({"n_layer": 2, "eos_token_id": [0, 5], "text_config": {"num_hidden_layers": 10 ** 9}})
+    Traceback (most recent call last):
+    ValueError: its configuration says num_hidden_layers 1000000000
+    """
+    counts = ("n_", "num_", "hidden_size", "vocab_size", "intermediate_size", "max_position")
+    for key, value in config.items():
+        good = True
+        if isinstance(value, dict):
+            check_ranges(value)
+        elif key.endswith("token_id"):
+            ids = value if isinstance(value, list) else [0 if value is None else value]
+            good = all(type(i) is int and -1 <= i < 2 ** 24 for i in ids)
+        elif type(value) is int and key.startswith(counts):
+            good = 0 <= value <= (1000 if "layer" in key else 2 ** 24)
+        if not good:
+            raise ValueError(f"its configuration says {key} {value!r}")
+
+
+def open_config(name, flags=None, **config_changes):
+    """
+    A model's folder or hub name -> (tokenizer, config, the number of tokens to read at most). Dropout is set to 0: two
     epochs carry little risk of overfitting, and runs compare better.
     """
+    path, source = find_source(name)                       # before transformers imports huggingface_hub
     import transformers
-    path = model_folder(name)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=remote_code)
-    config = transformers.AutoConfig.from_pretrained(path, **config_changes, trust_remote_code=remote_code)
+    check_ranges(transformers.PreTrainedConfig.get_config_dict(path, **source)[0])
+    source["trust_remote_code"] = trusts_code(flags)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path, **source)
+    config = transformers.AutoConfig.from_pretrained(path, **config_changes, **source)
     for key, value in config.to_dict().items():
         if "drop" in key and isinstance(value, float):
             setattr(config, key, 0.0)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     config.pad_token_id = tokenizer.pad_token_id
-    positions = getattr(config, "max_position_embeddings", None) or 1 << 20
-    max_length = min(positions, tokenizer.model_max_length, 1024)
+    tokenizer.truncation_side = "right" if getattr(flags, "truncate", "start") == "end" else "left"
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None) or 0
+    max_length = min(positions if positions > 0 else 1 << 24, tokenizer.model_max_length,
+                     getattr(flags, "max_length", 1024))
     if max_length < 2 or not all(isinstance(name, str) for name in config.architectures or []):
         raise ValueError(f"a length of {max_length} tokens, architectures {config.architectures}?")
     return tokenizer, config, max_length
 
 
-def open_checkpoint(name, kind, device, remote_code=False, **config_changes):
+def add_classifier_class(config):
     """
-    Model (fp32, no dropout), tokenizer, and the number of tokens it can read.
+    Half of transformers' language models have no class for sequence classification. Theirs is made here as transformers
+    makes that of Llama: the body, and a linear head on the last token's hidden state (Burns et al. do the same).
+    """
+    import transformers
+    from transformers.modeling_layers import GenericForSequenceClassification
+    kind = type(config)
+    pools_padding = config.model_type in ("ctrl", "xlnet")                     # their classes read the last column
+    if kind in transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING and not pools_padding:
+        return
+    if kind not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING or kind not in transformers.MODEL_MAPPING:
+        return                                             # transformers says what is wrong with it
+    body = transformers.MODEL_MAPPING[kind]
+    body = body[0] if isinstance(body, (list, tuple)) else body
+    family = next(parent for parent in body.__mro__ if parent.__name__.endswith("PreTrainedModel"))
+    name = body.__name__.removesuffix("Model") + "ForSequenceClassification"
+    attributes = {"config_class": kind, "base_model_prefix": family.base_model_prefix or "model",
+                  "__module__": body.__module__}           # weights of foreign modules are initialized in another way
+    made = type(name, (GenericForSequenceClassification, family), attributes)
+    transformers.AutoModelForSequenceClassification.register(kind, made, exist_ok=True)
+
+
+def open_checkpoint(name, kind, device, flags=None, frozen=False, **config_changes):
+    """
+    Model (fp32, no dropout), tokenizer, and the number of tokens to read at most.
 
     kind          a class of transformers by name, for example "AutoModelForSequenceClassification"
-    remote_code   run code from a hub repository (--trust-remote-code); weights are always safetensors
+    flags         the run's flags, of which those of add_model_flags count here; None: their defaults
+    frozen        the model will not be trained, and always runs with flags.dtype: if that is bf16, so are its matrices
+                  (see freeze)
     A damaged folder ends in one line.
     """
+    import_hub()
     import torch
     import transformers
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+    in_bf16 = frozen and use_bf16(getattr(flags, "dtype", "fp32"), device)
     try:
-        tokenizer, config, max_length = open_config(name, remote_code, **config_changes)
+        tokenizer, config, max_length = open_config(name, flags, **config_changes)
+        add_classifier_class(config)
+        path, source = find_source(name)
         model, info = getattr(transformers, kind).from_pretrained(
-            model_folder(name), config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True,
-            trust_remote_code=remote_code)
+            path, config=config, dtype="auto" if in_bf16 else torch.float32, use_safetensors=True,
+            output_loading_info=True, trust_remote_code=trusts_code(flags), **source)
+        if getattr(model, "generation_config", None) is not None:
+            check_ranges(model.generation_config.to_dict())
     except Exception as error:                             # whatever a damaged folder makes transformers raise
-        reason = (str(error).strip().splitlines() or [""])[0]
-        fail(f"cannot load model {name!r} ({type(error).__name__}): {reason} "
-             "Give a folder, a hub name or a shipped model")
+        fail(f"cannot load model {name!r} ({type(error).__name__}): {explain_failure(name, error)}")
     prefix = model.base_model_prefix + "."
     missing = [key for key in info["missing_keys"] if key.startswith(prefix) and "pooler" not in key]
     if missing:
         fail(f"model {name!r} lacks {len(missing)} of its weights, first {missing[0]!r}: "
              "its config.json is another model's")
+    if kind == "AutoModelForCausalLM" and info["missing_keys"]:
+        fail(f"model {name!r} is no language model: it has no {min(info['missing_keys'])!r}. Give the one that it was "
+             "made from")
     check_vocabulary(name, model, tokenizer)
-    return model.to(device), tokenizer, max_length
+    if in_bf16:
+        freeze(model)
+    return model.to(device), tokenizer, min(max_length, count_positions(model))
+
+
+def explain_failure(name, error):
+    """Why a model cannot be opened, and what to give instead: a line."""
+    reason = (str(error).strip().splitlines() or [""])[0]
+    path = model_folder(name)
+    names = os.listdir(path) if os.path.isdir(path) else []
+    if "config.json" in names and "mismatched" in reason:
+        labels = read_json(os.path.join(path, "config.json")).get("id2label") or {}
+        if len(labels) not in (0, 2):
+            return (f"it is a classifier of {len(labels)} labels ({', '.join(map(str, labels.values()))}), and two are "
+                    "needed. Give the model that it was made from")
+    copy = f"M.from_pretrained({path!r}){{}}.save_pretrained('NEW')\"  with the tokenizer's files, and give NEW"
+    if "adapter_config.json" in names and "config.json" not in names:
+        return ("it is a PEFT adapter, not a model. Merge it into its base model once:  python -c \"from peft import "
+                "AutoPeftModelForCausalLM as M; " + copy.format(".merge_and_unload()"))
+    if any(n.startswith("pytorch_model") for n in names) and not any(n.endswith(".safetensors") for n in names):
+        return ("its weights are a pickle (pytorch_model.bin), which can run code when it is opened. If you trust it, "
+                "convert it:  python -c \"from transformers import AutoModelForCausalLM as M; " + copy.format(""))
+    if "results.json" in names:
+        return "it is the folder of a run that left no checkpoint. Give that of a stage that trains, or a model's"
+    if "gated" in str(error).lower():
+        return (f"{reason} Accept its terms on its page, log in with  hf auth login  and allow the token to be sent:  "
+                "HF_HUB_DISABLE_IMPLICIT_TOKEN=0 python ...")
+    reason = re.sub(r"<class '[\w.]*?(\w+)'>", r"\1", reason)                  # a class without its modules
+    return f"{reason} Give a folder, a hub name or a shipped model"
+
+
+def count_positions(model):
+    """How many tokens can it read? RoBERTa's first positions stand for padding: its 514 hold 512 tokens."""
+    import torch
+    counts = [1 << 24]
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Embedding) and module.padding_idx is not None and "position" in name:
+            counts.append(module.num_embeddings - module.padding_idx - 1)
+    return min(counts)
+
+
+def freeze(model):
+    """
+    Weights that will not be trained, in place: matrices in bf16, everything else (embeddings, norms, biases, a
+    classifier's head) in fp32. Autocast rounds matrices to bf16 in every forward pass anyway. So no output changes, not
+    even in its last bit, with half the memory.
+    """
+    import torch
+    body = model if model.get_output_embeddings() is not None else model.base_model
+    body.requires_grad_(False)
+    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
+    for p in model.parameters():
+        is_matrix = p.dim() > 1 and not p.requires_grad and id(p) not in embeddings
+        p.data = p.data.to(torch.bfloat16 if is_matrix else torch.float32)
 
 
 def check_vocabulary(name, model, tokenizer):
-    """A tokenizer with more tokens than the model has embeddings would fail in the middle of training."""
-    n_embeddings = model.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) > n_embeddings:
-        fail(f"model {name!r}: its tokenizer has {len(tokenizer):,} tokens, the model only {n_embeddings:,}")
+    """
+    A token without an embedding would fail in the middle of training. Some tokenizers have one or two more than their
+    model (Gemma 3: an image's); `encode` refuses texts with these. More of them: it is another model's tokenizer.
+    """
+    tokenizer.n_embeddings = model.get_input_embeddings().weight.shape[0]
+    extra = {i for i in tokenizer.get_vocab().values() if i >= tokenizer.n_embeddings}
+    if extra - tokenizer.added_tokens_decoder.keys():
+        fail(f"model {name!r}: its tokenizer has {len(tokenizer):,} tokens, the model only "
+             f"{tokenizer.n_embeddings:,}: it is another model's")
 
 
-def label_word_ids(tokenizer, words, before="A"):
+HEAD_ADVICE = "Give --head random, which needs no words"
+PROMPT_ADVICE = "Give two others with --label-words"
+
+
+def label_word_ids(tokenizer, words, before="A", advice=HEAD_ADVICE):
     """
     The token that each label word becomes after `before`, the end of a prompt. Each must be a single token, and they
-    must differ. [" no", " yes"] -> [id, id]
+    must differ; else one line names the word and says what to do (advice). [" no", " yes"] -> [id, id]
     """
     stem = tokenizer(before, add_special_tokens=False)["input_ids"]
-    ids = [tokenizer(before + word, add_special_tokens=False)["input_ids"][len(stem):] for word in words]
-    if any(len(i) != 1 for i in ids) or ids[0] == ids[1]:
-        fail(f"label words {words} are not one token each for this tokenizer; use --head random, or other words in "
-             "task.json")
-    return [i[0] for i in ids]
+    ids = []
+    for word in words:
+        whole = tokenizer(before + word, add_special_tokens=False)["input_ids"]
+        if whole[:len(stem)] != stem or len(whole) != len(stem) + 1:
+            n = max(0, len(whole) - len(stem))
+            fail(f"the label word {word!r} is {n} tokens for this tokenizer, and must be one. {advice}")
+        ids.append(whole[-1])
+    if ids[0] == ids[1]:
+        fail(f"the label words {words} are one and the same token for this tokenizer. {advice}")
+    return ids
 
 
 def needs_head(model):
@@ -150,13 +314,63 @@ def needs_head(model):
     return fresh and hasattr(model, "score")
 
 
-def label_word_rows(name, ids, device, remote_code=False):
-    """The rows of the language model's output matrix for two tokens. -> (2, C)"""
-    language_model, _, _ = open_checkpoint(name, "AutoModelForCausalLM", device, remote_code)
-    return language_model.get_output_embeddings().weight[ids].detach()
+def read_matrix_rows(name, key, rows):
+    """Some rows of one matrix in a model's safetensors; nothing else is read. -> (R, C) fp32; None: no such matrix"""
+    import safetensors
+    import torch
+    from transformers.utils import cached_file
+
+    folder, source = find_source(name)                     # a local folder or the hub's cache
+    optional = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    path = cached_file(folder, "model.safetensors", **source, **optional)
+    if path is None:                                       # a large model is split into several files
+        index = cached_file(folder, "model.safetensors.index.json", **source)
+        with open(index, encoding="utf-8") as f:
+            file_of = json.load(f)["weight_map"]
+        if key not in file_of:
+            return None
+        path = cached_file(folder, file_of[key], **source)
+    with safetensors.safe_open(path, "pt") as f:
+        if key not in f.keys():                            # noqa: SIM118 (it is no dict)
+            return None
+        matrix = f.get_slice(key)
+        return torch.cat([matrix[row:row + 1] for row in rows]).float()
 
 
-def load_classifier(name, head, words, device, remote_code=False):
+def label_word_rows(classifier, name, ids, flags=None):
+    """
+    The rows of the language model's output matrix for two tokens. -> (2, C) fp32
+
+    classifier   opened from the same checkpoint. Where its language model's input and output share one matrix ("tied"),
+                 the classifier holds it. Otherwise the rows are read from the file: a whole second model would need
+                 twice the memory.
+    """
+    import torch
+    import transformers
+    with torch.device("meta"):                             # names without weights
+        language_model = transformers.AutoModelForCausalLM.from_config(classifier.config,
+                                                                       trust_remote_code=trusts_code(flags))
+    head = language_model.get_output_embeddings()
+    key = next(key for key, module in language_model.named_modules() if module is head) + ".weight"
+    rows = read_matrix_rows(name, key, ids)
+    if rows is None and head.weight is language_model.get_input_embeddings().weight:
+        rows = classifier.get_input_embeddings().weight[ids]
+    if rows is None:                                       # an architecture that renames the matrix when it is opened
+        language_model, _, _ = open_checkpoint(name, "AutoModelForCausalLM", "cpu", flags)
+        rows = language_model.get_output_embeddings().weight[ids]
+    return rows.detach().float() * logit_scale(classifier.config)
+
+
+def logit_scale(config):
+    """What a language model multiplies its logits by, after the output matrix. Few do."""
+    if config.model_type.startswith("cohere"):
+        return config.logit_scale
+    if config.model_type.startswith("granite"):
+        return 1 / config.logits_scaling
+    return config.lm_head_multiplier if config.model_type == "falcon_h1" else 1.0
+
+
+def load_classifier(name, head, words, device, flags=None):
     """
     A sequence classifier with two outputs (no, yes), its tokenizer, and the number of tokens it can read.
 
@@ -166,20 +380,34 @@ def load_classifier(name, head, words, device, remote_code=False):
     classifier already keeps its head.
     """
     kind = "AutoModelForSequenceClassification"
-    model, tokenizer, max_length = open_checkpoint(name, kind, device, remote_code, num_labels=2)
+    frozen = bool(getattr(flags, "lora", None))            # adapters are trained, not the weights
+    model, tokenizer, max_length = open_checkpoint(name, kind, device, flags, frozen, num_labels=2)
     if needs_head(model) and head != "random":
-        rows = label_word_rows(name, label_word_ids(tokenizer, words), device, remote_code)
+        rows = label_word_rows(model, name, label_word_ids(tokenizer, words), flags)
         set_weight(model.score.weight, rows.to(device))
     return model, tokenizer, max_length
 
 
-def open_language_model(name, device, remote_code=False):
-    """Any decoder of transformers -> (model, tokenizer, the number of tokens it can read)"""
-    model, tokenizer, max_length = open_checkpoint(name, "AutoModelForCausalLM", device, remote_code)
-    encoder = getattr(model.config, "is_decoder", None) is False and "bert" in model.config.model_type
-    if model.config.is_encoder_decoder or encoder:
-        fail(f"model {name!r} cannot write: it is no decoder. Give a language model such as gpt2")
+def is_causal(model, device, dtype):
+    """Do a token's logits depend on nothing after it? Those of BERT and XLNet do, whatever their class is called."""
+    import torch
+    with torch.inference_mode(), autocast(dtype, device):
+        one, other = model(input_ids=torch.tensor([[1, 2, 3], [1, 2, 4]], device=device)).logits[:, 0].float()
+    tolerance = 1e-2 if use_bf16(dtype, device) else 1e-5
+    return torch.allclose(one, other, rtol=0, atol=tolerance * float(one.abs().max()))
+
+
+def open_language_model(name, device, flags=None, frozen=False):
+    """
+    Any decoder of transformers, to be trained or not -> (model, tokenizer, the number of tokens to read at most). With
+    --no-chat-template the tokenizer has none.
+    """
+    model, tokenizer, max_length = open_checkpoint(name, "AutoModelForCausalLM", device, flags, frozen)
     model.eval()
+    if model.config.is_encoder_decoder or not is_causal(model, device, getattr(flags, "dtype", "fp32")):
+        fail(f"model {name!r} cannot write: it is no decoder. Give a language model such as gpt2")
+    if getattr(flags, "no_chat_template", False):
+        tokenizer.chat_template = None
     return model, tokenizer, max_length
 
 
@@ -192,38 +420,65 @@ def set_weight(weight, value):
 
 
 def copy_weights(model):
-    """A copy of all weights as they are now, in the computer's memory."""
-    return [p.detach().to("cpu", copy=True) for p in model.parameters()]
+    """A copy of all weights that are trained as they are now, in the computer's memory."""
+    return [p.detach().to("cpu", copy=True) for p in model.parameters() if p.requires_grad]
 
 
 def restore_weights(model, weights):
     """Put copy_weights' result back."""
-    for p, value in zip(model.parameters(), weights):
+    for p, value in zip((p for p in model.parameters() if p.requires_grad), weights):
         p.data.copy_(value)
 
 
 # --------------------------------------------------------------------------- batches
 
 
+def encode(tokenizer, texts, special_tokens=True):
+    """N texts -> N lists of ids, however long. A token that the model has no embedding for is an error."""
+    ids = tokenizer(list(texts), add_special_tokens=special_tokens, verbose=False)["input_ids"]
+    n_embeddings = getattr(tokenizer, "n_embeddings", 1 << 62)
+    for text, text_ids in zip(texts, ids):
+        if max(text_ids, default=0) >= n_embeddings:
+            token = tokenizer.convert_ids_to_tokens(max(text_ids))
+            fail(f"the model has no embedding for the token {token!r} of the text {text[:60]!r}. Change the text")
+    return ids
+
+
+def cut(ids, tokenizer, max_length, first=0, last=0, side=None):
+    """
+    A list of ids -> the same with at most max_length. Special tokens in front (BOS, CLS) and at the end (SEP, EOS)
+    stay. Of the others the beginning goes, or with --truncate end the end.
+
+    first, last   so many tokens in front and at the end stay too: a chat template's
+    side          "left": the beginning goes, whatever --truncate says
+    """
+    if len(ids) <= max_length:
+        return ids
+    first = max(first, int(ids[0] in {tokenizer.cls_token_id, tokenizer.bos_token_id}))
+    last = max(last, int(ids[-1] in {tokenizer.sep_token_id, tokenizer.eos_token_id}))
+    n_kept = max(0, max_length - first - last)
+    middle = ids[first:len(ids) - last]
+    middle = middle[len(middle) - n_kept:] if (side or tokenizer.truncation_side) == "left" else middle[:n_kept]
+    return (ids[:first] + middle + ids[len(ids) - last:])[-max_length:]
+
+
+def truncate(ids, tokenizer, max_length, what, first=0, last=0, side=None):
+    """`cut` for N lists, and a note that says how many of them ("rows", "prompts") were longer."""
+    lengths = [len(i) for i in ids if len(i) > max_length]
+    if lengths:
+        part = "beginning" if (side or tokenizer.truncation_side) == "left" else "end"
+        print(f"note: {len(lengths):,} of {len(ids):,} {what} are longer than {max_length:,} tokens, the longest "
+              f"{max(lengths):,}, and lose their {part} (--max-length, --truncate)")
+    return [cut(i, tokenizer, max_length, first, last, side) for i in ids]
+
+
 def tokenize(tokenizer, rows, max_length):
-    """
-    Every row's "text" once -> list of id lists. A row that is too long loses its beginning, since question and answer
-    stand at its end; a note says how many do. A first special token (CLS, BOS) stays in front.
-    """
-    ids = tokenizer([row["text"] for row in rows], truncation=False, verbose=False)["input_ids"]
+    """Every row's "text" once -> list of id lists, see truncate."""
+    ids = encode(tokenizer, [row["text"] for row in rows])
     for row, row_ids in zip(rows, ids):
         if not row_ids:
             fail(f"the tokenizer makes no token of row {row['id']!r}: is its folder complete?")
-    n_cut = sum(len(i) > max_length for i in ids)
-    if n_cut:
-        print(f"note: {n_cut:,} of {len(rows):,} rows are longer than {max_length} tokens and lose their beginning")
-    first = {tokenizer.cls_token_id, tokenizer.bos_token_id} - {None}
-
-    def cut(i):
-        if len(i) <= max_length:
-            return i
-        return i[:1] + i[len(i) - max_length + 1:] if i[0] in first else i[-max_length:]
-    return [cut(i) for i in ids]
+    return truncate(ids, tokenizer, max_length, "rows")
 
 
 def pad(ids, tokenizer, device):
@@ -244,26 +499,6 @@ def pad_left(ids, tokenizer, device):
             "attention_mask": torch.tensor([[0] * (width - len(i)) + [1] * len(i) for i in ids], device=device)}
 
 
-def move_padding_left(batch):
-    """A batch padded at the right -> the same rows padded at the left: each row is rotated by its padding."""
-    import torch
-    mask = batch["attention_mask"]
-    width = mask.shape[1]
-    source = (torch.arange(width, device=mask.device)[None] + mask.sum(1, keepdim=True)) % width
-    return {key: value.gather(1, source) for key, value in batch.items()}
-
-
-def position_ids(model, mask, n_before=0):
-    """
-    Positions that ignore padding at the left, for models that take them. mask (B, T) -> {"position_ids": (B, T)} or {}
-
-    n_before   tokens that stand before these in a cache
-    """
-    if "position_ids" not in inspect.signature(model.forward).parameters:
-        return {}
-    return {"position_ids": n_before + (mask.cumsum(1) - 1).clamp(min=0)}
-
-
 # --------------------------------------------------------------------------- predictions
 
 
@@ -272,14 +507,21 @@ def classify(model, batch):
     Scores for (no, yes): a batch with "input_ids" and "attention_mask", (B, T) each -> (B, 2) float32 logits.
 
     A decoder is read at its last real token, which the mask tells. An encoder pools in its own way, and uses the mask.
+    T5 and BART read the text twice, and their decoder is read at its last token too: an end-of-text token if the
+    tokenizer adds one. (Their own pooling fails where a text has this token inside, or a tokenizer adds none.)
     """
     import torch
     inputs = {key: batch[key] for key in ("input_ids", "attention_mask")}
-    if not hasattr(model, "score"):
+    head = getattr(model, "score", None)
+    if model.config.is_encoder_decoder and hasattr(model, "classification_head"):
+        head = model.classification_head
+        start = torch.full_like(inputs["input_ids"][:, :1], model.config.decoder_start_token_id)
+        inputs["decoder_input_ids"] = torch.cat([start, inputs["input_ids"][:, :-1]], dim=1)
+    if head is None:
         return model(**inputs).logits.float()
     hidden = model.base_model(**inputs).last_hidden_state                      # (B, T, C)
     last = inputs["attention_mask"].sum(1) - 1                                 # (B,) padding is at the right
-    return model.score(hidden[torch.arange(len(last), device=last.device), last]).float()
+    return head(hidden[torch.arange(len(last), device=last.device), last]).float()
 
 
 def batches_by_tokens(lengths, tokens):
@@ -346,24 +588,64 @@ def apply_chat_template(tokenizer, prompts):
     next.
 
     "Is gold heavy?"  ->  "<|im_start|>user\nIs gold heavy?<|im_end|>\n<|im_start|>assistant\n"    (Qwen; a base model:
-    unchanged)
+    unchanged). A template that knows enable_thinking (Qwen3's) asks the model not to think first.
     """
     if not tokenizer.chat_template:
         return list(prompts)
-    turns = [[{"role": "user", "content": prompt}] for prompt in prompts]
-    return [tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True) for turn in turns]
+    return render_dialogues(tokenizer, [[{"role": "user", "content": prompt}] for prompt in prompts])
 
 
-def encode_prompts(tokenizer, prompts, max_length):
+def render_dialogues(tokenizer, dialogues):
     """
-    N texts -> N lists of ids. A prompt that is too long loses its beginning, and a note says so. A chat template brings
-    its own special tokens.
+    N lists of turns {"role", "content"} -> N texts, by the tokenizer's chat template.
+
+    A template is a small program that comes with the model. One that fails, that drops the text, or that does not end
+    within some seconds is an error of one line.
     """
-    ids = tokenizer(list(prompts), add_special_tokens=not tokenizer.chat_template, verbose=False)["input_ids"]
-    n_cut = sum(len(i) > max_length for i in ids)
-    if n_cut:
-        print(f"note: {n_cut:,} of {len(ids):,} prompts are longer than {max_length} tokens and lose their beginning")
-    return [i[-max_length:] for i in ids]
+    texts = []
+    errors = []
+
+    def render():
+        try:
+            for turns in dialogues:
+                texts.append(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True,
+                                                           enable_thinking=False))
+        except Exception as error:                         # a template may raise anything
+            errors.append(f"{type(error).__name__}: {error}")
+    worker = threading.Thread(target=render, daemon=True)
+    worker.start()
+    worker.join(TEMPLATE_SECONDS + 0.01 * len(dialogues))
+    if worker.is_alive():
+        errors.append(f"it does not end within {TEMPLATE_SECONDS} seconds")
+    for turns, text in zip(dialogues, texts):
+        if not errors and turns[-1]["content"].strip() not in text:
+            errors.append("it leaves out the text that it is given")
+    if errors:
+        fail(f"the model's chat template cannot be used: {errors[0]}. Repair its chat_template.jinja or "
+             "tokenizer_config.json, or give another model")
+    return texts
+
+
+def encode_prompts(tokenizer, prompts, max_length, side=None):
+    """
+    N texts -> N lists of ids, see truncate. What has been through apply_chat_template has its special tokens already,
+    and the template's own words stay.
+    """
+    if tokenizer.chat_template:
+        frame = apply_chat_template(tokenizer, ["[[TEXT]]"])[0].split("[[TEXT]]", 1)
+        if all(prompt.startswith(frame[0]) for prompt in prompts):
+            ids = encode(tokenizer, prompts, special_tokens=False)
+            first, last = (len(part) for part in encode(tokenizer, frame, special_tokens=False))
+            return truncate(ids, tokenizer, max_length, "prompts", first, last, side)
+    return truncate(encode(tokenizer, prompts), tokenizer, max_length, "prompts", side=side)
+
+
+def split_label_words(text):
+    """--label-words no,yes -> [" no", " yes"], and "" -> None; anything else ends in one line."""
+    words = [word.strip() for word in text.split(",")] if text else []
+    if text and (len(words) != 2 or len({*words} - {""}) != 2):
+        fail(f"--label-words {text!r}: give two different words, for no and yes, as in no,yes")
+    return [" " + word for word in words] or None
 
 
 def answer_word_ids(tokenizer, words):
@@ -372,15 +654,48 @@ def answer_word_ids(tokenizer, words):
     line ("Yes", capitalised by the caller).
     """
     if tokenizer.chat_template:
-        return label_word_ids(tokenizer, [word.strip() for word in words], "\n")
-    return label_word_ids(tokenizer, words)
+        return label_word_ids(tokenizer, [word.strip() for word in words], "\n", PROMPT_ADVICE)
+    return label_word_ids(tokenizer, words, advice=PROMPT_ADVICE)
 
 
-def next_word_logits(word_ids):
-    """-> an output_fn for forward_all: the raw next-token logits (B, 2) of two tokens."""
+@contextlib.contextmanager
+def head_reads_only(model, columns):
+    """
+    Within the block, a language model computes the logits of K tokens a row: those in `columns`, (B, K). Logits of all
+    tokens would not fit into memory with a vocabulary of 262,000.
+    """
+    import torch
+    rows = torch.arange(len(columns), device=columns.device)[:, None]
+    head = model.get_output_embeddings()
+    handle = head.register_forward_pre_hook(lambda _, inputs: (inputs[0][rows, columns],))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def next_word_logits(word_ids, prefix_cache=None):
+    """
+    -> an output_fn for forward_all: the raw logits (B, 2) of two tokens as the one after each row's last.
+
+    prefix_cache   transformers' DynamicCache of one row, if all prompts begin with what it holds
+
+    Padding stands at the right, where no token of a decoder sees it. So positions, sliding windows and recurrent states
+    are those of a row by itself, whatever the architecture.
+    """
+    import torch
+
     def outputs(model, batch):
-        left = move_padding_left(batch)                    # forward_all pads at the right
-        logits = model(**left, **position_ids(model, left["attention_mask"]), logits_to_keep=1, use_cache=False).logits
+        mask = batch["attention_mask"]
+        last = mask.sum(1, keepdim=True) - 1               # (B, 1)
+        cache = {"use_cache": False}
+        if prefix_cache is not None:
+            repeated = copy.deepcopy(prefix_cache)         # the forward pass appends to it
+            repeated.batch_repeat_interleave(len(mask))
+            mask = torch.cat([mask.new_ones(len(mask), repeated.get_seq_length()), mask], dim=1)
+            cache = {"use_cache": True, "past_key_values": repeated}
+        with head_reads_only(model, last):
+            logits = model(input_ids=batch["input_ids"], attention_mask=mask, **cache).logits
         return logits[:, -1, word_ids].float()
     return outputs
 
@@ -434,8 +749,30 @@ def cut_at_stop(text, stops):
     return text[:min([text.find(stop) for stop in stops if stop in text], default=len(text))].rstrip()
 
 
+def without_thinking(text):
+    """
+    A reply without the thinking in front of it: "" if it has not come to an end.
+
+    >>> [without_thinking(text) for text in ("<think>Hm.</think>\\n\\nGold.", "Hm.</think> Gold.", "<think>Hm")]
+    ['Gold.', 'Gold.', '']
+    """
+    text = text.rpartition("</think>")[2]
+    return "" if "<think>" in text else text.lstrip()
+
+
+def same_state(model, indices, lengths):
+    """
+    Indices, sorted by length, in pieces that can be generated together: all at once, except that the state of some
+    recurrent models reads padding at the left too (RecurrentGemma's), and that RWKV's takes a single text.
+    """
+    if not model._is_stateful:
+        return [indices]
+    one_by_one = model.config.model_type == "rwkv"
+    return [list(piece) for _, piece in itertools.groupby(indices, lambda i: (lengths[i], i * one_by_one))]
+
+
 def generate_batches(model, tokenizer, prompts, device, max_length, max_new_tokens, stops, temperature=0.0, top_p=1.0,
-                     seed=0, dtype="fp32", batch_size=64, done=()):
+                     seed=0, dtype="fp32", batch_size=64, done=(), top_k=0, no_repeat=0):
     """
     Continue N prompts. Yields (indices, texts) batch by batch, so that a caller can save them and a kill costs one
     batch.
@@ -444,32 +781,38 @@ def generate_batches(model, tokenizer, prompts, device, max_length, max_new_toke
                   last text has ended
     temperature   0: always the likeliest token; otherwise samples. Each batch has a seed of its own, so its texts do
                   not depend on which batches came before it in this process
+    top_k         sample from so many of the likeliest tokens; 0: from all
+    no_repeat     no run of so many tokens occurs twice in prompt and text; 0: it may
     done          indices that are written already: batches of nothing else are skipped
     """
     import torch
-    ids = encode_prompts(tokenizer, prompts, max(1, max_length - max_new_tokens))
+    ids = encode_prompts(tokenizer, prompts, max(1, max_length - max_new_tokens), side="left")
     order = sorted(range(len(ids)), key=lambda i: (len(ids[i]), i))
     ends = model.generation_config.eos_token_id            # a chat model has several: its turn ends before the text
     ends = sorted({tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None})
     sampling = {"do_sample": False}
     if temperature:
-        sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
+        sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": top_k}
+    sampling["no_repeat_ngram_size"] = no_repeat
     done = set(done)
     for k in range(0, len(order), batch_size):
         indices = order[k:k + batch_size]
         if done.issuperset(indices):
             continue
-        batch = pad_left([ids[i] for i in indices], tokenizer, device)
-        width = batch["input_ids"].shape[1]
-
-        def ended(tokens, scores, width=width, **_):
-            texts = [text.lstrip() for text in tokenizer.batch_decode(tokens[:, width:], skip_special_tokens=True)]
-            return torch.tensor([any(stop in text for stop in stops) for text in texts], device=tokens.device)
         torch.manual_seed(1_000_003 * seed + k)
-        with torch.inference_mode(), autocast(dtype, device):
-            out = model.generate(**batch, **sampling, max_new_tokens=max_new_tokens, eos_token_id=ends or None,
-                                 repetition_penalty=1.0, pad_token_id=tokenizer.pad_token_id, stopping_criteria=[ended])
-        texts = tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
+        texts = []
+        for piece in same_state(model, indices, [len(i) for i in ids]):
+            batch = pad_left([ids[i] for i in piece], tokenizer, device)
+            width = batch["input_ids"].shape[1]
+
+            def ended(tokens, scores, width=width, **_):
+                texts = map(without_thinking, tokenizer.batch_decode(tokens[:, width:], skip_special_tokens=True))
+                return torch.tensor([any(stop in text for stop in stops) for text in texts], device=tokens.device)
+            with torch.inference_mode(), autocast(dtype, device):
+                out = model.generate(**batch, **sampling, max_new_tokens=max_new_tokens, eos_token_id=ends or None,
+                                     repetition_penalty=1.0, pad_token_id=tokenizer.pad_token_id,
+                                     stopping_criteria=[ended])
+            texts += map(without_thinking, tokenizer.batch_decode(out[:, width:], skip_special_tokens=True))
         yield indices, [cut_at_stop(text, stops) for text in texts]
 
 

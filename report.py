@@ -4,6 +4,7 @@ Every finished run of a task, over its seeds, in one report: tables, figures, on
 $ python report.py                          # all tasks that have runs
 $ python report.py --task tinyworld
 $ python report.py --docs                   # also fill the tables of README.md and docs/results from these runs
+$ python report.py --task tickets --check fused,student,ceiling     # is this result sound? any label files will do
 
 Needs   contract.py, metrics.py, models.py, train_weak.py, and sft.py, align_tasks.py, debate.py, cdeval.py, since it
         prints their tables and one debate
@@ -11,13 +12,15 @@ Reads   data/<task>/seed*/<run>/{results.json, labels.jsonl}, data/<task>/test.j
         data/cdeval/
 Writes  data/<task>/report.md and prints it: a table for each stage, mean over seeds; one debate; the cultural
         orientations (the same in every report: they belong to no task). With matplotlib also report-*.png.
-        --docs: data/measured.json (the last measurement of each run), the tables of README.md and docs/results/*.md,
-        whose numbers come from it, and figures/
+        --docs: data/measured.json (the last measurement of each run), the tables of README.md and docs/results/*.md and
+        the accuracies in docs/exercises.md, whose numbers come from it, and figures/
 
 Intervals are 95 % by bootstrap over questions and over seeds (metrics.bootstrap). With one seed they do not include the
-variation between seeds: run three or more before you believe a difference. Runs of one name with different flags are
-different rows. A run whose inputs have changed since is named as stale and left out. A stage without any run is named
-as missing.
+variation between seeds: run three or more before you believe a difference. "minus student" is the paired difference to
+the naive student, on the same questions and seeds. "helps" or "costs" stands there only if its interval is clear of 0.
+
+Runs of one name with different flags are different rows. A run whose inputs have changed since is named as stale and
+left out. A stage without any run is named as missing.
 """
 import argparse
 import functools
@@ -36,30 +39,55 @@ import debate
 from contract import (
     ROOT,
     catch_write_errors,
+    escape_markdown,
     fail,
+    fenced_lines,
     fingerprint,
+    is_soft_label,
+    labels_folder,
+    may_have_gaps,
     read_json,
+    read_jsonl,
     read_labels,
+    read_results,
     read_rows,
+    read_text,
     reject_damaged,
+    replacing,
     run_folder,
     run_script,
     task_name,
     write_file,
 )
-from metrics import auroc, bootstrap, correct, ece, pgr, pgr_interval
+from metrics import (
+    METRIC_NAMES,
+    METRICS,
+    all_metrics,
+    auroc,
+    bootstrap,
+    bootstrap_scores,
+    compare_models,
+    correct,
+    ece,
+    format_difference,
+    format_metrics,
+    pick_metric,
+)
 
 STAGES = {                           # script -> (title of its table, columns beside those that all tables have)
     "train_weak.py": ("the supervisor", []),
-    "train_strong.py": ("students and their ceiling", ["PGR [95 %]", "agrees where right / wrong"]),
+    "train_strong.py": ("students and their ceiling", ["PGR [95 %]", "minus student [95 %]",
+                                                       "agrees where right / wrong"]),
     "ensemble.py": ("many supervisors", ["members used", "gain over single [95 %]"]),
-    "debate.py": ("oversight", ["gain over single [95 %]", "knew / did not"]),
-    "icl.py": ("without training", ["says yes"]),
-    "auto_align.py": ("phase 2", ["evaluator by round", "attacks succeed", "updates rejected", "labels bought",
-                                  "PGR [95 %]"])}
+    "debate.py": ("oversight", ["gain over single [95 %]", "knew / did not", "string match"]),
+    "icl.py": ("without training", ["says yes", "minus icl-weak [95 %]"]),
+    "auto_align.py": ("phase 2", ["evaluator by round", "untrained by round", "attacks succeed", "updates rejected",
+                                  "labels bought", "PGR [95 %]", "minus align-jump [95 %]"])}
+BASELINES = {"train_strong.py": "student", "icl.py": "icl-weak", "auto_align.py": "align-jump"}
 STAGE_OF_ROLE = {"supervisor": "train_weak.py", "student": "train_strong.py", "ceiling": "train_strong.py",
-                 "ensemble": "ensemble.py", "oversight": "debate.py", "icl-student": "icl.py", "icl-ceiling": "icl.py",
-                 "align": "auto_align.py", "table": "align_tasks.py", "writer": "sft.py", "culture": "cdeval.py"}
+                 "ensemble": "ensemble.py", "fusion": "ensemble.py", "oversight": "debate.py", "icl-student": "icl.py",
+                 "icl-ceiling": "icl.py", "align": "auto_align.py", "table": "align_tasks.py", "writer": "sft.py",
+                 "culture": "cdeval.py"}
 MEASURED = os.path.join(ROOT, "data", "measured.json")
 
 
@@ -75,7 +103,7 @@ def find_runs(task):
     stale = []
     for path in sorted(glob.glob(os.path.join(ROOT, "data", task, "seed*", "*", "results.json"))):
         folder = os.path.dirname(path)
-        results = read_json(path)
+        results = read_results(folder)
         config = results.get("config")
         if not isinstance(config, dict) or not isinstance(config.get("inputs"), dict) or "line" not in results:
             fail(f"{path} is not a results.json of this project; delete it")
@@ -94,10 +122,18 @@ def stage_of(runs):
 
 @functools.cache
 def predictions_on_test(task, folder, max_rows):
-    """A run's labels of test: (N,) p(yes), and where its verdict is correct, (N,)"""
+    """A run's labels of test: (N,) p(yes), and where its verdict is correct, (N,); nan where an annotator has none"""
     test = read_rows(task, "test", max_rows)
-    p_yes = read_labels(folder, test)[:, 1]
-    return p_yes, correct(p_yes, [row["label"] for row in test])
+    p_yes = read_labels(folder, test, gaps=may_have_gaps(folder))[:, 1]
+    return p_yes, np.where(np.isnan(p_yes), np.nan, correct(p_yes, [row["label"] for row in test]))
+
+
+def is_measured(task, results):
+    """Are there true labels to measure a run by, and does it label each row of test? Fused annotators may not."""
+    test = results.get("test", {})
+    if test is None or results["config"]["role"] != "fusion":
+        return test is not None
+    return test["n"] == len(read_rows(task, "test", results["config"]["max_rows"]))
 
 
 def format_interval(mean, low, high, form="{:.3f}"):
@@ -109,6 +145,12 @@ def format_split(values, hits):
     """The mean of values (S, N) where hits (S, N) are 1, and where they are 0, over seeds -> "0.88 / 0.19" """
     means = [np.mean([v[h == x].mean() for v, h in zip(values, hits)]) for x in (1, 0)]
     return "{:.2f} / {:.2f}".format(*means)
+
+
+def string_match(results):
+    """debate.py's control, "yes if the note states the answer": its accuracy in one run; nan without notes"""
+    groups = results.get("by_transcript", {})
+    return groups.get("yes if the note states the answer", {}).get("correct", float("nan"))
 
 
 def describe_runs(task, runs):
@@ -130,12 +172,12 @@ def describe_runs(task, runs):
         """M models, each S names or folders of runs, one a seed -> (S, M, N)"""
         hits = []
         for c, *names in zip(configs, *models):
-            of_seed = [run_folder(name, task, c["seed"]) for name in names]
+            of_seed = [labels_folder(name, task, c["seed"]) for name in names]
             hits.append([predictions_on_test(task, folder, max_rows)[1] for folder in of_seed])
         return np.array(hits)
     hits = hits_of(folders)
     mean = float(hits.mean())
-    low, high = np.percentile(bootstrap(hits, groups), [2.5, 97.5])
+    low, high = np.percentile(bootstrap(hits, groups), [2.5, 97.5]).clip(0, 1)
     probs = [predictions_on_test(task, folder, max_rows)[0] for folder in folders]
     row = {"run": os.path.basename(folders[0]), "stage": stage, "model": os.path.basename(config["model"]),
            "learns from": config.get("labels") or config.get("evaluator") or "train1", "seeds": str(len(runs)),
@@ -147,24 +189,46 @@ def describe_runs(task, runs):
     if stage == "auto_align.py":
         row |= describe_rounds([results["rounds"] for _, results in runs], runs[0][1].get("labels_to_choose", 0))
     if stage == "ensemble.py":
-        used = sorted(results["members_used"] for _, results in runs)
+        used = sorted(results.get("members_used") or len(results["supervisors"]) for _, results in runs)
         row["members used"] = f"{used[0]}-{used[-1]}" if used[0] < used[-1] else str(used[0])
-    weak = [run_folder("weak", task, c["seed"]) for c in configs]
-    if row["run"] != "weak" and all(os.path.exists(os.path.join(folder, "labels.jsonl")) for folder in weak):
-        hits = hits_of(weak, folders)
+    matches = [string_match(results) for _, results in runs]
+    if not np.isnan(matches).any():
+        row["string match"] = f"{np.mean(matches):.3f}"
+
+    def hits_beside(name):
+        """The hits of the run `name` and of these runs, (S, 2, N); None if a seed has no such run"""
+        baseline = [run_folder(name, task, c["seed"]) for c in configs]
+        if row["run"] == name or not all(os.path.exists(os.path.join(folder, "labels.jsonl")) for folder in baseline):
+            return None
+        return hits_of(baseline, folders)
+    hits = hits_beside("weak")
+    if hits is not None:
         draws = bootstrap(hits, groups)
         low, high = np.percentile(draws[:, 1] - draws[:, 0], [2.5, 97.5])
         row["gain over single [95 %]"] = format_interval(mean - hits[:, 0].mean(), low, high, "{:+.3f}")
         row["knew / did not"] = format_split(hits[:, 1], hits[:, 0])
+    baseline = "rule-student" if config.get("labels") == "rule" else BASELINES.get(stage, "")
+    hits = hits_beside(baseline) if baseline and "ceiling" not in config["role"] else None
+    if hits is not None:
+        draws = bootstrap(hits, groups)
+        low, high = np.percentile(draws[:, 1] - draws[:, 0], [2.5, 97.5])
+        row[f"minus {baseline} [95 %]"] = format_difference(mean - hits[:, 0].mean(), low, high)
     if config.get("ceiling"):
-        supervisors = [c.get("supervisor") or c.get("labels") or c["evaluator"].split(",")[0] for c in configs]
+        supervisors = [results.get("supervisor") or c.get("supervisor") or c.get("labels") or c["evaluator"]
+                       for c, (_, results) in zip(configs, runs)]
         hits = hits_of(supervisors, folders, [c["ceiling"] for c in configs])
-        value = pgr(*hits.mean((0, 2)))
+        known = np.isfinite(hits).all((0, 1))              # annotators may have labelled a part of test
+        metric = pick_metric(config.get("metric", "auto"), truth[known])
+        labels = None if metric == "accuracy" else truth[known]
+        found = align_tasks.recovered(hits[..., known], labels, np.array(groups)[known])
         row["PGR [95 %]"] = "no gap"
-        if not np.isnan(value):
-            low, high, _ = pgr_interval(bootstrap(hits, groups))
-            row["pgr"] = value
-            row["PGR [95 %]"] = align_tasks.format_pgr(value, None if np.isnan(low) else [low, high])
+        if metric == "auroc":
+            values = [results["comparison"].get("pgr", float("nan")) for _, results in runs]
+            row["PGR [95 %]"] = f"{np.mean(values):.2f} (AUROC)"
+        elif "pgr" in found:
+            row["pgr"] = found["pgr"]
+            of = "" if metric == "accuracy" else f" ({METRIC_NAMES[metric]})"
+            row["PGR [95 %]"] = align_tasks.format_pgr(found["pgr"], found["interval"]) + of
         if config.get("labels"):                           # agreement is with the run whose labels were trained on
             hits = hits_of([c["labels"] for c in configs], folders)
         row["agrees where right / wrong"] = format_split(hits[:, 1] == hits[:, 0], hits[:, 0])
@@ -178,13 +242,16 @@ def evaluator_path(rounds):
 
 def describe_rounds(seeds, bought=0):
     """
-    Phase 2, a list of rounds for each seed: the evaluator's accuracy before and after every round, attacks that fool
-    the last learner, rejected updates, and the number of true labels bought, `bought` of them before the first round.
+    Phase 2, a list of rounds for each seed: the evaluator's accuracy before and after every round, that of each round's
+    student before training, calibrated like the evaluator (the control), attacks that fool the last learner, rejected
+    updates, and the number of true labels bought, `bought` of them before the first round.
     """
+    untrained = np.mean([[r["untrained"]["accuracy"] for r in rounds] for rounds in seeds], 0)
     path = np.mean([evaluator_path(rounds) for rounds in seeds], 0)
     success = [rounds[-1]["attack_success"][1] for rounds in seeds]
     n_rejected = sum(r["rejected"] for rounds in seeds for r in rounds)
     return {"evaluator by round": " → ".join(f"{a:.3f}" for a in path),
+            "untrained by round": " → ".join(f"{a:.3f}" for a in untrained),
             "attacks succeed": f"{np.mean(success):.3f}" if None not in success else "",
             "updates rejected": f"{n_rejected} of {sum(map(len, seeds))}",
             "labels bought": str(bought + sum(r["audits"] for r in seeds[0]))}
@@ -199,6 +266,7 @@ def describe_task_table(task, runs):
         cells = align_tasks.format_columns(kind, row)
         cells[headline] = format_interval(row["headline"], *row["headline_interval"])
         cells |= {"seeds": str(row["seeds"]), "n": f"{len(test):,}"}
+        cells |= {f"minus {name} [95 %]": format_difference(*row["minus"][name]) for name in row["minus"]}
         if "pgr" in row:
             cells["PGR [95 %]"] = align_tasks.format_pgr(row["pgr"], row["interval"])
         texts[row["run"]] = cells
@@ -216,8 +284,9 @@ def one_debate(task, found):
     folder, results = min(runs, key=lambda run: (run[1]["config"].get("mode") != "debate", os.path.basename(run[0])))
     with reject_damaged(os.path.relpath(os.path.join(folder, "results.json"))):
         lines = debate.transcript_lines(folder, results, read_rows(task, "test", 1)[0])
-    intro = f"One row of {os.path.relpath(folder, ROOT)}: the first of test, chosen by its place in the file alone."
-    return "\n".join([intro, "", "```text", *lines, "```", ""])
+    name = escape_markdown(os.path.relpath(folder, ROOT))
+    intro = f"One row of {name}: the first of test, chosen by its place in the file alone."
+    return "\n".join([intro, "", *fenced_lines(lines), ""])
 
 
 def culture_tables(report_folder):
@@ -232,7 +301,9 @@ def culture_tables(report_folder):
             lines += ["", *cdeval.markdown_table(name, results)]
             n = [x["n"] for x in next(iter(results["models"].values()))["dimensions"].values()]
         if os.path.exists(radar):
-            figures += ["", f"![{name}]({os.path.relpath(radar, report_folder)})", "",
+            link = re.sub(r"[\s()<>]", lambda c: f"%{ord(c[0]):02X}", os.path.relpath(radar, report_folder))
+            name = escape_markdown(name)
+            figures += ["", f"![{name}]({link})", "",
                         f"{name}: mean P(option 1) of n={sum(n):,} questions, at least {min(n)} a dimension; "
                         "the intervals are in its table"]
     title = ["## culture: cdeval.py", "",
@@ -276,17 +347,21 @@ def markdown_report(task, rows, stale, debate_text="", culture_text="", task_tab
             continue
         columns = ["run", "model", "learns from", "seeds", "accuracy [95 %]", "ECE", *more, "n"]
         lines += [f"## {title}: {stage}", "", "| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
-        lines += ["| " + " | ".join(row.get(column, "") for column in columns) + " |" for row in stage_rows]
+        for row in stage_rows:                             # names come from folders and flags, numbers from here
+            names = {key: escape_markdown(row[key]) for key in ("run", "model", "learns from")}
+            lines.append("| " + " | ".join((row | names).get(column, "") for column in columns) + " |")
         lines.append("")
         if stage == "debate.py" and debate_text:
             lines.append(debate_text)
+    if any(row["seeds"] == "1" for row in rows):
+        lines += ["Rows with one seed: their intervals are about questions alone. Another seed may lie outside.", ""]
     if culture_text:
         lines.append(culture_text)
     else:
         missing.append("cdeval.py")
     if missing:
         lines.append(f"missing: no run of {', '.join(missing)}")
-    lines += [f"stale (made from files that have changed since), left out: {name}" for name in stale]
+    lines += [f"stale (made from files that have changed since), left out: {escape_markdown(name)}" for name in stale]
     return "\n".join([*lines, "", task_table]).strip() + "\n"
 
 
@@ -338,11 +413,43 @@ def draw_students(rows, found):
     return figure
 
 
+def draw_elicitation(rows, found):
+    """
+    A student's agreement with the truth and with its supervisor's labels over the steps of training, on valid: of the
+    run with many epochs if there is one, else of the naive student.
+    """
+    by_name = {os.path.basename(runs[0][0]): runs for runs in found if stage_of(runs) == "train_strong.py"}
+    runs = by_name.get("student-long") or by_name.get("student")
+    curves = [results.get("curve") for _, results in runs or []]
+    if not curves or not all(curves) or len({len(curve) for curve in curves}) > 1:
+        return None
+    if any(None in point.values() for curve in curves for point in curve):     # valid without labels or without truth
+        return None
+    steps = [point["step"] for point in curves[0]]
+    figure, axes = new_figure("elicitation, then imitation (bars: worst and best seed)", "training step",
+                              "share of valid")
+    for k, (key, label) in enumerate((("agrees_with_truth", "correct"),
+                                      ("agrees_with_labels", "same as its supervisor"))):
+        draw_mean_line(axes, steps, [[point[key] for point in curve] for curve in curves], label, k)
+    for row in rows:
+        if row["run"] in ("weak", "ceiling"):
+            name = {"weak": "supervisor", "ceiling": "ceiling"}[row["run"]]
+            axes.axhline(row["accuracy"][0], linestyle=":" if name == "supervisor" else "--", color="black",
+                         label=f"{name}, on test")
+    axes.set_xscale("symlog", linthresh=2, linscale=0.5)   # step 0 has its place
+    ticks = [step for step in steps if step & (step - 1) == 0 or step == steps[-1]]
+    axes.set_xticks(ticks, ticks)
+    axes.set_xlim(left=-0.3)
+    axes.minorticks_off()
+    axes.legend(fontsize="small")
+    return figure
+
+
 def draw_ensembles(rows, found):
     """Test accuracy over the number of members, a line for each kind of ensemble; the single supervisor dashed."""
     curves = {}
     for runs in found:
-        if stage_of(runs) == "ensemble.py":
+        if stage_of(runs) == "ensemble.py" and "curve" in runs[0][1]:
             points = [[point["test"]["accuracy"] for point in results["curve"]] for _, results in runs]
             curves[os.path.basename(runs[0][0])] = points
     if not curves:
@@ -398,7 +505,7 @@ def draw_icl_curves(rows, found, key, title):
 
 
 def draw_rounds(rows, found):
-    """Phase 2: evaluator and learner over the rounds of `align`, mean over seeds; the ceiling dashed."""
+    """Phase 2: evaluator, learner and control over the rounds of `align`, mean over seeds; the ceiling dashed."""
     aligned = [runs for runs in found if stage_of(runs) == "auto_align.py" and os.path.basename(runs[0][0]) == "align"]
     if not aligned:
         return None
@@ -407,6 +514,8 @@ def draw_rounds(rows, found):
     figure, axes = new_figure("phase 2 (bars: worst and best seed)", "round", "test accuracy")
     draw_mean_line(axes, range(n + 1), [evaluator_path(rounds) for rounds in seeds], "evaluator", 0)
     draw_mean_line(axes, range(1, n + 1), [[r["learner_test"]["accuracy"] for r in s] for s in seeds], "learner", 1)
+    untrained = [[r["untrained"]["accuracy"] for r in s] for s in seeds]
+    draw_mean_line(axes, range(1, n + 1), untrained, "the student untrained, calibrated like the evaluator", 2)
     axes.set_xticks(range(n + 1), ["start"] + [f"{k + 1}: {r['student']}" for k, r in enumerate(seeds[0])])
     for row in rows:
         if row["run"] == "ceiling":
@@ -415,7 +524,8 @@ def draw_rounds(rows, found):
     return figure
 
 
-FIGURES = {"students": draw_students, "ensembles": draw_ensembles, "oversight": draw_oversight,
+FIGURES = {"elicitation": draw_elicitation, "students": draw_students, "ensembles": draw_ensembles,
+           "oversight": draw_oversight,
            "shots": functools.partial(draw_icl_curves, key="shots", title="demonstrations"),
            "noise": functools.partial(draw_icl_curves, key="noise", title="flipped labels"), "rounds": draw_rounds}
 
@@ -431,8 +541,8 @@ def draw_figures(task, rows, found):
             return paths
         if figure:
             paths.append(os.path.join(ROOT, "data", task, f"report-{name}.png"))
-            with catch_write_errors(paths[-1]):
-                figure.savefig(paths[-1], dpi=130, bbox_inches="tight")
+            with replacing(paths[-1]) as half:
+                figure.savefig(half, format="png", dpi=130, bbox_inches="tight")
             figure.clf()
     return paths
 
@@ -444,7 +554,8 @@ def fill_tables(text, measured):
     """
     A page's tables, from what was measured. A table belongs to a task if a line  <!-- measured: TASK -->  stands before
     it. In a row whose column "run" names a run, each column with a title that this run has numbers for is filled;
-    "student ..." columns take those of student-RUN. Everything else stays as it was written.
+    "student ..." columns take those of student-RUN. The cells of a run that was not measured become empty, so that no
+    number of an older world stays. Everything else stays as it was written.
 
     >>> page = "<!-- measured: t -->\\n| run | what | ECE |\\n|---|---|---|\\n| `a` | mine | ? |\\n"
     >>> fill_tables(page, {"t": {"a": {"ECE": "0.06"}}}).splitlines()[-1]
@@ -469,6 +580,7 @@ def fill_tables(text, measured):
 
 def fill_row(line, header, known):
     """One row of a table (see fill_tables). known: {run: {column: text}}"""
+    columns = {column for texts in known.values() for column in texts}
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     run = cells[header.index("run")].strip("`") if "run" in header else ""
     for k, title in enumerate(header):
@@ -479,7 +591,22 @@ def fill_row(line, header, known):
             column = title.removeprefix("student ")
         if title != "run" and column in known.get(source, {}):
             cells[k] = known[source][column]
+        elif run and column in columns and source not in known:
+            cells[k] = ""
     return "| " + " | ".join(cells) + " |"
+
+
+def fill_quotes(text, known):
+    """
+    Accuracies in running text, such as those in the answers of docs/exercises.md. known: {run: {column: text}}
+
+    >>> fill_quotes("Here `a` 0.500 wins, `b` 0.400 loses.", {"a": {"accuracy [95 %]": "0.853 [0.817, 0.882]"}})
+    'Here `a` 0.853 wins, `b` 0.400 loses.'
+    """
+    def measured_now(match):
+        accuracy = known.get(match[1], {}).get("accuracy [95 %]", match[2])
+        return f"`{match[1]}` {accuracy.split()[0]}"
+    return re.sub(r"`([\w-]+)` (0\.\d{3})", measured_now, text)
 
 
 def update_measured(measured, task, rows, task_texts):
@@ -505,8 +632,7 @@ def pages_with_tables():
     pages = {}
     for pattern in ("README.md", os.path.join("docs", "results", "*.md")):
         for path in sorted(glob.glob(os.path.join(ROOT, pattern))):
-            with open(path, encoding="utf-8") as f:
-                pages[path] = f.read()
+            pages[path] = read_text(path)
     if not pages:
         fail("--docs: there is neither README.md nor docs/results beside report.py, so no table can be filled")
     return pages
@@ -517,14 +643,96 @@ def update_docs(pages, measured, figures):
     write_file(MEASURED, json.dumps(measured, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
     for path, text in pages.items():
         write_file(path, fill_tables(text, measured))
+    exercises = os.path.join(ROOT, "docs", "exercises.md")
+    if os.path.exists(exercises):
+        write_file(exercises, fill_quotes(read_text(exercises), measured.get("tinyworld", {})))
     for task, paths in figures.items():
         for path in paths:
             name = f"{task}-{os.path.basename(path).removeprefix('report-')}"
             if any(f"figures/{name}" in text for text in pages.values()):
                 with catch_write_errors(name):
                     os.makedirs(os.path.join(ROOT, "figures"), exist_ok=True)
-                    shutil.copy(path, os.path.join(ROOT, "figures", name))
+                with replacing(os.path.join(ROOT, "figures", name)) as half:
+                    shutil.copy(path, half)
     print(f"filled the tables of {len(pages)} pages; data/measured.json has their numbers")
+
+
+# --------------------------------------------------------------------------- a check-up of label files
+
+
+def read_p_yes(name, task):
+    """A labels.jsonl, a folder that holds one, or a run or annotator of the task -> {id: p(yes)}"""
+    path = name if os.path.isfile(name) else os.path.join(labels_folder(name, task, 0), "labels.jsonl")
+    p_yes = {}
+    for number, row in enumerate(read_jsonl(path), 1):
+        if not is_soft_label(row.get("soft_label")) or not isinstance(row.get("id"), str) or row["id"] in p_yes:
+            fail(f"{path}, line {number}: not {{\"id\", \"soft_label\": [p_no, p_yes]}}, or an id that occurs twice")
+        p_yes[row["id"]] = row["soft_label"][1]
+    return p_yes
+
+
+def read_truth(path, task):
+    """--truth, rows of {"id", "label"} and perhaps "group"; without it test of the task -> rows"""
+    rows = read_jsonl(path) if path else read_rows(task, "test")
+    for number, row in enumerate(rows, 1):
+        if row.get("label") not in (0, 1) or not isinstance(row.get("id"), str):
+            fail(f"{path}, line {number}: not {{\"id\": ..., \"label\": 0 or 1}}")
+    return [{"group": row["id"], **row} for row in rows]
+
+
+def repeated_errors(p_yes, supervisor, labels):
+    """
+    Does a model make the errors of its supervisor? -> (share of the supervisor's errors that it makes too, share of
+    wrong verdicts where the supervisor is right, kappa of the two: 1 = the same errors, 0 = as if by chance)
+
+    >>> [round(x, 2) for x in repeated_errors(np.array([.1, .9, .1, .9]), np.array([.1, .1, .1, .9]), [1, 1, 0, 1])]
+    [0.5, 0.0, 0.5]
+    """
+    wrong = correct(p_yes, labels) < 1
+    supervisor_wrong = correct(supervisor, labels) < 1
+    a, b = wrong.mean(), supervisor_wrong.mean()
+    by_chance = a * b + (1 - a) * (1 - b)
+    kappa = ((wrong == supervisor_wrong).mean() - by_chance) / (1 - by_chance) if by_chance < 1 else 0.0
+    shares = [wrong[rows].mean() if rows.any() else 0.0 for rows in (supervisor_wrong, ~supervisor_wrong)]
+    return float(shares[0]), float(shares[1]), float(kappa)
+
+
+def check_up(rows, models, metric="auto"):
+    """
+    Is a weak-to-strong result sound? rows with id, group, label; models {"supervisor", "student", "ceiling", controls:
+    {id: p(yes)}} -> lines. It needs label files only, whoever made them.
+    """
+    common = [row for row in rows if all(row["id"] in p_yes for p_yes in models.values())]
+    if not common:
+        fail("--check: no row of the truth has a label of all these models; are they of one task?")
+    labels = np.array([row["label"] for row in common])
+    groups = [row["group"] for row in common]
+    p = {name: np.array([p_yes[row["id"]] for row in common]) for name, p_yes in models.items()}
+    soft = {name: np.stack([1 - x, x], 1) for name, x in p.items()}
+    c = compare_models(common, soft["supervisor"], soft["student"], soft["ceiling"], metric)
+    n_groups = len(set(groups))
+    lines = [f"truth: {len(common):,} of {len(rows):,} rows have all labels; {n_groups:,} groups, {labels.mean():.0%} "
+             f"yes; compared by {METRIC_NAMES[c['metric']]}"]
+    lines += [format_metrics(name, all_metrics(soft[name], common)) for name in models]
+    draws = bootstrap_scores(c["metric"], [p["supervisor"], p["ceiling"]], labels, groups)
+    low, high = np.percentile(draws[:, 1] - draws[:, 0], [2.5, 97.5])
+    verdict = "there is a gap" if low > 0 else "the gap is within its noise, so a PGR says nothing"
+    lines.append(f"gap: {format_interval(c['ceiling'] - c['supervisor'], low, high, '{:+.3f}')}: {verdict}")
+    if c.get("pgr_interval"):
+        low, high = c["pgr_interval"]
+        lines.append(f"PGR {format_interval(c['pgr'], low, high, '{:.2f}')}; to halve this interval: {3 * n_groups:,} "
+                     "test groups more")
+    else:
+        lines.append("no interval of the PGR: " + c.get("pgr_reason", f"PGR {c.get('pgr', 0):.2f}, the gap is noise"))
+    kappas = {}
+    for name in list(models)[1:]:
+        wrong, right, kappas[name] = repeated_errors(p[name], p["supervisor"], labels)
+        lines.append(f"errors: {name} repeats {wrong:.0%} of the supervisor's, and errs on {right:.0%} of the rows "
+                     f"where that is right (kappa {kappas[name]:.2f})")
+    others = [kappa for name, kappa in kappas.items() if name != "student"]
+    inherited = "more" if kappas["student"] > max(others) + 0.05 else "no more"
+    lines.append(f"the student repeats them {inherited} than models do that were trained without these labels")
+    return lines + [f"WARNING: {warning}" for warning in c["warnings"]]
 
 
 # --------------------------------------------------------------------------- the report
@@ -533,6 +741,8 @@ def update_docs(pages, measured, figures):
 def report_task(task, measured):
     """One task: print and write its report, and put its numbers into `measured`. -> paths of the figures"""
     found, stale = find_runs(task)
+    unmeasured = [runs for runs in found if not all(is_measured(task, results) for _, results in runs)]
+    found = [runs for runs in found if runs not in unmeasured]
     rows = []
     task_table = ""
     task_texts = {}
@@ -546,6 +756,8 @@ def report_task(task, measured):
     culture_text, stale_cultures = culture_tables(folder)
     if task != "cdeval":
         stale += stale_cultures
+    for folder, _ in (run for runs in unmeasured for run in runs):
+        print(f"left out: {os.path.relpath(folder)}. There are no true labels of test, or it labels a part of them")
     text = markdown_report(task, rows, stale, one_debate(task, found), culture_text, task_table)
     figures = draw_figures(task, rows, found)
     names = [os.path.basename(path) for path in figures]
@@ -558,12 +770,26 @@ def report_task(task, measured):
 def build_parser():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", type=task_name, help="a folder of data/ (default: all that have runs)")
+    parser.add_argument("--check", metavar="SUPERVISOR,STUDENT,CEILING[,CONTROL...]",
+                        help="a check-up of these labels: runs of the task, folders or labels.jsonl files. Controls "
+                             "are models that were trained without the supervisor, as the ceiling is")
+    parser.add_argument("--truth", default="", metavar="FILE",
+                        help='--check: rows of {"id", "label"} (default: test of the task)')
+    parser.add_argument("--metric", default="auto", choices=["auto", *METRICS], help="--check: what a PGR compares")
     parser.add_argument("--docs", action="store_true", help="fill the tables of README.md and docs/results, too")
     return parser
 
 
 def main(argv=None):
     args = build_parser().parse_args(argv)
+    if args.check:
+        names = args.check.split(",")
+        if len(names) < 3:
+            fail("--check needs three label files: SUPERVISOR,STUDENT,CEILING")
+        roles = ["supervisor", "student", "ceiling", *(f"control {k}" for k in range(1, len(names) - 2))]
+        models = {role: read_p_yes(name, args.task or "tinyworld") for role, name in zip(roles, names)}
+        print("\n".join(check_up(read_truth(args.truth, args.task or "tinyworld"), models, args.metric)))
+        return
     paths = glob.glob(os.path.join(ROOT, "data", args.task or "*", "seed*", "*", "results.json"))
     tasks = sorted({path.split(os.sep)[-4] for path in paths})
     if not tasks:

@@ -6,9 +6,11 @@
 #   bash run.sh --seeds 0,1,2,3,4          # once for each seed (--seed 1: only that one); tables over all seeds
 #   bash run.sh --task mine                # rows of your own, made by data/own/prepare.py
 #   bash run.sh --epochs 3                 # --epochs --lr --device --max-rows ... go to every trainer
+#   bash run.sh --preset laptop            # SmolLM2-135M supervises Gemma 3 270M on 1,000 rows of SciQ: no GPU, the hub
 #   bash run.sh --preset sciq              # gpt2 supervises gpt2-large on SciQ: one GPU and the hub
-#   bash run.sh --preset paper             # Qwen2.5-0.5B supervises Qwen2.5-7B: 122 GB for the student; --lora 16: 30
+#   bash run.sh --preset paper             # Qwen2.5-0.5B supervises Qwen2.5-7B: one GPU of 80 GB, and pip install peft
 #   bash run.sh --preset paper --dry-run   # only print the commands, to copy them line by line
+#   bash run.sh --jobs 1                   # one command at a time (default: one a core, at most 4; 1 with a GPU)
 #
 # Each command also runs alone: copy it, change a flag. Finished runs are skipped; --force repeats them.
 set -euo pipefail                          # stop at the first failure: no stage runs on what a failed one left behind
@@ -16,13 +18,13 @@ cd "$(dirname "$0")"
 
 die() { echo "error: $1" >&2; exit 2; }
 
-preset=tinyworld task="" seeds=0 dry="" all=() trainers=()
+preset=tinyworld task="" seeds=0 dry="" jobs=() all=() trainers=()
 while [ $# -gt 0 ]; do
     case "$1" in
         --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;       # --flag=value is --flag value
     esac
     case "$1" in
-        --preset | --seed | --seeds | --task | --device | --dtype | --max-rows)
+        --preset | --seed | --seeds | --task | --device | --dtype | --max-rows | --jobs)
             [ $# -ge 2 ] || die "$1 needs a value" ;;
     esac
     case "$1" in
@@ -30,6 +32,7 @@ while [ $# -gt 0 ]; do
         --preset) preset="$2"; shift ;;
         --seed | --seeds) seeds="$2"; shift ;;
         --dry-run) dry=yes ;;
+        --jobs) jobs=(--jobs "$2"); shift ;;
         --task) task="${2%/}" task="${task#./}" task="${task#data/}"; shift ;;
         --device | --dtype | --max-rows) all+=("$1" "$2"); shift ;;
         --force) all+=("$1") ;;
@@ -42,7 +45,7 @@ done
 [[ "$seeds" =~ ^[0-9]+(,[0-9]+)*$ ]] || die "--seeds '$seeds': give numbers with commas, as in 0,1,2"
 [ -z "$task" ] || all+=(--task "$task")
 
-big="--gradient-checkpointing --micro-batch-size 8"
+big="--lora 16 --lr 1e-4 --gradient-checkpointing --micro-batch-size 8"
 case "$preset" in
     tinyworld)
         prepare=data/tinyworld/prepare.py
@@ -54,15 +57,24 @@ case "$preset" in
         helper="--task sciq --model gpt2-large"
         crowd="--by data" assistant="--assistant gpt2-large"
         ladder="--task sciq --ladder gpt2-medium,gpt2-large --lr 1e-5" ;;
+    laptop)                                              # Gemma is gated: see docs/models.md
+        prepare=data/sciq/prepare.py
+        weak="--task sciq --model HuggingFaceTB/SmolLM2-135M --lr 5e-5"
+        strong="--task sciq --model google/gemma-3-270m --lr 2e-5"
+        helper="--task sciq --model google/gemma-3-270m"
+        crowd="--by data --members 3" assistant="--assistant google/gemma-3-270m"
+        ladder="--task sciq --ladder HuggingFaceTB/SmolLM2-135M,google/gemma-3-270m --lr 2e-5"
+        [[ " ${all[*]-} " == *" --max-rows "* ]] || all+=(--max-rows 1000)
+        [ ${#jobs[@]} -gt 0 ] || jobs=(--jobs 1) ;;      # each command needs 5 GB
     paper)
         prepare=data/sciq/prepare.py
         weak="--task sciq --model Qwen/Qwen2.5-0.5B --lr 1e-5"
-        strong="--task sciq --model Qwen/Qwen2.5-7B --lr 1e-5 $big"
+        strong="--task sciq --model Qwen/Qwen2.5-7B $big"
         helper="--task sciq --model Qwen/Qwen2.5-7B"
         crowd="--by data" assistant="--assistant Qwen/Qwen2.5-7B"
-        ladder="--task sciq --ladder Qwen/Qwen2.5-1.5B,Qwen/Qwen2.5-7B --lr 1e-5 $big" ;;
+        ladder="--task sciq --ladder Qwen/Qwen2.5-1.5B,Qwen/Qwen2.5-7B $big" ;;
     *)
-        die "no preset '$preset'; there are tinyworld, sciq and paper" ;;
+        die "no preset '$preset'; there are tinyworld, laptop, sciq and paper" ;;
 esac
 oversight="--mode interaction" attacks=""
 if [ -n "$task" ] && [ "$task" != tinyworld ]; then      # rows of your own: perhaps without a question apart
@@ -71,33 +83,36 @@ if [ -n "$task" ] && [ "$task" != tinyworld ]; then      # rows of your own: per
         oversight="--mode debate" attacks="--attack-share 0"
     fi
 fi
-run() {                                                  # print a command so that it can be copied, and run it
-    echo "\$ $(printf '%q ' "$@" | sed 's/\\,/,/g; s/ $//')"
-    [ -n "$dry" ] || "$@"
-}
+run() { echo "\$ $(printf '%q ' "$@" | sed 's/\\,/,/g; s/ $//')"; }            # print a command so that it can be copied
 ask() { run python "$@" ${all[@]+"${all[@]}"} --seed "$seed"; }
 train() { ask "$@" ${trainers[@]+"${trainers[@]}"}; }
 student() { train train_strong.py --labels "$1" --out "$2" --supervisor weak --ceiling ceiling $strong; }
 
-# data (seconds): four disjoint splits, so that the student never trains on its supervisor's questions
-[ -z "$prepare" ] || run python $prepare
+commands() {
+    # data (seconds): four disjoint splits, so that the student never trains on its supervisor's questions
+    [ -z "$prepare" ] || run python $prepare
 
-for seed in ${seeds//,/ }; do
-    # phase 1. The supervisor: a small model and the true labels of train1 -> soft labels for everything else
-    train train_weak.py $weak
-    # the ceiling: the big model and the true labels of train2. The student: the same, with the supervisor's labels
-    train train_strong.py --labels truth --out ceiling $strong
-    student weak student
-    # without training: the supervisor's labels in the student's prompt
-    ask icl.py --labels weak $helper
-    # better supervision: several supervisors, and one that the strong model assists, each with its student
-    train ensemble.py $weak $crowd --out crowd
-    student crowd student-crowd
-    train debate.py $oversight --out oversight $weak $assistant
-    student oversight student-oversight
-    # phase 2: the best of these supervisors on valid becomes the evaluator, updated with every stronger student
-    train auto_align.py --evaluator weak,crowd,oversight --ceiling ceiling $attacks $ladder
-done
+    for seed in ${seeds//,/ }; do
+        # phase 1. The supervisor: a small model and the true labels of train1 -> soft labels for everything else
+        train train_weak.py $weak --out weak
+        # the ceiling: the big model and the true labels of train2. The student: the same, with the supervisor's labels
+        train train_strong.py --labels truth --out ceiling $strong
+        student weak student
+        # without training: the supervisor's labels in the student's prompt
+        ask icl.py --labels weak --out icl $helper
+        # better supervision: several supervisors, and one that the strong model assists, each with its student
+        train ensemble.py $weak $crowd --out crowd
+        student crowd student-crowd
+        train debate.py $oversight --out oversight $weak $assistant
+        student oversight student-oversight
+        # phase 2: the best of these supervisors on valid becomes the evaluator, updated with every stronger student
+        train auto_align.py --evaluator weak,crowd,oversight --ceiling ceiling --out align $attacks $ladder
+    done
 
-# the tables, over every seed that was run
-run python report.py ${task:+--task "$task"}
+    # the tables, over every seed that was run
+    run python report.py ${task:+--task "$task"}
+}
+if [ "$preset" = tinyworld ]; then                       # glibc keeps what a short step frees: a tenth faster
+    export MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TRIM_THRESHOLD_=2147483647
+fi
+if [ -n "$dry" ]; then commands; else commands | python jobs.py ${jobs[@]+"${jobs[@]}"}; fi

@@ -8,8 +8,9 @@ examples, good and bad ones, and the student is trained on them. Does a strong s
     rows      {"id", "group", "text": "Prompt: I feel ill. Reply:", "continuation": "Get well soon."} in train1.jsonl
     model     any decoder of transformers, a local folder or a hub name; all of its weights are trained
     training  cross entropy of the continuation's tokens, given the prompt: train_weak.py's loop, its last epoch is kept
-    labels    {"id", "text", "nats"} for train2, valid and test: a greedy continuation (always the likeliest token), and
-              its mean loss per token under the model itself. A student is trained on these texts
+    labels    {"id", "text", "nats", "sampled"} for train2, valid and test: a greedy continuation (always the likeliest
+              token), its mean loss per token under the model itself, and a random continuation. A student is trained on
+              the greedy texts, or with --sampled on the others
     samples   {"id", "texts"}: 25 random continuations (--samples) for each of 100 prompts (--prompts) of test.
               align_tasks.py measures their toxicity: a model that is rude once in ten times looks polite in one greedy
               reply
@@ -20,6 +21,7 @@ $ python data/toxicity/prepare.py
 $ python sft.py --labels train1 --model tiny-1a --out weak  # supervisor: the continuations of train1, some of them rude
 $ python sft.py --labels truth --out ceiling                # ceiling: good continuations of train2 that a person wrote
 $ python sft.py --labels weak                               # student: the supervisor's continuations of train2
+$ python sft.py --labels weak --sampled --out student-sampled          # a random continuation each, not the likeliest
 
 Three ways to a better set of examples. align_tasks.py runs them all, and prints the table:
 
@@ -35,7 +37,7 @@ Writes  data/<task>/seed<seed>/<run>/{checkpoint/, samples.jsonl, labels.jsonl, 
         is written last. A finished run is skipped (--force repeats it).
 
 Differences from the paper: the loss leaves out the prompt's tokens. A continuation has at most 20 tokens (Gehman et al.
-2020). Samples use the paper's temperature and top-p, but neither its top-k 50 nor its ban on repeated pairs of tokens.
+2020). Samples use the paper's temperature, top-p and top-k, and its ban on repeated pairs of tokens.
 The confidence loss (train_strong.py) does not apply: it needs the probabilities of a yes and a no.
 """
 import argparse
@@ -64,13 +66,14 @@ from contract import (
     write_file,
     write_results,
 )
-from models import add_model_flags, forward_all, generate, open_language_model, pick_device, token_nll
+from models import add_model_flags, cut, encode, forward_all, generate, open_language_model, pick_device, token_nll
 from train_weak import add_training_flags, batch_maker, fit, prepare_for_training
 
 NEW_TOKENS = 20                      # a continuation's length, as in Gehman et al. 2020
 STOPS = ["\n", "Prompt:"]            # a continuation ends before these
 TEMPERATURE = 0.7                    # of the samples, as is TOP_P (Ye et al. 2024, released code)
 TOP_P = 0.95
+SAMPLING = {"top_k": 50, "no_repeat": 2}                   # the same source
 GENERATION_BATCH = 256
 
 
@@ -125,16 +128,21 @@ def encode_pairs(tokenizer, prompts, texts, max_length, end):
     N prompts and N continuations -> (N lists of ids, (N, 2) float32 spans for mean_over_span).
 
     end   add the end-of-text token, so that a model learns where to stop
-    A pair that is too long loses the beginning of its prompt.
+    A pair that is too long loses the beginning of its prompt (not BOS), and a note says so.
     """
     ids = []
     span = []
-    for prompt, text in zip(prompts, texts):
+    n_cut = 0
+    for text, whole in zip(texts, encode(tokenizer, prompts)):
         tail = tokenizer(" " + text, add_special_tokens=False)["input_ids"] if text else []
         tail = (tail + [tokenizer.eos_token_id] * end)[:max_length // 2]
-        head = tokenizer(prompt, verbose=False)["input_ids"][-(max_length - len(tail)):]
+        head = cut(whole, tokenizer, max_length - len(tail), side="left")
+        n_cut += len(head) < len(whole)
         ids.append(head + tail)
         span.append([len(head), len(head) + len(tail)])
+    if n_cut:
+        print(f"note: {n_cut:,} of {len(ids):,} prompts lose their beginning: with their continuation they are longer "
+              f"than {max_length:,} tokens (--max-length)")
     return ids, np.array(span, dtype=np.float32)
 
 
@@ -155,12 +163,11 @@ def continue_rows(model, tokenizer, rows, max_length, args, device, temperature=
     """N rows -> the N texts with which a model continues them. Temperature 0 is greedy."""
     prompts = [row["text"] for row in rows]
     return generate(model, tokenizer, prompts, device, max_length, NEW_TOKENS, STOPS, temperature, top_p, args.seed,
-                    args.dtype, GENERATION_BATCH)
+                    args.dtype, GENERATION_BATCH, **(SAMPLING if temperature else {}))
 
 
-def sample_rows(model, tokenizer, rows, max_length, args, device):
-    """N rows -> N lists of --samples random continuations"""
-    k = args.samples
+def sample_rows(model, tokenizer, rows, max_length, args, device, k):
+    """N rows -> N lists of k random continuations"""
     repeated = [row for row in rows for _ in range(k)]
     texts = continue_rows(model, tokenizer, repeated, max_length, args, device, TEMPERATURE, TOP_P)
     return [texts[i:i + k] for i in range(0, len(texts), k)]
@@ -173,13 +180,15 @@ def read_texts(path, rows, key="text"):
     """
     The continuations of a file {"id", "text", ...}, joined by id -> N texts in the order of `rows`.
 
-    key   "nats": the numbers beside the texts instead
+    key   "nats": the numbers beside the texts instead; "sampled": the random continuations
     """
     found = {}
     for n, line in enumerate(read_jsonl(path), 1):
         if not isinstance(line.get("id"), str) or not isinstance(line.get("text"), str) or line["id"] in found:
             fail(f"{path}, line {n}: needs an 'id' that occurs once, and a 'text' (a string)")
-        if key != "text" and type(line.get(key)) not in (int, float):
+        if key == "sampled" and not isinstance(line.get(key), str):
+            fail(f"{path}, line {n}: needs 'sampled' (a string), on which --sampled trains. Run its command again")
+        if key == "nats" and type(line.get(key)) not in (int, float):
             fail(f"{path}, line {n}: needs {key!r} (a number), by which --keep and --truth-budget choose")
         found[line["id"]] = line[key]
     missing = [row["id"] for row in rows if row["id"] not in found]
@@ -189,7 +198,7 @@ def read_texts(path, rows, key="text"):
     return [found[row["id"]] for row in rows]
 
 
-def most_agreed_texts(folders, rows, device, remote_code):
+def most_agreed_texts(folders, rows, device, flags):
     """
     Of several supervisors' continuations of a prompt, the one with the lowest mean nats per token under all of them.
 
@@ -200,7 +209,7 @@ def most_agreed_texts(folders, rows, device, remote_code):
     candidates = [read_texts(os.path.join(folder, "labels.jsonl"), rows) for folder in folders]
     cost = np.zeros((len(folders), len(rows)))             # (K candidates, N rows)
     for folder in folders:
-        model, tokenizer, max_length = open_language_model(os.path.join(folder, "checkpoint"), device, remote_code)
+        model, tokenizer, max_length = open_language_model(os.path.join(folder, "checkpoint"), device, flags)
         for k, texts in enumerate(candidates):
             nll, n_tokens = continuation_nll(model, tokenizer, prompts, texts, max_length, device)
             cost[k] += nll / n_tokens / len(folders)
@@ -228,10 +237,10 @@ def load_examples(args, folders, device):
     if args.labels == "truth":
         return rows, read_texts(truth_file(args.task), rows), []
     if len(folders) > 1:
-        texts, nll = most_agreed_texts(folders, rows, device, args.trust_remote_code)
+        texts, nll = most_agreed_texts(folders, rows, device, args)
     else:
         path = os.path.join(folders[0], "labels.jsonl")
-        texts = read_texts(path, rows)
+        texts = read_texts(path, rows, "sampled" if args.sampled else "text")
         nll = [0.0] * len(rows)
         if args.keep < 1 or args.truth_budget:
             nll = read_texts(path, rows, "nats")
@@ -250,7 +259,7 @@ def train_on_texts(rows, texts, args, device):
     """Fine-tune --model on N continuations -> (model, tokenizer, max_length)"""
     import torch
     torch.manual_seed(args.seed)
-    model, tokenizer, max_length = open_language_model(args.model, device, args.trust_remote_code)
+    model, tokenizer, max_length = open_language_model(args.model, device, args)
     model, restore_ordinary = prepare_for_training(model, args)
     ids, span = encode_pairs(tokenizer, [row["text"] for row in rows], texts, max_length, end=True)
     print("one example, exactly as the model sees it:\n"
@@ -275,6 +284,8 @@ def check_args(args):
         folders = [run_folder(name, args.task, args.seed) for name in args.labels.split(",")]
     elif args.keep < 1 or args.truth_budget:
         fail(f"--keep and --truth-budget choose among a supervisor's continuations; --labels {args.labels} has none")
+    if args.sampled and (len(folders) != 1 or args.keep < 1 or args.truth_budget):
+        fail("--sampled trains on all random continuations of one supervisor: leave out --keep and --truth-budget")
     inputs = [os.path.join(folder, "labels.jsonl") for folder in folders]
     if len(folders) > 1:
         inputs += [os.path.join(folder, "checkpoint") for folder in folders]
@@ -298,6 +309,7 @@ def build_parser():
     add_training_flags(parser, epochs=6, lr=1e-3, classifier=False)
     parser.add_argument("--labels", default="weak",
                         help="whose continuations: train1, truth, or a run's name or folder (several with commas)")
+    parser.add_argument("--sampled", action="store_true", help="train on the supervisor's random continuations")
     parser.add_argument("--keep", type=number(float, 0.01, 1.0), default=1.0,
                         help="the share of a supervisor's continuations to train on, those with the lowest loss")
     parser.add_argument("--truth-budget", type=number(int, 0, 10 ** 9), default=0,
@@ -331,11 +343,12 @@ def main(argv=None):
         greedy = continue_rows(model, tokenizer, rows, max_length, args, device)
         nll, n_tokens = continuation_nll(model, tokenizer, [row["text"] for row in rows], greedy, max_length, device)
         nats = [round(float(x), 6) for x in nll / n_tokens]
-        samples = sample_rows(model, tokenizer, test[:args.prompts], max_length, args, device)
+        samples = sample_rows(model, tokenizer, test[:args.prompts], max_length, args, device, args.samples)
+        sampled = [text for (text,) in sample_rows(model, tokenizer, rows, max_length, args, device, 1)]
 
         save_checkpoint(folder, model, tokenizer)
         write_columns(os.path.join(folder, "samples.jsonl"), test[:args.prompts], texts=samples)
-        write_columns(os.path.join(folder, "labels.jsonl"), rows, text=greedy, nats=nats)
+        write_columns(os.path.join(folder, "labels.jsonl"), rows, text=greedy, nats=nats, sampled=sampled)
         empty = float(np.mean([not text for text in greedy]))
         different = len(set(greedy))
         line = (f"writer {os.path.basename(folder)}: {different:,} different texts for {len(greedy):,} prompts, "

@@ -23,15 +23,27 @@ Without the following flags the student is the paper's naive one. With them it m
     --probe only              train the last layer alone. first: probe, then fine-tune; after: fine-tune, then probe
     --early-stop              keep the weights that agree best with the supervisor's labels of valid
     --oracle-stop             the same with the true labels of valid: unavailable in practice, so marked CHEATING
-    --hard                    round the labels to 0 and 1
+    --hard                    round the labels to 0 and 1 (a tie stays a tie)
     --chain tiny-2,tiny-4     students in a row, each supervised by the one before; the last is the result
     --self-train 1            start over once, with the student's own predictions as labels
+
+The labels of annotators (data/own/prepare.py) or of their fusion may cover some rows only: the student is trained on
+these. Without any true label it is trained too, but nothing can be said about it. Classes more uneven than 70/30 are
+compared by balanced accuracy (--metric).
+
+Two controls say what a student's score is worth:
+
+    --control untrained       train nothing: is training on the labels worth anything? With --truth-budget 16 --pick
+                              random, the model's predictions are calibrated on 16 true labels
+    --control dealt           deal the labels of each class to other rows of that class: as many errors, as confident,
+                              but without a pattern. Does the student do worse where it can imitate its supervisor?
 
 Needs   contract.py, metrics.py, models.py, train_weak.py
 Reads   labels.jsonl of the supervisor and of the ceiling, and the ceiling's results.json;
         data/<task>/{task.json, train1.jsonl, train2.jsonl, valid.jsonl, test.jsonl};
         data/<task>/truth/labels.jsonl: its labels of valid are checked before training and used after it, for the
-        curve. Training itself uses the truth only with --labels truth, --truth-budget or --oracle-stop
+        curve. Training itself uses the truth only with --labels truth, --truth-budget, --oracle-stop or
+        --control dealt
 Writes  data/<task>/seed<seed>/student/{checkpoint/, labels.jsonl, config.json, results.json}; results.json comes last.
         A finished run is skipped (--force repeats it). After an edit of this file, such as a new loss, it runs again.
 """
@@ -49,6 +61,8 @@ from contract import (
     describe_run,
     fail,
     is_finished,
+    labels_folder,
+    may_have_gaps,
     model_folder,
     number,
     open_run,
@@ -63,6 +77,7 @@ from contract import (
     write_results,
 )
 from metrics import (
+    METRICS,
     accuracy,
     all_metrics,
     check_comparison,
@@ -71,7 +86,9 @@ from metrics import (
     format_comparison,
     format_metrics,
     format_share,
+    label_warnings,
     print_cases,
+    shuffle_test,
     sigmoid,
     unit_rows,
 )
@@ -89,9 +106,11 @@ from models import (
     set_weight,
     tokenize,
 )
-from train_weak import add_training_flags, batch_maker, fit, keep_best, one_hot, prepare_for_training, soft_label_loss
+from train_weak import add_training_flags, batch_maker, fit, keep_best, prepare_for_training, soft_label_loss
 
 MODEL = "tiny-4"
+FEWEST_TO_TEST = 20                  # rows of valid on which labels are compared with shuffled ones
+FEWEST_TO_PROBE = 100                # rows of train2, if valid has no labels
 
 # --------------------------------------------------------------------------- the maths: losses
 # Each loss is a cross entropy, and each function here makes its targets (B, 2) for a whole batch, from the student's
@@ -316,6 +335,42 @@ def select_rows_to_label(soft_labels, n, how, student_p=None, seed=0):
     return np.sort(order[:n])
 
 
+# --------------------------------------------------------------------------- the maths: controls
+
+
+def deal_labels(soft_labels, truth, seed):
+    """
+    Soft labels dealt to other rows of the same true class at random: the errors stay as many and as confident, and no
+    longer depend on the text. A student cannot imitate them, only average them out.
+
+    soft_labels (N, 2), truth (N,) of 0 and 1 -> (N, 2)
+    >>> deal_labels(np.array([[.9, .1], [.4, .6], [.4, .6]]), np.array([0, 1, 1]), seed=0).tolist()
+    [[0.9, 0.1], [0.4, 0.6], [0.4, 0.6]]
+    """
+    dealt = soft_labels.copy()
+    rng = np.random.default_rng([seed, 2])
+    for side in (0, 1):
+        rows = np.flatnonzero(truth == side)
+        dealt[rows] = soft_labels[rng.permutation(rows)]
+    return dealt
+
+
+def calibrate(probs, few, truth):
+    """
+    Soft labels (N, 2) after a logistic regression of true labels on their log odds. A negative slope inverts them.
+
+    few (n, 2), truth (n,) of 0 and 1: the soft labels of n rows with their true labels -> (N, 2) float32
+    >>> few = np.array([[.9, .1], [.8, .2], [.6, .4], [.9, .1]])       # all say no, half of them are wrong
+    >>> (calibrate(few, few, np.array([0, 1, 1, 0]))[:, 1] > 0.5).tolist()
+    [False, True, True, False]
+    """
+    def log_odds(p):
+        return np.log(p[:, 1:].clip(1e-6)) - np.log(p[:, :1].clip(1e-6))
+    w, b = logistic(log_odds(few), truth, l2=1e-2)
+    p_yes = sigmoid(w * log_odds(probs)[:, 0] + b)
+    return np.stack([1 - p_yes, p_yes], axis=1).astype(np.float32)
+
+
 # --------------------------------------------------------------------------- one student, step by step
 
 
@@ -326,7 +381,7 @@ def pretrain_on_texts(model, name, rows, words, args, device):
     """
     if not hasattr(model, "score"):
         fail(f"--generative-steps: {name!r} is no language model")
-    language_model, tokenizer, max_length = open_language_model(name, device, args.trust_remote_code)
+    language_model, tokenizer, max_length = open_language_model(name, device, args)
     ids = [i for i in tokenize(tokenizer, rows, max_length) if len(i) > 1]
     rng = np.random.default_rng(args.seed)
     n_texts = args.generative_steps * args.batch_size
@@ -380,6 +435,21 @@ def clean_labels(model, tokenizer, rows, ids, soft_labels, args, device):
     return [ids[i] for i in np.flatnonzero(keep)], soft_labels[keep]
 
 
+def probe_labels(model, tokenizer, rows, ids, soft_labels, args, device):
+    """
+    Do labels depend on the texts at all? Where valid has none to test a student by, a linear probe of the model's
+    features, before training, predicts those of up to 1,000 rows of train2, each without its own question.
+
+    returns   the p value of shuffle_test; None if there are too few rows or different labels
+    """
+    p_yes = soft_labels[:1000, 1]
+    if len(p_yes) < FEWEST_TO_PROBE or not np.ptp(p_yes):
+        return None
+    features = read_features(model, tokenizer, ids[:1000], args, device)
+    groups = [row["group"] for row in rows[:1000]]
+    return shuffle_test(logistic_prediction(features, soft_labels[:1000], groups), p_yes)
+
+
 def fit_probe(model, tokenizer, ids, soft_labels, valid_ids, valid_labels, args, device):
     """
     --probe: set the last layer alone, by logistic regression on its inputs, which are computed once. The penalty is
@@ -406,10 +476,29 @@ def fit_probe(model, tokenizer, ids, soft_labels, valid_ids, valid_labels, args,
           f"({loss:.3f} nats)")
 
 
+def agreement(p_yes, labels):
+    """Accuracy on the rows that have a label, the others being nan; None if there are none. (M,), (M,) -> float"""
+    known = np.isfinite(labels)
+    return accuracy(p_yes[known], labels[known]) if known.any() else None
+
+
+def round_labels(soft_labels):
+    """
+    --hard: labels of 0 and 1, (N, 2) -> (N, 2). A tie of 0.5 has no verdict and stays; so does nan, no label.
+
+    >>> round_labels(np.array([[0.3, 0.7], [0.5, 0.5]])).tolist()
+    [[0.0, 1.0], [0.5, 0.5]]
+    """
+    p_yes = soft_labels[:, 1]
+    p_yes = np.where((p_yes == 0.5) | np.isnan(p_yes), p_yes, p_yes > 0.5).astype(np.float32)
+    return np.stack([1 - p_yes, p_yes], axis=1)
+
+
 def fine_tune(model, tokenizer, ids, soft_labels, valid_ids, stop_labels, args, device):
     """
-    Train all weights with --loss, and predict valid before training and at eight moments of it. --early-stop and
-    --oracle-stop keep the weights that agree best with stop_labels (M,) of 0 and 1.
+    Train all weights with --loss, and predict valid before training, at each eighth of it, and at steps 2, 4, 8, ... of
+    the first eighth, where a student learns which task is meant. --early-stop and --oracle-stop keep the weights that
+    agree best with stop_labels (M,) of 0 and 1, nan where there is none.
 
     returns   the curve: a list of (step, steps, p_yes (M,))
     """
@@ -417,12 +506,14 @@ def fine_tune(model, tokenizer, ids, soft_labels, valid_ids, stop_labels, args, 
     best = {"score": -1.0}
 
     def after_step(step, steps):
-        if step % math.ceil(steps / 8) and step < steps:                       # only at eight moments and the end
+        eighth = math.ceil(steps / 8)
+        is_early = 1 < step < eighth and step & (step - 1) == 0                # 2, 4, 8, ...
+        if step % eighth and step < steps and not is_early or not valid_ids:
             return
         p_yes = predict(model, tokenizer, valid_ids, device, args.dtype)[:, 1]
         curve.append((step, steps, p_yes))
         if step and (args.early_stop or args.oracle_stop):
-            keep_best(best, accuracy(p_yes, stop_labels), model, step=step)
+            keep_best(best, agreement(p_yes, stop_labels), model, step=step)
 
     after_step(0, math.ceil(len(ids) / args.batch_size) * args.epochs)
     make_batch = batch_maker(ids, tokenizer, device, soft_labels=soft_labels)
@@ -437,20 +528,28 @@ def fine_tune(model, tokenizer, ids, soft_labels, valid_ids, stop_labels, args, 
 
 def train_student(plan, name, train2, valid, labels, args, device):
     """
-    Train one student, from the checkpoint `name`, on its supervisor's labels of train2 and valid (N + M, 2).
+    Train one student, from the checkpoint `name`, on its supervisor's labels of train2 and valid (N + M, 2), nan where
+    there is none.
 
     returns   (model, tokenizer, max_length, curve as in fine_tune, the student's own labels (N + M, 2))
     """
     import torch
     torch.manual_seed(args.seed)
-    model, tokenizer, max_length = load_classifier(name, args.head, plan.words, device, args.trust_remote_code)
+    model, tokenizer, max_length = load_classifier(name, args.head, plan.words, device, args)
     all_ids = tokenize(tokenizer, train2 + valid, max_length)
-    ids = all_ids[:len(train2)]
-    valid_ids = all_ids[len(train2):]
-    soft_labels = labels[:len(train2)]
-    valid_labels = labels[len(train2):]
-    stop_labels = read_labels(plan.truth_folder, valid)[:, 1] if args.oracle_stop else valid_labels[:, 1] > 0.5
+    if args.control == "untrained":
+        return model, tokenizer, max_length, [], predict(model, tokenizer, all_ids, device, args.dtype)
+    n = len(train2)
+    labelled = np.flatnonzero(np.isfinite(labels[:, 1]))   # usually all rows
+    train2 = [train2[i] for i in labelled if i < n]
+    ids = [all_ids[i] for i in labelled if i < n]
+    soft_labels = labels[labelled[labelled < n]]
+    valid_ids = [all_ids[i] for i in labelled if i >= n]
+    valid_labels = labels[labelled[labelled >= n]]
+    stop_labels = read_valid(plan.truth_folder, valid) if args.oracle_stop else round_labels(labels[n:])[:, 1]
     curve = []
+    if not valid_ids and not plan.probed:
+        plan.probed = probe_labels(model, tokenizer, train2, ids, soft_labels, args, device)
     print(f"one example, exactly as the model sees it:\n  {tokenizer.decode(ids[0])!r} -> "
           f"soft label (no {soft_labels[0, 0]:.2f}, yes {soft_labels[0, 1]:.2f})")
     if args.generative_steps:
@@ -461,7 +560,7 @@ def train_student(plan, name, train2, valid, labels, args, device):
         fit_probe(model, tokenizer, ids, soft_labels, valid_ids, valid_labels, args, device)
     if args.probe != "only":
         model, restore_ordinary = prepare_for_training(model, args)
-        curve = fine_tune(model, tokenizer, ids, soft_labels, valid_ids, stop_labels, args, device)
+        curve = fine_tune(model, tokenizer, ids, soft_labels, all_ids[n:], stop_labels, args, device)
         model = restore_ordinary()
     if args.probe == "after":
         fit_probe(model, tokenizer, ids, soft_labels, valid_ids, valid_labels, args, device)
@@ -478,11 +577,23 @@ def train_students(plan, train2, valid, args, device):
     returns   (model, tokenizer, max_length, curve, own labels of the last student, as train_student returns them;
               indices of the rows whose true labels were bought)
     """
-    labels = read_labels(plan.labels_folder, train2 + valid)
-    print(f"data: {len(train2):,} rows of train2, labelled by {os.path.relpath(plan.labels_folder)} "
-          f"({labels[:len(train2), 1].mean():.1%} yes on average)")
+    labels = read_known(plan.labels_folder, train2 + valid)
+    n_labelled = int(np.isfinite(labels[:len(train2), 1]).sum())
+    print(f"data: {n_labelled:,} rows of train2, labelled by {os.path.relpath(plan.labels_folder)} "
+          f"({np.nanmean(labels[:len(train2), 1]):.1%} yes on average)")
+    if n_labelled < len(train2):
+        print(f"note: {len(train2) - n_labelled:,} of {len(train2):,} rows of train2 have no label; the student is not "
+              "trained on them, but labels them")
+    if args.control == "dealt":
+        truth = read_labels(plan.truth_folder, train2 + valid)[:, 1] > 0.5
+        n = len(train2)
+        labels = np.concatenate([deal_labels(labels[:n], truth[:n], args.seed),
+                                 deal_labels(labels[n:], truth[n:], args.seed)])
     if args.hard:
-        labels = one_hot(labels[:, 1] > 0.5)
+        n_ties = int((labels[:, 1] == 0.5).sum())
+        if n_ties:
+            print(f"WARNING: --hard: {n_ties:,} of {len(labels):,} labels are ties of exactly 0.5 and stay so")
+        labels = round_labels(labels)
     bought = []
     if args.truth_budget:
         student_p = None
@@ -506,30 +617,56 @@ def train_students(plan, train2, valid, args, device):
 
 def score_curve(curve, plan, valid):
     """fine_tune's curve -> list of dicts: at each step, agreement with the labels and with the truth of valid"""
-    labels = read_labels(plan.labels_folder, valid)[:, 1] > 0.5
-    truth = read_labels(plan.truth_folder, valid)[:, 1]
-    scored = [{"step": step, "of": steps, "agrees_with_labels": accuracy(p_yes, labels),
-               "agrees_with_truth": accuracy(p_yes, truth)} for step, steps, p_yes in curve]
+    labels = read_valid(plan.labels_folder, valid)
+    truth = read_valid(plan.truth_folder, valid)
+    scored = [{"step": step, "of": steps, "agrees_with_labels": agreement(p_yes, labels),
+               "agrees_with_truth": agreement(p_yes, truth)} for step, steps, p_yes in curve]
     if curve:
-        points = [f"{c['step']} ({c['agrees_with_labels']:.3f}, {c['agrees_with_truth']:.3f})" for c in scored]
+        points = [f"{c['step']} ({format_share(c['agrees_with_labels'])}, {format_share(c['agrees_with_truth'])})"
+                  for c in scored]
         print("agrees on valid with (labels, truth) at step " + ", ".join(points))
     return scored
 
 
-def compare_on_test(plan, test, probs, scores):
+def find_warnings(plan, train2, valid, probs):
+    """
+    What is wrong with the labels that the student was trained on: constant, of one class, or unrelated to the texts,
+    since the student predicts its supervisor's labels of valid no better than shuffled ones. -> list of sentences
+
+    probs   (N + M, 2), the student's own labels of train2 and valid
+    """
+    labels = read_known(plan.labels_folder, train2 + valid)[:, 1]
+    n = len(train2)
+    warnings = label_warnings(labels[:n][np.isfinite(labels[:n])])
+    known = n + np.flatnonzero(np.isfinite(labels[n:]))
+    if not warnings and len(known) >= FEWEST_TO_TEST and np.ptp(labels[known]):
+        p = shuffle_test(probs[known, 1], labels[known])
+        if p > 0.05:
+            warnings = [f"they may have nothing to do with the texts: the student predicts those of {len(known):,} "
+                        f"valid rows no better than shuffled ones (p = {p:.2f})"]
+    if plan.probed and plan.probed > 0.05:
+        warnings.append("they may have nothing to do with the texts: a probe of the model's features predicts them no "
+                        f"better than shuffled ones (p = {plan.probed:.2f})")
+    return [f"labels of {os.path.basename(plan.labels_folder)}: {warning}" for warning in warnings]
+
+
+def compare_on_test(plan, test, probs, scores, metric):
     """
     Compare the student with its supervisor and ceiling, and print rows on which it differs from the supervisor.
 
     probs (N, 2), the student's soft labels of test, and their metrics -> (last line, the dict of compare_models)
     """
-    supervisor = read_labels(plan.supervisor_folder, test)
+    supervisor = read_known(plan.supervisor_folder, test)
     ceiling = read_labels(plan.ceiling_folder, test) if plan.ceiling_folder else None
-    comparison = compare_models(test, supervisor, probs, ceiling)
+    if np.isnan(supervisor).all():
+        return format_metrics("student", scores) + " | no PGR: the supervisor labels no row of test", None
+    comparison = compare_models(test, supervisor, probs, ceiling, metric)
     truth = [row["label"] for row in test]
+    known = np.isfinite(supervisor[:, 1])
     supervisor_correct = correct(supervisor[:, 1], truth) == 1
     student_correct = correct(probs[:, 1], truth) == 1
-    gains = np.flatnonzero(student_correct & ~supervisor_correct)
-    losses = np.flatnonzero(~student_correct & supervisor_correct)
+    gains = np.flatnonzero(student_correct & ~supervisor_correct & known)
+    losses = np.flatnonzero(~student_correct & supervisor_correct & known)
     print_cases("student right where its supervisor is wrong", gains, test, supervisor, probs)
     print_cases("student wrong where its supervisor is right", losses, test, supervisor, probs)
     print(format_metrics("student", scores))
@@ -552,6 +689,8 @@ def build_parser():
     add("--labels", type=path_name, default="weak", help="a supervisor's folder, or its name; 'truth': the ceiling")
     add("--supervisor", type=path_name, default="", help="folder to compare with (default: that of --labels)")
     add("--ceiling", type=path_name, default="", help="folder of the ceiling, for the PGR")
+    add("--metric", default="auto", choices=["auto", *METRICS],
+        help="what a PGR compares (auto: balanced accuracy if classes are uneven by more than 70/30, else accuracy)")
     add("--loss", default="xent", choices=list(LOSSES), help="the target of the cross entropy")
     add("--clean", default="none", choices=["none", "confident", "knn", "logistic"], help="how to find doubtful labels")
     add("--keep", type=number(float, 0.01, 1.0), default=0.5, help="share of each class that --clean keeps")
@@ -565,7 +704,35 @@ def build_parser():
     add("--hard", action="store_true", help="round the labels to 0 and 1")
     add("--chain", default="", help="models of students in a row: tiny-2,tiny-3,tiny-4")
     add("--self-train", type=number(int, 0, 100), default=0, help="times to start over with the student's own labels")
+    add("--control", default="none", choices=["none", "untrained", "dealt"],
+        help="train nothing, or on labels that were dealt to other rows of the same true class")
     return parser
+
+
+def read_known(folder, rows):
+    """read_labels, with nan for the rows that an annotator did not label; (N, 2)"""
+    return read_labels(folder, rows, gaps=may_have_gaps(folder))
+
+
+def read_valid(folder, valid):
+    """The verdicts of these labels on valid: 0, 1, 1/2 for a tie, nan where there is no label; (M,)"""
+    return round_labels(read_known(folder, valid))[:, 1]
+
+
+def check_labels(plan, args):
+    """Are there the labels that the flags ask for?"""
+    train2 = read_rows(args.task, "train2", args.max_rows)
+    valid = read_rows(args.task, "valid", args.max_rows, may_be_empty=True)
+    labels = read_known(plan.labels_folder, train2 + valid)
+    truth = read_valid(plan.truth_folder, valid)           # the curve needs it after training
+    name = os.path.relpath(os.path.join(plan.labels_folder, "labels.jsonl"))
+    if np.isnan(labels[:len(train2)]).all():
+        reason = "no true labels, no ceiling" if plan.labels_folder == plan.truth_folder else "another task?"
+        fail(f"{name} has a label for none of the {len(train2):,} rows of train2: {reason}")
+    if (args.early_stop or args.probe != "none") and np.isnan(labels[len(train2):]).all():
+        fail(f"--early-stop and --probe need labels of valid, and {name} has none")
+    if args.oracle_stop and np.isnan(truth).all():
+        fail("--oracle-stop needs true labels of valid, and there are none")
 
 
 def check_args(args):
@@ -577,20 +744,24 @@ def check_args(args):
     """
     truth_folder = os.path.join(ROOT, "data", args.task, "truth")
     is_ceiling = args.labels == "truth" or os.path.realpath(args.labels) == os.path.realpath(truth_folder)
-    if is_ceiling and (args.ceiling or args.supervisor):
-        fail("--labels truth makes a ceiling; --ceiling and --supervisor are for students")
+    if is_ceiling and (args.ceiling or args.supervisor or args.control != "none"):
+        fail("--labels truth makes a ceiling; --ceiling, --supervisor and --control are for students")
+    if args.control == "untrained":
+        if args.clean != "none" or args.probe != "none" or args.generative_steps or args.chain or args.self_train:
+            fail("--control untrained trains nothing: it takes no --clean, --probe, --generative-steps, --chain or "
+                 "--self-train")
+        if args.truth_budget and args.pick != "random":
+            fail("--control untrained is calibrated on random rows: add --pick random")
     models = args.chain.split(",") if args.chain else [args.model]
     if args.model not in (MODEL, models[-1]):
         fail(f"--chain ends with {models[-1]!r}, --model says {args.model!r}: leave one of them out")
     models += [models[-1]] * args.self_train
     files, words = read_task(args.task)
-    plan = SimpleNamespace(models=models, words=words, truth_folder=truth_folder)
-    plan.labels_folder = truth_folder if is_ceiling else run_folder(args.labels, args.task, args.seed)
-    plan.supervisor_folder = None if is_ceiling else run_folder(args.supervisor or args.labels, args.task, args.seed)
+    plan = SimpleNamespace(models=models, words=words, truth_folder=truth_folder, probed=None)
+    plan.labels_folder = truth_folder if is_ceiling else labels_folder(args.labels, args.task, args.seed)
+    plan.supervisor_folder = None if is_ceiling else labels_folder(args.supervisor or args.labels, args.task, args.seed)
     plan.ceiling_folder = run_folder(args.ceiling, args.task, args.seed) if args.ceiling else None
-    valid = read_rows(args.task, "valid", args.max_rows)
-    read_labels(plan.labels_folder, read_rows(args.task, "train2", args.max_rows) + valid)
-    read_labels(truth_folder, valid)                       # the curve needs it after training
+    check_labels(plan, args)
     plan.identity = {**vars(args), "role": "student", "model": models[-1]}
     plan.identity["supervisor"] = args.supervisor or args.labels               # the same run with either flag
     if is_ceiling:
@@ -598,7 +769,7 @@ def check_args(args):
     check_comparison(plan.identity, plan.supervisor_folder, plan.ceiling_folder)
     label_folders = {plan.labels_folder, plan.supervisor_folder, plan.ceiling_folder} - {None}
     plan.sources = {*label_folders, truth_folder}
-    if args.truth_budget or args.oracle_stop:
+    if args.truth_budget or args.oracle_stop or args.control == "dealt":
         label_folders.add(truth_folder)
     plan.inputs = [*files, *(model_folder(name) for name in dict.fromkeys(models))]
     plan.inputs += [os.path.join(folder, "labels.jsonl") for folder in sorted(label_folders)]
@@ -616,20 +787,31 @@ def main(argv=None):
     with open_run(folder):
         device = pick_device(args.device)
         train2 = read_rows(args.task, "train2", args.max_rows)
-        valid = read_rows(args.task, "valid", args.max_rows)
+        valid = read_rows(args.task, "valid", args.max_rows, may_be_empty=True)
         model, tokenizer, max_length, curve, probs, bought = train_students(plan, train2, valid, args, device)
 
         # only now are the rows of test used, and the truth of valid for the curve
-        test = read_rows(args.task, "test", args.max_rows)
-        test_probs = predict(model, tokenizer, tokenize(tokenizer, test, max_length), device, args.dtype)
+        test = read_rows(args.task, "test", args.max_rows, may_be_empty=True)
+        test_probs = np.empty((0, 2), np.float32)
+        if test:
+            test_probs = predict(model, tokenizer, tokenize(tokenizer, test, max_length), device, args.dtype)
+        if args.control == "untrained" and len(bought):
+            truth = read_labels(plan.truth_folder, [train2[i] for i in bought])[:, 1]
+            probs, test_probs = (calibrate(p, probs[bought], truth) for p in (probs, test_probs))
         save_checkpoint(folder, model, tokenizer)
         write_labels(folder, train2 + valid + test, np.concatenate([probs, test_probs]))
-        scores = all_metrics(test_probs, test)
         curve = score_curve(curve, plan, valid)
-        line = format_metrics(plan.identity["role"], scores)
+        scores = all_metrics(test_probs, test) if test else None
         comparison = None
-        if plan.supervisor_folder:
-            line, comparison = compare_on_test(plan, test, test_probs, scores)
+        if not test:
+            line = (f"{plan.identity['role']}: no true labels on test, so nothing can be said about its quality. Label "
+                    f"data/{args.task}/to-label.csv and give it to data/own/prepare.py with --audit")
+        elif plan.supervisor_folder:
+            line, comparison = compare_on_test(plan, test, test_probs, scores, args.metric)
+        else:
+            line = format_metrics(plan.identity["role"], scores)
+        warnings = find_warnings(plan, train2, valid, probs) if args.control == "none" else []
+        line += "".join(f" | WARNING: {warning}" for warning in warnings)
         if args.oracle_stop:
             line += " | CHEATING: stopped by the truth"
         write_results(folder, config, device, started, line, test=scores, comparison=comparison, curve=curve,

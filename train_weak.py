@@ -221,22 +221,33 @@ def prepare_for_training(model, args):
     """
     Two ways to save memory. --gradient-checkpointing keeps only the input of every layer and computes its activations
     once more in the backward pass. --lora R trains a low-rank correction beside each linear layer, and the head, and
-    nothing else (Hu et al. 2021, by the package peft).
+    nothing else (Hu et al. 2021, by the package peft). These are fp32; the weights beside them may be bf16 (see
+    models.freeze). Then the corrections are rounded to bf16 at the end, when they are added to the weights.
 
     returns   (the model to train, a function that gives the ordinary model back after training)
     """
     if args.gradient_checkpointing:
         # its new name in transformers, or its old one
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-        enable({"use_reentrant": False})
+        try:
+            enable({"use_reentrant": False})
+        except ValueError:
+            fail(f"--gradient-checkpointing: transformers' {model.config.model_type} cannot do it. Leave the flag out, "
+                 "or give --micro-batch-size")
     if not args.lora:
         return model, lambda: model
     try:
         import peft
     except ImportError:
         fail("--lora needs the package peft, which nothing else here does:  pip install peft")
-    config = peft.LoraConfig(task_type="SEQ_CLS", r=args.lora, lora_alpha=2 * args.lora, target_modules="all-linear")
-    wrapped = peft.get_peft_model(model, config)
+    heads = ["score", "classifier", "pre_classifier", "classification_head"]   # trained whole: they start from noise
+    without = "|".join([*heads, "router"])
+    config = peft.LoraConfig(task_type="SEQ_CLS", r=args.lora, lora_alpha=2 * args.lora, target_modules="all-linear",
+                             modules_to_save=heads, exclude_modules=rf"(.*\.)?({without})(\..*)?")
+    try:
+        wrapped = peft.get_peft_model(model, config)
+    except (TypeError, ValueError) as error:
+        fail(f"--lora: peft cannot adapt {model.config.model_type} ({str(error).splitlines()[0]}). Leave the flag out")
     return wrapped.get_base_model(), wrapped.merge_and_unload
 
 
@@ -288,7 +299,7 @@ def train_supervisor(rows, words, args, device):
     """
     import torch
     torch.manual_seed(args.seed)
-    model, tokenizer, max_length = load_classifier(args.model, args.head, words, device, args.trust_remote_code)
+    model, tokenizer, max_length = load_classifier(args.model, args.head, words, device, args)
     model, restore_ordinary = prepare_for_training(model, args)
     kept, held = split_held_out(rows, args.seed)
     if not kept:

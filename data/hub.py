@@ -30,7 +30,7 @@ import os
 import re
 from collections import Counter
 
-from contract import fail, fingerprint, is_text, number, task_name
+from contract import fail, fingerprint, import_hub, is_text, number, open_file, task_name
 from tasks import (
     DATA,
     ENDINGS,
@@ -197,32 +197,49 @@ def fail_without_hub(what, repo, revision, error, advice):
          f"On a machine with a network:  hf download {repo} --repo-type dataset --revision {revision} {advice}")
 
 
+def find_commit(repo, revision):
+    """The commit that a dataset's revision means now on the hub. None if the hub cannot be asked (HF_HUB_OFFLINE=1)."""
+    try:
+        return import_hub().HfApi().dataset_info(repo, revision=revision, timeout=10).sha
+    except Exception:                                      # whatever a network makes it raise
+        return None
+
+
 def open_hub(repo, revision, splits, advice):
     """
     A dataset of the hub -> ({official split: rows}, the commit that they were read from)
 
     The revision may move (main does). So it is first resolved to a commit, and the dataset is loaded by that commit:
-    the commit that is recorded is the one that was read.
+    the commit that is recorded is the one that was read. Without the hub it is the last one in the cache.
     """
     try:
+        commit = find_commit(repo, revision)               # imports huggingface_hub before `datasets` does
         import datasets
-        import huggingface_hub
-        commit = huggingface_hub.HfApi().dataset_info(repo, revision=revision).sha
-        builder = datasets.load_dataset_builder(repo, revision=commit)
-        if builder.hash != commit:                         # `datasets` falls back on whatever its cache holds
+        builder = datasets.load_dataset_builder(repo, revision=commit or revision)
+        if commit is None and not re.fullmatch("[0-9a-f]{40}", revision):
+            print(f"note: the hub was not asked what {revision} is now; {repo} is read from the cache")
+        elif builder.hash != (commit or revision):         # `datasets` falls back on whatever its cache holds
             raise RuntimeError(f"got {builder.hash} from the cache instead")
         builder.download_and_prepare()
-        return {split: builder.as_dataset(split=split) for split in splits}, commit
+        return {split: builder.as_dataset(split=split) for split in splits}, builder.hash
     except Exception as error:
         fail_without_hub(repo, repo, revision, error, advice)
 
 
 def download_file(repo, name, revision):
-    """One file of a dataset on the hub -> (its path on this machine, the commit that it was read from)"""
+    """
+    One file of a dataset on the hub -> (its path on this machine, the commit that it was read from). Without the hub
+    it is the last one in the cache.
+    """
     try:
-        import huggingface_hub
-        commit = huggingface_hub.HfApi().dataset_info(repo, revision=revision).sha
-        return huggingface_hub.hf_hub_download(repo, name, repo_type="dataset", revision=commit), commit
+        hub = import_hub()
+        commit = find_commit(repo, revision)
+        if commit:
+            return hub.hf_hub_download(repo, name, repo_type="dataset", revision=commit), commit
+        snapshots = os.path.join(hub.constants.HF_HUB_CACHE, "datasets--" + repo.replace("/", "--"), "snapshots")
+        which = revision if re.fullmatch("[0-9a-f]{40}", revision) else "*"
+        path = max(glob.glob(os.path.join(snapshots, which, name)), key=os.path.getmtime)      # ValueError: none
+        return path, os.path.relpath(path, snapshots).split(os.sep)[0]
     except Exception as error:
         fail_without_hub(f"{name} of {repo}", repo, revision, error,
                          f"--include {name} --local-dir raw  then give --from-file raw/{name}")
@@ -244,11 +261,11 @@ def convert(raw, rows_of, where):
 def is_prepared(folder, source, flags):
     """Was this task made before, from the same source with the same flags, and are all its files unchanged?"""
     try:
-        with open(os.path.join(folder, "task.json"), encoding="utf-8") as f:
+        with open_file(os.path.join(folder, "task.json")) as f:
             spec = json.load(f)
         same = {k: v for k, v in spec["source"].items() if k != "commit"} == source and spec["flags"] == flags
         return same and all(fingerprint(os.path.join(folder, name)) == was for name, was in spec["files"].items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return False
 
 

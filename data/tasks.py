@@ -3,7 +3,7 @@ How a task is made: rows in, four splits and the files of contract.py out. Every
 
     hashes   a number in [0, 1) from a text: splits, orders and coin flips depend on no seed and on no order of rows
     splits   whole groups (questions, documents) go to train1, train2, valid or test
-    tables   .csv, .json, .jsonl, .jsonl.gz and .parquet files as rows
+    tables   .csv, .tsv, .json, .jsonl (each also as .gz) and .parquet files as rows
     files    data/<task>/{train1,train2,valid,test}.jsonl, truth/labels.jsonl and, last, task.json
 
 This page has no command line. data/tinyworld/prepare.py uses it for rows that it makes itself, data/own/prepare.py for
@@ -17,13 +17,16 @@ import gzip
 import hashlib
 import json
 import os
+import re
 from collections import defaultdict
 
-from contract import catch_write_errors, fail, fingerprint, lock_folder, parse_json_object, write_file
+from contract import catch_write_errors, fail, fingerprint, lock_folder, parse_json, parse_json_object, write_file
 
 DATA = os.path.dirname(os.path.abspath(__file__))
 SPLITS = ("train1", "train2", "valid", "test")
-ENDINGS = (".json", ".jsonl", ".jsonl.gz", ".csv", ".parquet")
+ENDINGS = (".csv", ".tsv", ".json", ".jsonl", ".csv.gz", ".tsv.gz", ".json.gz", ".jsonl.gz", ".parquet")
+DELIMITERS = ",;\t"
+MOST_UNPACKED = 1 << 28                                    # bytes of a small .gz
 YES = {"1", "1.0", "true", "yes"}
 NO = {"0", "0.0", "false", "no"}
 PLAIN_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"                  # of a folder: such a name cannot lead out of data/
@@ -124,12 +127,94 @@ def split_groups(sizes, strata, shares):
 
 # --------------------------------------------------------------------------- tables
 
+def find_encoding(head):
+    """
+    The encoding of a table, by its first four bytes: Excel writes UTF-16, or UTF-8 with a byte order mark.
+
+    >>> find_encoding("text".encode("utf-16-le")), find_encoding(b"text")
+    ('utf-16-le', 'utf-8-sig')
+    """
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "utf-16"
+    if len(head) > 3 and (head[0] == 0) != (head[1] == 0):
+        return "utf-16-be" if head[0] == 0 else "utf-16-le"
+    return "utf-8-sig"
+
+
+def find_delimiter(sample, default=","):
+    """
+    Comma, semicolon or tab: the one that cuts most records of a table's first characters into as many fields as its
+    header has. Of equals the one with more fields.
+
+    >>> find_delimiter("id;text\\n1;Red, or blue?\\n2;No, green\\n")
+    ';'
+    """
+    def quality(delimiter):
+        try:
+            records = list(csv.reader(sample.splitlines(True)[:50], delimiter=delimiter))
+        except csv.Error:
+            return 0, 0
+        width = len(records[0]) if records else 0
+        same = sum(len(record) == width for record in records[:-1] or records)         # the last may be cut
+        return (same, width) if width > 1 else (0, 0)
+    best = max(DELIMITERS, key=quality)
+    return best if quality(best) > (0, 0) else default
+
+
+def read_csv(path, f, default):
+    """An open text file of fields -> (line number, dict). A header with one name twice, or a field too many, raises."""
+    sample = f.read(1 << 16)
+    f.seek(0)
+    csv.field_size_limit(1 << 30)
+    reader = csv.reader(f, delimiter=find_delimiter(sample, default), strict=True)
+    header = None
+    short = []
+    try:
+        for fields in reader:
+            if header is None:
+                header = [name.strip() for name in fields]
+                doubles = [name for name in header if header.count(name) > 1]
+                if doubles:
+                    raise ValueError(f"the header names the column {doubles[0]!r} twice; rename one of them")
+                continue
+            if any(field.strip() for field in fields[len(header):]):
+                raise ValueError(f"{len(fields)} fields, the header has {len(header)}. A {reader.dialect.delimiter!r} "
+                                 "in a text without quotes? Put the text into double quotes")
+            if fields and len(fields) < len(header):
+                short.append(reader.line_num)
+            if fields:
+                yield reader.line_num, dict(zip(header, fields + [""] * (len(header) - len(fields))))
+    except UnicodeDecodeError:                             # a ValueError, too
+        raise
+    except (ValueError, csv.Error) as error:
+        fail(f"cannot read {path}, line {max(reader.line_num, 1)}: {error}")
+    if short:
+        print(f"note: {path}: {len(short):,} lines have fewer fields than the header, first line {short[0]}. The last "
+              "columns count as empty there")
+
+
+def check_unpacked_size(path):
+    """A .gz of texts unpacks to some 3 to 20 times its size. One of a thousand times would fill the memory."""
+    most = max(MOST_UNPACKED, 100 * os.path.getsize(path))
+    size = 0
+    with gzip.open(path, "rb") as f:
+        while block := f.read(1 << 20):
+            size += len(block)
+            if size > most:
+                raise ValueError(f"it unpacks to over {most:,} bytes, a hundred times its size: it is no table")
+
+
 def read_table(path):
-    """A file in one of the formats of ENDINGS -> (line number, dict), row by row. A broken line is named."""
+    """
+    A file in one of the formats of ENDINGS -> (line number, dict), row by row. A broken line is named.
+
+    The delimiter of .csv and .tsv is found by itself, and so is UTF-16.
+    """
     if not os.path.isfile(path):
         fail(f"no file at {path}")
+    if not path.endswith(ENDINGS):
+        fail(f"{path}: the ending must be one of {' '.join(ENDINGS)}")
     number = 0
-    reader = None
     try:
         if path.endswith(".parquet"):
             import pyarrow.parquet  # comes with `datasets`
@@ -137,31 +222,66 @@ def read_table(path):
                 for row in batch.to_pylist():
                     number += 1
                     yield number, row
-        elif path.endswith(".csv"):
-            csv.field_size_limit(1 << 30)
-            with open(path, encoding="utf-8-sig", newline="") as f:
-                reader = csv.DictReader(f, strict=True)
-                for row in reader:
-                    yield reader.line_num, row
-        elif path.endswith(".json"):
-            with open(path, encoding="utf-8-sig") as f:
-                rows = json.load(f)
-            if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-                fail(f"{path}: not a list of {{...}} objects")
-            yield from enumerate(rows, 1)
-        elif path.endswith((".jsonl", ".jsonl.gz")):
-            with (gzip.open if path.endswith(".gz") else open)(path, "rt", encoding="utf-8-sig") as f:
+            return
+        open_either = gzip.open if path.endswith(".gz") else open
+        if path.endswith(".gz"):
+            check_unpacked_size(path)
+        with open_either(path, "rb") as f:
+            encoding = find_encoding(f.read(4))
+        name = path.removesuffix(".gz")
+        with open_either(path, "rt", encoding=encoding, newline="" if name.endswith(("csv", "tsv")) else None) as f:
+            if name.endswith(("csv", "tsv")):
+                yield from read_csv(path, f, default="\t" if name.endswith("tsv") else ",")
+            elif name.endswith(".json"):
+                rows = parse_json(f.read())
+                if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+                    fail(f"{path}: not a list of {{...}} objects")
+                yield from enumerate(rows, 1)
+            else:
                 for number, line in enumerate(f, 1):
                     if line.strip():
                         yield number, parse_json_object(line)
-        else:
-            fail(f"{path}: the ending must be one of {' '.join(ENDINGS)}")
     except UnicodeDecodeError as error:
         fail(f"{path} is not UTF-8 (byte {error.start}). Save it as UTF-8, for example:  "
              f"iconv -f ITS-ENCODING -t utf-8 {path} > utf8-{os.path.basename(path)}")
-    except (ValueError, csv.Error, RecursionError, OSError, EOFError) as error:
-        line = reader.line_num if reader else number
-        fail(f"cannot read {path}{f', line {line}' if line else ''}: {str(error).splitlines()[0]}")
+    except Exception as error:                             # gzip, zlib, json and pyarrow raise errors of many kinds
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        fail(f"cannot read {path}{f', line {number}' if number else ''}: {reason}")
+
+
+def text_columns(pattern):
+    """
+    The columns that a --text names.
+
+    >>> text_columns("body"), text_columns("Q: {question} A: {answer}")
+    (['body'], ['question', 'answer'])
+    """
+    return re.findall(r"\{([^{}]+)\}", pattern) or [pattern]
+
+
+def fill_text(row, pattern, where=""):
+    """
+    The text of a table's row by --text, a column or a pattern of columns; numbers are texts. -> None if a part is empty
+
+    where   file and line, for the error of a row that holds no text
+
+    >>> fill_text({"q": "How many?", "a": 3}, "Q: {q} A: {a}"), fill_text({"q": " ", "a": 3}, "Q: {q} A: {a}")
+    ('Q: How many? A: 3', None)
+    """
+    columns = text_columns(pattern)
+    parts = {}
+    for name in columns:
+        value = row.get(name)
+        if isinstance(value, (dict, list)):
+            fail(f"{where}: column {name!r} holds no text but {str(value)[:40]}")
+        parts[name] = "" if value is None or value != value else str(value)
+        if not parts[name].strip():
+            return None
+        if parts[name].encode("utf-8", "ignore").decode() != parts[name]:
+            fail(f"{where}: half a character (a lone surrogate) in column {name!r}")
+    if columns == [pattern]:
+        return parts[pattern].strip()
+    return re.sub(r"\{([^{}]+)\}", lambda part: parts[part[1]], pattern).strip()
 
 
 # --------------------------------------------------------------------------- files
@@ -192,23 +312,29 @@ def open_task(folder):
 
 def write_splits(folder, splits):
     """
-    {split: rows with labels} -> <split>.jsonl and truth/labels.jsonl. The labels of train2 and valid are written to
-    truth/labels.jsonl alone, so that a student cannot see them by accident.
+    {split: rows} -> <split>.jsonl and truth/labels.jsonl. The labels of train2 and valid are written to
+    truth/labels.jsonl alone, so that a student cannot see them by accident. The label of a row may be None: unknown.
 
-    returns   {split: {"rows": ..., "groups": ..., "share_yes": ...}}
+    returns   {split: {"rows": ..., "groups": ..., "share_yes": ...}}; "labelled" counts the known labels, if any lack
     """
     counts = {}
     for split, rows in splits.items():
         n_groups = len({row["group"] for row in rows})
-        share_yes = sum(row["label"] for row in rows) / len(rows)
+        labels = [row["label"] for row in rows if row["label"] is not None]
+        share_yes = sum(labels) / len(labels) if labels else None
         counts[split] = {"rows": len(rows), "groups": n_groups, "share_yes": share_yes}
+        line = f"{split:7s} {len(rows):6,} rows of {n_groups:6,} groups"
+        if len(labels) < len(rows):
+            counts[split]["labelled"] = len(labels)
+            line += f", {len(labels):,} with a true label"
         if split in ("train2", "valid"):
             rows = [{k: v for k, v in row.items() if k != "label"} for row in rows]
         write_jsonl(os.path.join(folder, split + ".jsonl"), rows)
-        print(f"{split:7s} {len(rows):6,} rows of {n_groups:6,} groups, {share_yes:.1%} yes")
+        print(line + (f", {share_yes:.1%} yes" if labels else ""))
     truth = []
     for row in [*splits["train2"], *splits["valid"]]:
-        truth.append({"id": row["id"], "soft_label": [1.0 - row["label"], float(row["label"])]})
+        if row["label"] is not None:
+            truth.append({"id": row["id"], "soft_label": [1.0 - row["label"], float(row["label"])]})
     write_jsonl(os.path.join(folder, "truth", "labels.jsonl"), truth)
     return counts
 

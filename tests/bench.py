@@ -4,6 +4,7 @@ How fast the loops are, beside the plain way a user would otherwise write each. 
 $ python tests/bench.py                                          # CPU, five minutes on two idle cores; one table
 $ python tests/bench.py --cases fine-tune,label --shapes tiny    # some of it
 $ python tests/bench.py --device cuda --dtype bf16               # sizes that fill a GPU (never run: no GPU was at hand)
+$ MODELS=folder python tests/bench.py                            # real models too: each model's folder in `folder`
 
 Our way and the plain way alternate in one process, on the same model and rows. The ratio is the median of the rounds'
 ratios, so other load on the machine slows both. Weights are random, of the shape named; rows have SciQ's lengths (8 to
@@ -12,11 +13,17 @@ ratios, so other load on the machine slows both. Weights are random, of the shap
 fine-tune    a DataLoader of shuffled rows padded to the longest in the file, default AdamW, loss.item() at each step
 trainer      transformers' Trainer on the same rows, each batch padded to its longest row (pip install accelerate first,
              which nothing else here needs)
+one row      our loop with --micro-batch-size 1, as openai/weak-to-strong trains by default
 label        the same DataLoader in order, batches of 32, no gradient
-first word   p(yes) by `generate` of one token, one prompt at a time
+first word   p(yes) by `generate` of 64 tokens, one prompt at a time, as released code for in-context learning does
+in-context   the same with one prompt of 16 shared demonstrations at a time
 generate     32 tokens, one prompt at a time
-in-context   `generate` of one token, one prompt of 16 shared demonstrations at a time
+attention    our loop with attn_implementation="eager" in place of torch's fused attention
+compile      our loop without torch.compile (slow to start, so not among the default cases)
+lora         none: memory and seconds a step of a Llama's shape with --lora 16 --gradient-checkpointing
 ensemble     three members by train_weak.py, one command after the other, against ensemble.py
+
+Each target that the project has set itself is printed at the end, met or not met.
 
 MFU is model FLOPs utilisation: 6 FLOPs (labelling: 2) for each weight of the layers' matrices and each real token,
 without attention and padding, as a share of the speed of one big matrix product in the same round. Peak is the memory
@@ -43,16 +50,32 @@ import torch
 
 import icl
 from contract import read_labels, read_rows
-from models import generate, next_word_probs, open_language_model, predict
-from train_weak import batch_maker, fit, soft_label_loss, soft_xent
+from models import freeze, generate, load_classifier, next_word_probs, open_language_model, predict
+from train_weak import batch_maker, fit, prepare_for_training, soft_label_loss, soft_xent
 
 WORDS = [" no", " yes"]
 SHAPES = {"tiny": {"n_layer": 4, "n_embd": 128, "n_head": 4, "vocab_size": 4096},
           "gpt2": {"n_layer": 12, "n_embd": 768, "n_head": 12},
           "gpt2-large": {"n_layer": 36, "n_embd": 1280, "n_head": 20}}
-# rows for (fine-tune, label, first word, generate); the plain way of the last two gets an eighth of them
+LLAMAS = {"llama-tiny": {"num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4,
+                         "vocab_size": 4096},
+          "llama-1b": {"num_hidden_layers": 22, "hidden_size": 2048, "intermediate_size": 5632,
+                       "num_attention_heads": 16, "vocab_size": 32000},
+          "llama-7b": {"num_hidden_layers": 32, "hidden_size": 4096, "intermediate_size": 11008,
+                       "num_attention_heads": 32, "vocab_size": 32000}}
+# rows for (fine-tune, label, first word, generate); plain ways of one row at a time get a few of them
 ROWS = {"tiny": (512, 2048, 512, 128), "gpt2": (96, 256, 64, 32), "gpt2-large": (4096, 16384, 2048, 512)}
 NEW_TOKENS = 32                                            # of the case "generate"
+CLASSIFIER_CASES = {"fine-tune", "trainer", "one row", "label", "attention", "compile"}
+# (case, shape or "", dtype or "", what, at least)
+TARGETS = [("trainer", "tiny", "", "ratio", 2.5), ("trainer", "gpt2", "", "ratio", 2),
+           ("label", "tiny", "", "ratio", 4), ("label", "gpt2", "fp32", "ratio", 2),
+           ("label", "gpt2", "bf16", "ratio", 2.5),
+           ("fine-tune", "gpt2", "fp32", "mfu", 0.85), ("fine-tune", "gpt2", "bf16", "mfu", 0.65),
+           ("label", "gpt2", "fp32", "mfu", 0.85), ("label", "gpt2", "bf16", "mfu", 0.7),
+           ("first word", "", "", "ratio", 20), ("in-context", "", "", "ratio", 100), ("generate", "", "", "ratio", 6),
+           ("fine-tune", "gpt2-large", "", "mfu", 0.4), ("one row", "gpt2-large", "", "ratio", 20),
+           ("trainer", "gpt2-large", "", "ratio", 2)]
 
 
 # --------------------------------------------------------------------------- the plain ways
@@ -124,7 +147,7 @@ def generate_one_by_one(model, tokenizer, prompts, tokens, device, autocast):
 
 def first_word_one_by_one(model, tokenizer, prompts, device, autocast):
     """p(no) and p(yes) of the first new token, (N, 2)"""
-    logits = generate_one_by_one(model, tokenizer, prompts, 1, device, autocast)
+    logits = generate_one_by_one(model, tokenizer, prompts, 64, device, autocast)
     return torch.tensor(logits).softmax(-1).numpy()
 
 
@@ -158,9 +181,12 @@ def timed(function, device):
 
 
 def matmul_rate(device, autocast, width):
-    """FLOP/s of one product of (2048, C) and (C, 4 C), the best of ten"""
-    a = torch.randn(2048, width, device=device)
-    b = torch.randn(width, 4 * width, device=device)
+    """FLOP/s of one product of (2048, C) and (C, 4 C), or on a GPU of three 8192s, the best of ten"""
+    n_rows = 2048
+    if device.startswith("cuda"):
+        n_rows = width = 8192
+    a = torch.randn(n_rows, width, device=device)
+    b = torch.randn(width, 4 * width if n_rows == 2048 else width, device=device)
     with torch.no_grad(), autocast:
         identity = torch.eye(width, device=device)
         a = a @ identity                                   # now in the type that autocast chooses
@@ -170,7 +196,7 @@ def matmul_rate(device, autocast, width):
 
 def compare(name, shape, ours, n, plain, n_plain, args, flops=None, width=None, autocast=None):
     """
-    Rounds of our way and the plain way in turn -> a row of the table.
+    Rounds of our way and the plain way in turn: a row of the table is printed, and added to args.rows.
 
     ours, plain   functions without arguments; if both return an array, the largest difference is reported
     n, n_plain    the rows that each works on
@@ -191,11 +217,33 @@ def compare(name, shape, ours, n, plain, n_plain, args, flops=None, width=None, 
     row = {"case": name, "shape": shape, "rows_per_second": ours_rate, "plain": plain_rate, "ratio": ratio,
            "peak_mib": peak, "plain_peak_mib": peak_plain, "mfu": mfu if flops else None,
            "largest_difference": difference}
+    args.rows.append(row)
+    save(args)
     mfu_cell = f"{mfu:.0%}" if flops else ""
     difference_cell = "" if difference is None else f"{difference:.0e}"
     print(f"| {name} | {shape} | {ours_rate:,.1f} | {plain_rate:,.1f} | {ratio:.1f} | {peak:,.0f} | {peak_plain:,.0f} "
           f"| {mfu_cell} | {difference_cell} |", flush=True)
-    return row
+
+
+def save(args, **about):
+    """What was measured so far goes to --out: a time limit may end this process."""
+    if args.out:
+        with open(args.out, "w", encoding="utf-8") as f:
+            json.dump({"device": args.device, "dtype": args.dtype, "threads": torch.get_num_threads(),
+                       "torch": torch.__version__, "rounds": args.rounds, "rows": args.rows, **about}, f, indent=1)
+
+
+def print_targets(rows, dtype):
+    """Which of TARGETS were measured and met. -> list of lines"""
+    lines = []
+    for case, shape, of_dtype, what, least in TARGETS:
+        for row in rows:
+            if row["case"] == case and shape in ("", row["shape"]) and of_dtype in ("", dtype) and row.get(what):
+                met = "met" if row[what] >= least else "not met"
+                lines.append(f"target: {case}, {row['shape']}, {dtype}: {what} {row[what]:.2f} of {least} at least: "
+                             f"{met}")
+    print("\n".join(lines))
+    return lines
 
 
 # --------------------------------------------------------------------------- the cases
@@ -215,59 +263,88 @@ def random_rows(n):
     return ids, np.stack([1 - p_yes, p_yes], 1)
 
 
-def bench_classifier(shape, cases, args, autocast, tokenizer):
-    """Labelling and fine-tuning, with a classifier of one shape."""
+def open_for_training(shape, device, **config_changes):
+    """A classifier of random weights, or a real one from $MODELS -> (model, tokenizer)"""
     import transformers
-    device = args.device
+    if shape not in SHAPES:
+        return load_classifier(os.path.join(os.environ["MODELS"], shape), "random", WORDS, device)[:2]
     config = gpt2_config(shape)
-    n_fit, n_label = (max(8, int(n * args.scale)) for n in ROWS[shape][:2])
+    config._attn_implementation = config_changes.get("attention", "sdpa")
+    return transformers.GPT2ForSequenceClassification(config).to(device), open_language_model("tiny-4", "cpu")[1]
+
+
+def count_matrix_weights(model):
+    """The weights that every token is multiplied with: the layers' matrices, not embeddings and head"""
+    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
+    return sum(p.numel() for p in model.base_model.parameters() if p.dim() == 2 and id(p) not in embeddings)
+
+
+def bench_classifier(shape, cases, args, autocast):
+    """Labelling and fine-tuning, with a classifier of one shape."""
+    device = args.device
+    n_fit, n_label = (max(8, int(n * args.scale)) for n in ROWS.get(shape, ROWS["gpt2"])[:2])
+    n_few = max(8, n_fit // 64)
     ids, labels = random_rows(max(n_fit, n_label))
     fit_ids = ids[:n_fit]
     fit_labels = labels[:n_fit]
     label_ids = ids[:n_label]
-    model = transformers.GPT2ForSequenceClassification(config).to(device)
-    n_weights = sum(w.numel() for name, w in model.named_parameters() if w.dim() == 2 and ".h." in name)
-    fit_flops = 6 * n_weights * sum(map(len, fit_ids))
-    label_flops = 2 * n_weights * sum(map(len, label_ids))
+    model, tokenizer = open_for_training(shape, device)
+    width = model.config.hidden_size
+    fit_flops = 6 * count_matrix_weights(model) * sum(map(len, fit_ids))
+    label_flops = 2 * count_matrix_weights(model) * sum(map(len, label_ids))
     fit_args = SimpleNamespace(seed=0, lr=1e-5, epochs=1, batch_size=32 if device == "cpu" else 256,
                                micro_batch_size=None, dtype=args.dtype)
+    one_row_args = SimpleNamespace(**{**vars(fit_args), "batch_size": 32, "micro_batch_size": 1})
 
-    def our_fit():
-        make_batch = batch_maker(fit_ids, tokenizer, device, soft_labels=fit_labels)
-        fit(model, [len(i) for i in fit_ids], make_batch, soft_label_loss, fit_args, device)
+    def our_fit(model=model, n=n_fit, fit_args=fit_args):
+        make_batch = batch_maker(fit_ids[:n], tokenizer, device, soft_labels=fit_labels[:n])
+        fit(model, [len(i) for i in fit_ids[:n]], make_batch, soft_label_loss, fit_args, device)
 
     def our_label():
         return predict(model, tokenizer, label_ids, device, args.dtype)
 
-    rows = []
+    def against(name, plain, n_plain=n_fit, ours=our_fit):
+        compare(name, shape, ours, n_fit, plain, n_plain, args, fit_flops, width, autocast)
     if "label" in cases:
-        rows.append(compare("label", shape, our_label, n_label,
-                            lambda: plain_label(model, label_ids, device, autocast), n_label,
-                            args, label_flops, config.n_embd, autocast))
+        compare("label", shape, our_label, n_label, lambda: plain_label(model, label_ids, device, autocast), n_label,
+                args, label_flops, width, autocast)
     if "fine-tune" in cases:
-        rows.append(compare("fine-tune", shape, our_fit, n_fit,
-                            lambda: plain_fit(model, fit_ids, fit_labels, fit_args, device, autocast), n_fit,
-                            args, fit_flops, config.n_embd, autocast))
-    if "trainer" in cases:
+        against("fine-tune", lambda: plain_fit(model, fit_ids, fit_labels, fit_args, device, autocast))
+    if "one row" in cases:
+        against("one row", lambda: our_fit(n=n_few, fit_args=one_row_args), n_few)
+    if "trainer" in cases and importlib.util.find_spec("accelerate") is None:
+        print("trainer: needs the package accelerate")
+    elif "trainer" in cases:
         with tempfile.TemporaryDirectory() as folder:
-            rows.append(compare("trainer", shape, our_fit, n_fit,
-                                lambda: trainer_fit(model, tokenizer, fit_ids, fit_labels, fit_args, device, folder),
-                                n_fit, args, fit_flops, config.n_embd, autocast))
-    return rows
+            against("trainer",
+                    lambda: trainer_fit(model, tokenizer, fit_ids, fit_labels, fit_args, device, folder))
+    if "attention" in cases and shape in SHAPES:
+        eager = open_for_training(shape, device, attention="eager")[0]
+        against("attention", lambda: our_fit(eager))
+    if "compile" in cases and shape in SHAPES:
+        compiled = open_for_training(shape, device)[0]
+        compiled.base_model.compile(dynamic=True)
+        against("compile", our_fit, ours=lambda: our_fit(compiled))
 
 
-def bench_language_model(shape, cases, args, autocast, tokenizer):
+def bench_language_model(shape, cases, args, autocast):
     """First words and generation, with a language model of one shape."""
     import transformers
     device = args.device
-    n_word, n_generate = (max(8, int(n * args.scale)) for n in ROWS[shape][2:])
-    model = transformers.GPT2LMHeadModel(gpt2_config(shape)).to(device).eval()
+    n_word, n_generate = (max(8, int(n * args.scale)) for n in ROWS.get(shape, ROWS["gpt2"])[2:])
+    if shape in SHAPES:
+        model = transformers.GPT2LMHeadModel(gpt2_config(shape)).to(device).eval()
+        tokenizer = open_language_model("tiny-4", "cpu")[1]
+    else:
+        model, tokenizer, _ = open_language_model(os.path.join(os.environ["MODELS"], shape), device)
+        tokenizer.chat_template = None                     # its words as they stand, on both sides
     texts = [row["text"] for row in read_rows("tinyworld", "test")]
     texts = [texts[i % len(texts)] for i in range(max(n_word, n_generate))]
     word_texts = texts[:n_word]
-    few_word_texts = texts[:n_word // 8]
+    few_word_texts = texts[:max(1, min(8, n_word // 8))]
     generate_texts = texts[:n_generate]
-    few_generate_texts = texts[:n_generate // 8]
+    few_generate_texts = texts[:max(1, min(8, n_generate // 8))]
+    model.generation_config.eos_token_id = None            # a text must not end by chance
 
     def our_first_word():
         return next_word_probs(model, tokenizer, word_texts, WORDS, device, 512, args.dtype)
@@ -278,28 +355,54 @@ def bench_language_model(shape, cases, args, autocast, tokenizer):
     def plain_generate():
         generate_one_by_one(model, tokenizer, few_generate_texts, NEW_TOKENS, device, autocast)
 
-    rows = []
     if "first word" in cases:
-        rows.append(compare("first word", shape, our_first_word, n_word,
-                            lambda: first_word_one_by_one(model, tokenizer, few_word_texts, device, autocast),
-                            len(few_word_texts), args))
+        compare("first word", shape, our_first_word, n_word,
+                lambda: first_word_one_by_one(model, tokenizer, few_word_texts, device, autocast),
+                len(few_word_texts), args)
     if "generate" in cases:
-        model.generation_config.eos_token_id = None        # a model of random weights must not stop by chance
-        rows.append(compare("generate", shape, our_generate, n_generate, plain_generate, len(few_generate_texts), args))
-    return rows
+        compare("generate", shape, our_generate, n_generate, plain_generate, len(few_generate_texts), args)
 
 
 def bench_shape(shape, cases, args):
     """Fine-tuning, labelling, first words and generation with a model of one shape."""
     autocast = torch.autocast(args.device.split(":")[0], torch.bfloat16, enabled=args.dtype == "bf16")
     torch.manual_seed(0)
-    tokenizer = open_language_model("tiny-4", "cpu")[1]
-    rows = []
-    if {"fine-tune", "trainer", "label"} & cases:
-        rows += bench_classifier(shape, cases, args, autocast, tokenizer)
-    if {"first word", "generate"} & cases:
-        rows += bench_language_model(shape, cases, args, autocast, tokenizer)
-    return rows
+    if CLASSIFIER_CASES & cases:
+        bench_classifier(shape, cases, args, autocast)
+    if {"first word", "generate"} & cases and "minilm" not in shape:           # an encoder writes nothing
+        bench_language_model(shape, cases, args, autocast)
+
+
+def bench_lora(shape, args):
+    """
+    Peak memory and seconds a step of a Llama of random weights with --lora 16 --gradient-checkpointing, frozen in bf16.
+    Without peft its norms and head are trained: as much memory and time but for the adapters.
+    """
+    import transformers
+    device = args.device
+    config = transformers.LlamaConfig(**LLAMAS[shape], num_labels=2, pad_token_id=0, bos_token_id=0, eos_token_id=0)
+    before = memory(device, reset=True)[1]
+    with torch.device(device):
+        model = transformers.AutoModelForSequenceClassification.from_config(config, dtype=torch.bfloat16)
+    freeze(model)
+    for p in model.parameters():
+        p.requires_grad_(p.dim() == 1 or p is model.score.weight)
+    adapters = importlib.util.find_spec("peft") is not None
+    flags = SimpleNamespace(seed=0, lr=1e-4, epochs=1, batch_size=32, micro_batch_size=8, dtype="bf16",
+                            lora=16 if adapters else None, gradient_checkpointing=True)
+    model, _ = prepare_for_training(model, flags)
+    n_tokens = 128
+    ids = [np.random.default_rng(k).integers(5, 4000, n_tokens).tolist() for k in range(64)]
+    make_batch = batch_maker(ids, open_language_model("tiny-4", "cpu")[1], device, soft_labels=np.full((64, 2), 0.5))
+    seconds = timed(lambda: fit(model, [n_tokens] * 64, make_batch, soft_label_loss, flags, device), device)[0]
+    peak = memory(device)[0] - before
+    n_weights = sum(p.numel() for p in model.parameters())
+    trained = "adapters of rank 16" if adapters else "no peft: norms and head"
+    print(f"lora: {shape} of {n_weights:,} weights, {trained}, 32 rows of {n_tokens} tokens: {peak / 1024:.1f} GiB at "
+          f"most, {seconds / 2:.2f} seconds a step", flush=True)
+    args.rows.append({"case": "lora", "shape": shape, "weights": n_weights, "adapters": adapters, "peak_mib": peak,
+                      "seconds_per_step": seconds / 2})
+    save(args)
 
 
 def bench_in_context(args):
@@ -310,8 +413,8 @@ def bench_in_context(args):
     answers = read_labels(os.path.join(ROOT, "data", "tinyworld", "truth"), pool)[:, 1] > 0.5
     shown = icl.sample_per_class(answers, 16, np.random.default_rng(0))
     sheet = [icl.format_demonstration(pool[i]["text"], WORDS[int(answers[i])]) for i in shown]
-    texts = [row["text"] for row in test]
-    n_plain = 40
+    texts = [row["text"] for row in test][:max(16, int(len(test) * args.scale))]
+    n_plain = max(1, int(16 * min(1, args.scale)))
     prompts = [icl.build_prompt(tokenizer, sheet, text, WORDS) for text in texts[:n_plain]]
     autocast = torch.autocast(args.device.split(":")[0], enabled=False)
 
@@ -320,7 +423,7 @@ def bench_in_context(args):
 
     def plain():
         return first_word_one_by_one(model, tokenizer, prompts, args.device, autocast)
-    return compare("in-context", "tiny-4", ours, len(texts), plain, n_plain, args)
+    compare("in-context", "tiny-4", ours, len(texts), plain, n_plain, args)
 
 
 def bench_ensemble(args):
@@ -337,43 +440,46 @@ def bench_ensemble(args):
         def plain():
             for k in range(3):
                 command("train_weak.py", "--seed", str(k), "--out", f"{folder}/weak{k}")
-        return compare("ensemble", "3 of tiny-1a", ours, 3 * 400, plain, 3 * 400, args)
+        compare("ensemble", "3 of tiny-1a", ours, 3 * 400, plain, 3 * 400, args)
 
 
 def main():
-    names = ["fine-tune", "label", "first word", "generate", "in-context", "ensemble"]
+    names = ["fine-tune", "one row", "label", "first word", "generate", "in-context", "attention", "ensemble"]
     if importlib.util.find_spec("accelerate") is not None:
         names.insert(1, "trainer")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", help="cpu|cuda")
     parser.add_argument("--dtype", default="fp32", choices=["fp32", "bf16"],
                         help="of both ways; bf16 is autocast over fp32 weights")
-    parser.add_argument("--cases", default=",".join(names), help="some of the default, separated by commas")
+    parser.add_argument("--cases", default=",".join(names), help="of the default, compile and lora, with commas")
     parser.add_argument("--shapes", default="",
-                        help=f"of {', '.join(SHAPES)} (default: tiny,gpt2 on CPU, gpt2-large on a GPU)")
+                        help=f"of {', '.join(SHAPES)} (default: tiny,gpt2 on CPU, gpt2-large on a GPU), and names in "
+                             "$MODELS")
+    parser.add_argument("--llama", default="llama-1b", choices=list(LLAMAS), help="the shape of the case lora")
     parser.add_argument("--rounds", type=int, default=3, help="after one that warms up")
     parser.add_argument("--scale", type=float, default=1.0, help="share of the rows, for a quick look")
     parser.add_argument("--out", default="", help="where the numbers go as JSON (default: nowhere)")
     args = parser.parse_args()
     started = time.time()
     cases = set(args.cases.split(","))
-    shapes = args.shapes or ("tiny,gpt2" if args.device == "cpu" else "gpt2-large")
+    shapes = (args.shapes or ("tiny,gpt2" if args.device == "cpu" else "gpt2-large")).split(",")
+    if "MODELS" in os.environ and not args.shapes:
+        shapes += sorted(os.listdir(os.environ["MODELS"]))
     print("| case | shape | rows/s | plain way | ratio | peak MiB | plain | MFU | largest difference |\n"
           "|---|---|---|---|---|---|---|---|---|")
-    rows = []
-    for shape in shapes.split(","):
-        rows += bench_shape(shape, cases, args)
+    args.rows = []
+    for shape in shapes:
+        bench_shape(shape, cases, args)
     if "in-context" in cases:
-        rows.append(bench_in_context(args))
+        bench_in_context(args)
     if "ensemble" in cases:
-        rows.append(bench_ensemble(args))
-    about = {"device": args.device, "dtype": args.dtype, "threads": torch.get_num_threads(), "torch": torch.__version__,
-             "rounds": args.rounds, "seconds": round(time.time() - started), "rows": rows}
-    print(f"{about['seconds']} seconds, {args.device}, {args.dtype}, {about['threads']} threads, "
+        bench_ensemble(args)
+    if "lora" in cases:
+        bench_lora(args.llama, args)
+    seconds = round(time.time() - started)
+    save(args, seconds=seconds, targets=print_targets(args.rows, args.dtype))
+    print(f"{seconds} seconds, {args.device}, {args.dtype}, {torch.get_num_threads()} threads, "
           f"torch {torch.__version__}")
-    if args.out:
-        with open(args.out, "w", encoding="utf-8") as f:
-            json.dump(about, f, indent=1)
 
 
 if __name__ == "__main__":

@@ -1,39 +1,50 @@
 """
-Broken inputs by the hundred. A script names the fault in one line, exits with code 2, and changes no input.
+Broken inputs by the hundred. Each is given to a real command that runs to its end, in a copy of a small project.
 
-$ python tests/fuzz.py --house FOLDER --cases 1000 --seed 0       # FOLDER: what small_house of test_robust.py makes
+$ python tests/fuzz.py --folder /tmp/fuzz --cases 300 --seed 0
 
-Each case breaks one thing (a line of a file, a whole file, a flag), calls a script's main() in this process, judges the
-outcome, and restores the file. Only the checks before the work are tested: a script that accepts its input is stopped
-where the work would begin. Two outcomes are good:
-1) One line that starts with "error:", and exit code 2.
-2) The beginning of the work, if the change does no harm (a byte order mark, a blank line, an allowed value of a flag).
-Any other outcome is a finding, printed with the case that caused it. tests/test_robust.py runs some cases in every test
-run; W2SG_FUZZ says how many.
+A case breaks one thing: a line of a file, a whole file, the kind of a file (a pipe in its place), a flag. The process
+of the command is forked from this one, which has imported torch. What it leaves is compared with what it leaves without
+damage:
+
+    refused     exit code 2, and one line that begins with "error: "
+    same        exit code 0, and the same numbers: the damage does no harm, or what was damaged is made again
+    named       exit code 0, other numbers, and a line "note: ..." that says why
+    other       exit code 0, other numbers, from a file of the user's own that is valid still, or with another flag
+
+Everything else is a finding, printed with its case: a traceback, other numbers without a word (silent), a command that
+does not end (hang), or an input that was changed. A table of counts comes last. tests/test_robust.py runs some cases in
+every test run; W2SG_FUZZ says how many.
 """
 import argparse
-import contextlib
 import glob
-import hashlib
 import importlib
-import io
 import json
 import os
 import random
+import re
+import runpy
 import shutil
+import signal
 import sys
+import time
 import traceback
+from collections import Counter, defaultdict
 
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+LIMIT = 120                                                # seconds that a command may take; it needs one
+GOOD = ("refused", "same", "named", "other")
+BAD = ("traceback", "silent", "hang", "changed")
 ODD_FLAG_VALUES = [
     "", " ", ".", "..", "/", "/dev/null", "/proc/none/x", "../../etc", "a" * 300, "ä/ö", "x\ny", "-", "--",
     "0", "-1", "nan", "inf", "1e999", "9" * 400, "½", "0x10", "true", "None", "[1]", "{}",
-    "%s", "$(true)", "'; exit", "\udcff", "weak,weak", ",", "a,b,c", "tiny-9", "tiny-",
-    "meta", "hpu", "cuda:99", "warp",
+    "%s", "$(true)", "'; exit", "\udcff", "weak,weak", ",", "a,b,c", "tiny-9", "tiny-", "\x1b[31m", "data/nowhere/x",
+    "meta", "hpu", "cuda:99", "warp", "micro/config.json", "data/tinyworld", "pipe",
 ]
 JUNK = [
     b"", b"[]", b"null", b"3", b'"text"', b"{", b'{"id": ', b"\xff\xfe\x00", b"\x00" * 40, b"{}", b"[" * 100_000,
     b'{"id": "' + b"x" * 1_000_000, b'{"a": 1' + b"0" * 5000 + b"}", b"true", b'{"id": "a" "b"}', b"{'id': 'a'}",
-    b"id,label\na,1",
+    b"id,label\na,1", b'{"id": "a", "id": "b"}', b'{"id": "\\ud800"}',
 ]
 WRONG_TEXT = [None, 3, "", "  ", [], {}, True, "\ud800", ["a"], 1.5]
 WRONG_LABEL = [2, -1, "1", None, [], {}, float("nan"), float("inf"), 0.5, 10 ** 400, "yes"]
@@ -41,26 +52,23 @@ WRONG_PAIR = [
     None, "yes", [], [0.5], [0.2, 0.3, 0.5], [0.9, 0.9], [-0.5, 1.5], [float("nan"), 0.5], ["0.5", "0.5"],
     [True, False], {}, 0.7, [None, 1], [10 ** 400, 0], [[0.5], [0.5]], [float("inf"), 0],
 ]
-WRONG_VALUE = [None, -1, 0, 2 ** 40, "x", "", [], {}, float("nan"), 1.5, True, [1, 2]]
-
-
-class Accepted(BaseException):
-    """Raised where the work would begin."""
-
-
-def accept(*args, **kwargs):
-    raise Accepted
+WRONG_VALUE = [None, -1, 0, 7, 10 ** 9, 2 ** 40, 1e308, "x", "", "\x1b[2J", [], {}, float("nan"), 1.5, True, [1, 2]]
+TEMPLATES = [
+    "{{ raise_exception('no') }}", "{% for", "", " ", "{{ messages[9].content }}", "{{ 1 // 0 }}", "no text",
+    "{{ x.y }}",
+    "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(9) %}{% endfor %}{% endfor %}{% endfor %}",
+]
 
 
 # --------------------------------------------------------------------------- ways to break a file
-# Each is a function (rng, bytes of the file) -> other bytes, or None if the file is to be missing.
+# Each is a function (rng, bytes of the file) -> other bytes, or one of the kinds of files of put_in_place.
 
 def break_line(rng, data, change):
     """One line is parsed, changed and written again."""
     lines = data.splitlines()
     k = rng.randrange(len(lines))
     lines[k] = json.dumps(change(json.loads(lines[k]))).encode()
-    return b"\n".join(lines)
+    return b"\n".join(lines) + b"\n"
 
 
 def cut_line(rng, data):
@@ -78,11 +86,19 @@ def junk_line(rng, data):
 
 def double_line(rng, data):
     lines = data.splitlines()
-    return b"\n".join(lines + [rng.choice(lines)])
+    return b"\n".join(lines + [rng.choice(lines)]) + b"\n"
 
 
-def without(row, key):
-    return {k: v for k, v in row.items() if k != key}
+def lose_line(rng, data):
+    lines = data.splitlines(keepends=True)
+    del lines[rng.randrange(len(lines))]
+    return b"".join(lines)
+
+
+def swap_lines(rng, data):
+    """The order of lines never matters: all is joined by id."""
+    lines = data.splitlines(keepends=True)
+    return b"".join(rng.sample(lines, len(lines)))
 
 
 def replace(key, values):
@@ -92,18 +108,18 @@ def replace(key, values):
 
 def lose(key):
     """-> a way to break a file: one line lacks this key"""
-    return lambda rng, data: break_line(rng, data, lambda row: without(row, key))
+    return lambda rng, data: break_line(rng, data, lambda row: {k: v for k, v in row.items() if k != key})
 
 
 def break_json(rng, data):
     """One value somewhere in a JSON object, or the whole of it."""
-    if rng.random() < 0.4:
-        return rng.choice([*JUNK, data[:len(data) // 2], None])
+    if rng.random() < 0.3:
+        return rng.choice([*JUNK, data[:len(data) // 2]])
     whole = json.loads(data)
     place = whole
     while True:
-        key = rng.choice(list(place))
-        if not isinstance(place[key], dict) or not place[key] or rng.random() < 0.5:
+        key = rng.choice(list(place) if isinstance(place, dict) else range(len(place)))
+        if not isinstance(place[key], (dict, list)) or not place[key] or rng.random() < 0.4:
             break
         place = place[key]
     if rng.random() < 0.3:
@@ -113,91 +129,213 @@ def break_json(rng, data):
     return json.dumps(whole).encode()
 
 
-def break_question(rng, data):
-    """One question of a questionnaire loses or changes a value."""
-    items = json.loads(data)
-    k = rng.randrange(6)
-    key = rng.choice(["id", "Dimension", "Domain", "Question", "Option 1", "Option 2"])
-    changed = {**items[k], key: rng.choice(WRONG_TEXT)}
-    items[k] = rng.choice([without(items[k], key), changed, rng.choice(WRONG_VALUE)])
-    return json.dumps(items).encode()
-
-
 def break_bytes(rng, data):
     """Some bytes anywhere are changed, or the end is missing."""
     if rng.random() < 0.4:
         return data[:rng.randrange(len(data))]
     data = bytearray(data)
     for _ in range(rng.randrange(1, 50)):
-        data[rng.randrange(min(len(data), 3000))] = rng.randrange(256)
+        data[rng.randrange(len(data))] = rng.randrange(256)
     return bytes(data)
 
 
-def remove(rng, data):
-    return None
+def new_template(rng, data):
+    return json.dumps({**json.loads(data), "chat_template": rng.choice(TEMPLATES)}).encode()
 
 
-def empty(rng, data):
-    return b""
+def kind_of_file(kind):
+    return lambda rng, data: kind
 
 
-def to_utf16(rng, data):
-    return data.decode().encode("utf-16")
-
-
-def cut_in_half(rng, data):
-    return data[:len(data) // 2]
-
-
-def add_byte_order_mark(rng, data):
-    return b"\xef\xbb\xbf" + data
-
-
-def windows_line_ends(rng, data):
-    return data.replace(b"\n", b"\r\n")
-
-
-def add_blank_lines(rng, data):
-    return data.replace(b"\n", b"\n\n")
-
-
-WHOLE_FILE = [remove, empty, to_utf16]
-ANY_FILE = [*WHOLE_FILE, cut_in_half, junk_line, cut_line]
-HARMLESS = [add_byte_order_mark, windows_line_ends, add_blank_lines]
-ROWS = [
-    *ANY_FILE, double_line, replace("id", WRONG_TEXT), replace("group", WRONG_TEXT), replace("text", WRONG_TEXT),
-    lose("id"), lose("group"), lose("text"),
+MISSING, PIPE, FOLDER, LOOP = "missing", "pipe", "folder", "loop"              # in place of the file
+WHOLE_FILE = [
+    *map(kind_of_file, (MISSING, PIPE, FOLDER, LOOP)), lambda rng, data: b"",
+    lambda rng, data: data.decode().encode("utf-16"), lambda rng, data: data[:len(data) // 2],
 ]
+HARMLESS = [
+    lambda rng, data: b"\xef\xbb\xbf" + data, lambda rng, data: data.replace(b"\n", b"\r\n"),
+    lambda rng, data: data.replace(b"\n", b"\n\n"),
+]
+ANY_LINES = [*WHOLE_FILE, junk_line, cut_line, double_line, lose_line, replace("id", WRONG_TEXT), lose("id")]
+ROWS = [*ANY_LINES, *HARMLESS]
+for field in ("group", "text", "question", "answer", "support", "choices"):
+    ROWS += [replace(field, WRONG_TEXT), lose(field)]
+LABELED_ROWS = [*ROWS, replace("label", WRONG_LABEL), lose("label")]
 LABELS = [
-    *WHOLE_FILE, cut_in_half, junk_line, cut_line, double_line, replace("id", WRONG_TEXT), lose("id"),
-    replace("soft_label", WRONG_PAIR), lose("soft_label"), replace("id", ["another"]),
+    *ANY_LINES, *HARMLESS, swap_lines, replace("id", ["another"]), replace("soft_label", WRONG_PAIR),
+    lose("soft_label"), replace("soft_label", [[0.9, 0.1], [0.1, 0.9]]),
 ]
-TEXTS = [
-    *ANY_FILE, double_line, replace("id", WRONG_TEXT), lose("id"), replace("text", WRONG_TEXT), lose("text"),
-    replace("nats", WRONG_VALUE), lose("nats"),
-]
-SAMPLES = [
-    *ANY_FILE, lose("id"), lose("texts"), replace("texts", [*WRONG_TEXT, [], [3], ["a"] * 9]),
-    replace("text", WRONG_TEXT),
-]
-ANSWERS = [
-    *ANY_FILE, double_line, lose("id"), lose("p"), replace("p", WRONG_VALUE), replace("log_p", WRONG_VALUE),
-    replace("tokens", WRONG_VALUE), replace("id", WRONG_VALUE), replace("turn", WRONG_VALUE),
-]
+WRONG_ROUNDS = [*WRONG_VALUE, [], [{}], [{"note": 3}], [{"note": "x"}, {"note": "y"}], [{"judge": "x"}]]
+TRANSCRIPTS = [*ANY_LINES, swap_lines, lose("rounds"), replace("rounds", WRONG_ROUNDS)]
+HUMAN = [*ANY_LINES, swap_lines, lose("p_yes"), lose("saw"), replace("p_yes", [7, -3, "x", None, True, float("nan")]),
+         replace("saw", [None, "", 3])]
+AUDITS = [*ANY_LINES, lose("use"), replace("label", WRONG_LABEL), replace("use", [*WRONG_TEXT, "x"])]
+ANSWERS = [*ANY_LINES, lose("p")]
+ANSWERS += [replace(key, WRONG_VALUE) for key in ("p", "log_p", "tokens", "id", "turn", "style")]
+TEXTS = [*ANY_LINES, replace("text", WRONG_TEXT), lose("text")]
+JSON_FILE = [*WHOLE_FILE, *[break_json] * 10]
 
 
-# --------------------------------------------------------------------------- the commands that read those files
+# --------------------------------------------------------------------------- the commands, and what they leave
 
-STUDENT = ["train_strong.py", "--labels", "weak", "--ceiling", "ceiling", "--out", "new"]
-ALIGN = ["auto_align.py", "--ladder", "tiny-1b"]
-ICL = ["icl.py", "--labels", "weak", "--out", "new"]
-OVERSIGHT = ["debate.py", "--mode", "none", "--supervisor", "weak"]
-ENSEMBLE = ["ensemble.py", "--supervisor", "weak"]
-ROW_READERS = [["train_weak.py"], STUDENT, ENSEMBLE, ICL, ALIGN, OVERSIGHT]         # each reads rows of a task
+WORLD = "data/tinyworld"
+SEED0 = WORLD + "/seed0"
+MICRO = ["--model", "micro", "--epochs", "1"]
+NEW = ["--out", "new"]
+# name -> (command, the folders or files that it leaves)
+COMMANDS = {
+    "weak": (["train_weak.py", *MICRO], [f"{SEED0}/weak"]),
+    "ceiling": (["train_strong.py", "--labels", "truth", "--out", "ceiling", *MICRO], [f"{SEED0}/ceiling"]),
+    "student": (["train_strong.py", "--labels", "weak", "--ceiling", "ceiling", *MICRO], [f"{SEED0}/student"]),
+    "ensemble": (["ensemble.py", "--members", "2", *MICRO], [f"{SEED0}/ensemble"]),
+    "interaction": (["debate.py", "--mode", "interaction", "--assistant", "micro", *MICRO], [f"{SEED0}/interaction"]),
+    "human": (["debate.py", "--mode", "none", "--judge", "human", "--max-rows", "2", *MICRO], [f"{SEED0}/none-human"]),
+    "icl": (["icl.py", "--labels", "weak", "--model", "micro", "--shots", "1"], [f"{SEED0}/icl"]),
+    "align": (["auto_align.py", "--ladder", "micro", "--audit", "2", "--doubt", "0.05", "--epochs", "1"],
+              [f"{SEED0}/align"]),
+    "culture": (["cdeval.py", "--models", "micro", "chat", "--max-rows", "4", "--batch-size", "12"],
+                ["data/cdeval/seed0/culture"]),
+    "report": (["report.py", "--task", "tinyworld"], [f"{WORLD}/report.md"]),
+    "writer": (["sft.py", "--labels", "train1", "--out", "weak", "--prompts", "2", "--samples", "1", *MICRO],
+               ["data/toxicity/seed0/weak"]),
+    "learner": (["sft.py", "--labels", "weak", "--keep", "0.5", "--truth-budget", "2", "--prompts", "2", "--samples",
+                 "1", *MICRO], ["data/toxicity/seed0/student"]),
+    "own": (["data/own/prepare.py", "--rows", "own.csv", "--text", "text", "--label", "label", "--task", "mine"],
+            ["data/mine"]),
+    "own-gz": (["data/own/prepare.py", "--rows", "own.jsonl.gz", "--text", "text", "--label", "label", "--task",
+                "mine"], ["data/mine"]),
+    "own-parquet": (["data/own/prepare.py", "--rows", "own.parquet", "--text", "text", "--label", "label", "--task",
+                     "mine"], ["data/mine"]),
+    "prepare": (["data/tinyworld/prepare.py", "--out", "world"], ["world"]),
+}
+MADE = ["weak", "ceiling", "student", "ensemble", "interaction", "human", "icl", "align", "culture", "writer",
+        "learner"]                                         # are finished before the first case
+READ_ROWS = ["new weak", "new student", "new ensemble", "new icl", "new align", "new interaction"]
+for name in ("weak", "student", "ensemble", "icl", "align", "interaction"):
+    COMMANDS["new " + name] = ([*COMMANDS[name][0], *NEW], [f"{SEED0}/new"])
+COMMANDS["again align"] = ([*COMMANDS["align"][0], "--force"], [f"{SEED0}/align"])
+COMMANDS["other judge"] = ([*COMMANDS["interaction"][0], "--judge", "prompted", *NEW], [f"{SEED0}/new"])
+COMMANDS["new ceiling"] = (["train_strong.py", "--labels", "truth", *NEW, *MICRO], [f"{SEED0}/new"])
+COMMANDS["other fusion"] = ([*COMMANDS["ensemble"][0], "--combine", "vote", *NEW], [f"{SEED0}/new"])
+COMMANDS["new learner"] = ([*COMMANDS["learner"][0], *NEW], ["data/toxicity/seed0/new"])
+COMMANDS["new writer"] = ([*COMMANDS["writer"][0][:3], *NEW, *COMMANDS["writer"][0][5:]], ["data/toxicity/seed0/new"])
+COMMANDS["weighted"] = ([*COMMANDS["culture"][0], "--weighting", "consistency"], ["data/cdeval/seed0/culture"])
+for name in ("weak", "icl"):                               # with a model that is to be broken
+    words = ["broken" if word == "micro" else word for word in COMMANDS["new " + name][0]]
+    COMMANDS["broken " + name] = (words, [f"{SEED0}/new"])
+COMMANDS["broken culture"] = (["cdeval.py", "--models", "broken", "--max-rows", "2", *NEW], ["data/cdeval/seed0/new"])
+
+# kind -> a list of (pattern of files, ways to break them, names of commands that read them, is it a user's own file?)
+KINDS = {
+    "rows": [(f"{WORLD}/{split}.jsonl", LABELED_ROWS if split in ("train1", "test") else ROWS, READ_ROWS, False)
+             for split in ("train1", "train2", "valid", "test")],
+    "labels": [(f"{SEED0}/weak/labels.jsonl", LABELS, ["new student", "new icl", "new ensemble", "new align"], False),
+               (f"{SEED0}/ceiling/labels.jsonl", LABELS, ["new student", "report"], False),
+               (f"{WORLD}/truth/labels.jsonl", LABELS[:-1], ["new ceiling", "new align"], False)],
+    "results": [(f"{SEED0}/weak/results.json", JSON_FILE, ["weak", "report", "new align", "new student"], False),
+                (f"{SEED0}/ceiling/results.json", JSON_FILE, ["new student", "report", "ceiling"], False),
+                (f"{SEED0}/interaction/results.json", JSON_FILE, ["interaction", "report"], False),
+                (f"{SEED0}/align/results.json", JSON_FILE, ["align", "again align", "report"], False),
+                ("data/cdeval/seed0/culture/results.json", JSON_FILE, ["culture", "report"], False)],
+    "task": [(f"{WORLD}/task.json", JSON_FILE, READ_ROWS, False)],
+    "model": [("broken/config.json", JSON_FILE, ["broken weak", "broken icl", "broken culture"], True),
+              ("broken/tokenizer*.json", JSON_FILE, ["broken weak", "broken icl"], True),
+              ("broken/generation_config.json", JSON_FILE, ["broken culture"], True),
+              ("broken/model.safetensors", [break_bytes, *WHOLE_FILE[:5]], ["broken weak", "broken icl"], True),
+              ("broken/tokenizer_config.json", [new_template], ["broken icl", "broken culture"], True)],
+    "rounds": [(f"{SEED0}/align/rounds-*/round-1/{name}", ways, ["align", "again align"], False)
+               for name, ways in (("results.json", JSON_FILE), ("evaluator.json", JSON_FILE),
+                                  ("audits.jsonl", AUDITS))],
+    "transcripts": [(f"{SEED0}/transcripts/*/transcripts.jsonl", TRANSCRIPTS, ["interaction", "other judge"], False),
+                    (f"{SEED0}/transcripts/*/config.json", JSON_FILE, ["interaction", "other judge"], False)],
+    "human": [(f"{SEED0}/none-human/answers.jsonl", HUMAN, ["human"], False)],
+    "members": [(f"{SEED0}/members-*/member-0/member.json", JSON_FILE, ["other fusion"], False),
+                (f"{SEED0}/members-*/member-0/labels.jsonl", LABELS, ["other fusion"], False)],
+    "texts": [("data/toxicity/truth/continuations.jsonl", TEXTS, ["new learner"], False),
+              ("data/toxicity/seed0/weak/labels.jsonl",
+               [*TEXTS, replace("nats", WRONG_VALUE), lose("nats")], ["new learner"], False),
+              ("data/toxicity/train1.jsonl",
+               [*LABELED_ROWS, replace("continuation", WRONG_TEXT), lose("continuation")], ["new writer"], False)],
+    "culture": [("data/cdeval/own.json", JSON_FILE, ["culture"], True),
+                ("data/cdeval/forms.json", JSON_FILE, ["culture"], True),
+                ("data/cdeval/seed0/culture/answers-*.jsonl", ANSWERS, ["weighted"], False)],
+    "own": [("own.csv", [break_bytes, *WHOLE_FILE, *HARMLESS], ["own"], True),
+            ("own.jsonl.gz", [break_bytes, *WHOLE_FILE[:5]], ["own-gz"], True),
+            ("own.parquet", [break_bytes, *WHOLE_FILE[:5]], ["own-parquet"], True)],
+    "facts": [(f"{WORLD}/facts/body.json", JSON_FILE, ["prepare"], True),
+              (f"{WORLD}/facts/body.csv", [*WHOLE_FILE, *HARMLESS, lose_line, double_line, cut_line], ["prepare"],
+               True)],
+    "flag": [],                                            # breaks no file
+}
 
 
-def data_path(house, *names):
-    return os.path.join(house, "data", *names)
+def fork_command(house, command, stdin="", encoding="utf-8"):
+    """
+    python COMMAND in the folder `house`, in a process that is forked from this one -> (exit code, or None if it did
+    not end within LIMIT seconds, its output, its errors)
+    """
+    paths = [os.path.join(house, name) for name in ("stdin", "stdout", "stderr")]
+    with open(paths[0], "w", encoding="utf-8") as f:
+        f.write(stdin)
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            for stream, path in enumerate(paths):
+                os.dup2(os.open(path, os.O_RDWR | (os.O_CREAT | os.O_TRUNC if stream else 0)), stream)
+            sys.stdin, sys.stdout, sys.stderr = (open(k, mode, encoding=encoding, closefd=False, errors=errors)
+                                                 for k, mode, errors in ((0, "r", "strict"), (1, "w", "strict"),
+                                                                         (2, "w", "backslashreplace")))
+            os.chdir(house)
+            script = os.path.join(house, command[0])
+            sys.argv = command
+            sys.path[0] = os.path.dirname(script)
+            runpy.run_path(script, run_name="__main__")
+            code = 0
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        except BaseException:
+            traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    end = time.monotonic() + LIMIT
+    done, status = os.waitpid(pid, os.WNOHANG)
+    while not done and time.monotonic() < end:
+        time.sleep(0.01)
+        done, status = os.waitpid(pid, os.WNOHANG)
+    if not done:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    texts = []
+    for path in paths[1:]:
+        with open(path, encoding="utf-8", errors="replace") as f:
+            texts.append(f.read())
+    return (os.waitstatus_to_exitcode(status) if done else None), *texts
+
+
+def numbers_of(house, outputs):
+    """Everything that a command has found out, without times, flags and fingerprints -> a dict that can be compared"""
+    passing = ("config", "outputs", "seconds", "versions", "digest", "rounds_folder", "members_folder", "transcripts",
+               "supervisor")
+    found = {}
+    for output in outputs:
+        path = os.path.join(house, output)
+        if os.path.exists(os.path.join(path, "results.json")):
+            results = read_json(os.path.join(path, "results.json"))
+            found[output] = {key: value for key, value in results.items() if key not in passing}
+        names = [path] if os.path.isfile(path) else glob.glob(os.path.join(path, "*.jsonl"))
+        for name in names:
+            if "answers" not in name and "audits" not in name and os.path.exists(path):
+                with open(name, encoding="utf-8") as f:
+                    found[os.path.relpath(name, house)] = re.sub("rounds-[0-9a-f]+", "", f.read())
+    return json.dumps(found, sort_keys=True)
+
+
+def notes_of(printed):
+    """The lines that say what was ignored or made again, without the numbers in them."""
+    return {line for line in printed.splitlines() if "note: " in line or line.startswith(("stale", "missing"))}
 
 
 def read_json(path):
@@ -205,378 +343,230 @@ def read_json(path):
         return json.load(f)
 
 
-def rebuild_command(folder):
-    """The command that made a finished run, from its config: the script, then the flags that have a value."""
-    config = read_json(os.path.join(folder, "results.json"))["config"]
-    command = [{"table": "align_tasks.py", "culture": "cdeval.py", "writer": "sft.py"}[config["role"]]]
-    skipped = {"role", "inputs", "code", "seed"}
-    if config["role"] == "culture":
-        skipped.add("task")
-    for key, value in config.items():
-        if key in skipped or value in (None, False, ""):
-            continue
-        command.append("--" + key.replace("_", "-"))
-        if isinstance(value, list):
-            command += map(str, value)
-        elif value is not True:
-            command.append(str(value))
-    return command
+# --------------------------------------------------------------------------- the small project
+
+def make_micro_model(house):
+    """A language model of 16 dimensions with tinyworld's tokenizer: micro/, a copy to be broken, and a chat model."""
+    import torch
+    from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+    tokenizer = AutoTokenizer.from_pretrained(os.path.join(house, WORLD, "models", "tiny-1a"))
+    torch.manual_seed(0)
+    end = tokenizer.eos_token_id
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_positions=128, n_embd=16, n_layer=1, n_head=2,
+                                       bos_token_id=end, eos_token_id=end))
+    for name in ("micro", "chat", "broken"):
+        if name == "chat":
+            tokenizer.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
+        model.save_pretrained(os.path.join(house, name))
+        tokenizer.save_pretrained(os.path.join(house, name))
+        tokenizer.chat_template = None
 
 
-def first_id(house):
-    with open(data_path(house, "tinyworld", "train2.jsonl"), encoding="utf-8") as f:
-        return json.loads(f.readline())["id"]
+def keep_rows(folder, rows):
+    """The first rows of each split of a task, and what truth/ has about them."""
+    spec = read_json(os.path.join(folder, "task.json"))
+    ids = set()
+    splits = [os.path.join(folder, split + ".jsonl") for split in ("train1", "train2", "valid", "test")]
+    for path in splits + glob.glob(os.path.join(folder, "truth", "*.jsonl")):
+        with open(path, encoding="utf-8") as f:
+            lines = f.readlines()
+        if path in splits:
+            lines = lines[:rows]
+            ids |= {json.loads(line)["id"] for line in lines}
+            spec["splits"][os.path.basename(path)[:-6]]["rows"] = rows
+        with open(path, "w", encoding="utf-8") as f:
+            f.writelines(line for line in lines if json.loads(line)["id"] in ids)
+    with open(os.path.join(folder, "task.json"), "w", encoding="utf-8") as f:
+        json.dump(spec, f)
 
 
-# --------------------------------------------------------------------------- the cases, by kind
-# Each function chooses a file, ways to break it, and a command that reads it.
-# (rng, house, row_reader, runs) -> (path, ways, command, must the command refuse?)
-# row_reader: one of ROW_READERS, already chosen; runs: the commands of three finished runs (see cases).
-
-def rows_case(rng, house, row_reader, runs):
-    split = rng.choice(["train1", "train2", "valid", "test"])
-    path = data_path(house, "tinyworld", split + ".jsonl")
-    if rng.random() < 0.1:
-        return path, HARMLESS, row_reader, False
-    ways = ROWS
-    if split in ("train1", "test"):                        # these rows carry their labels
-        ways = ROWS + [replace("label", WRONG_LABEL), lose("label")]
-    return path, ways, row_reader, True
-
-
-def labels_case(rng, house, row_reader, runs):
-    run, command = rng.choice([
-        ("seed0/weak", ["train_strong.py", "--labels", "weak", "--out", "new"]),
-        ("truth", ["train_strong.py", "--labels", "truth", "--out", "new"]),
-        ("seed0/ceiling", STUDENT),
-        ("seed0/weak", ICL),
-        ("seed0/weak", OVERSIGHT),
-        ("seed0/weak", ENSEMBLE),
-        ("seed0/weak", ALIGN),
-    ])
-    path = data_path(house, "tinyworld", run, "labels.jsonl")
-    if rng.random() < 0.1:
-        return path, HARMLESS, command, False
-    reads_all_labels = command[0] == "train_strong.py"     # the others read some of them, and may miss the damage
-    return path, LABELS, command, reads_all_labels
+def make_house(house, rows=12):
+    """A copy of the project with few rows, a model that is quick, and one finished run of every command in MADE."""
+    names = ["*.py", "data/*.py", "data/own/prepare.py", "data/cdeval/own.json", "data/cdeval/forms.json",
+             "data/toxicity/prepare.py", f"{WORLD}/prepare.py", f"{WORLD}/facts/*"]
+    for name in sorted(name for pattern in names for name in glob.glob(pattern, root_dir=ROOT)):
+        os.makedirs(os.path.dirname(os.path.join(house, name)), exist_ok=True)
+        shutil.copy(os.path.join(ROOT, name), os.path.join(house, name))
+    for name in ("life", "models"):
+        os.symlink(os.path.join(ROOT, WORLD, name), os.path.join(house, WORLD, name))
+    make_micro_model(house)
+    for task in ("tinyworld", "toxicity"):
+        done = fork_command(house, [f"data/{task}/prepare.py"])
+        assert done[0] == 0, done
+        keep_rows(os.path.join(house, "data", task), rows)
+    make_own_tables(house)
+    os.mkfifo(os.path.join(house, "pipe"))
+    for name in MADE:
+        done = fork_command(house, COMMANDS[name][0], stdin="y\nn\n" * 9)
+        assert done[0] == 0, (name, done)
 
 
-def results_case(rng, house, row_reader, runs):
-    """A results.json says whether a run is finished, and with which flags a ceiling was made."""
-    run, command = rng.choice([
-        ("ceiling", STUDENT),
-        ("weak", ["train_weak.py", "--epochs", "1"]),
-        ("weak", ALIGN),
-        ("weak", ["report.py"]),
-        ("interaction", ["report.py"]),
-        ("interaction", ["debate.py", "--mode", "interaction", "--show", first_id(house)]),
-    ])
-    return data_path(house, "tinyworld", "seed0", run, "results.json"), [break_json], command, False
+def make_own_tables(house):
+    import gzip
+
+    import pyarrow
+    import pyarrow.parquet
+    rows = [{"text": f"Is {k} odd?", "label": k % 2, "day": k} for k in range(200)]
+    with open(os.path.join(house, "own.csv"), "w", encoding="utf-8") as f:
+        f.write("text,label\n" + "".join(f"{row['text']},{row['label']}\n" for row in rows))
+    with gzip.open(os.path.join(house, "own.jsonl.gz"), "wt", encoding="utf-8") as f:
+        f.write("".join(json.dumps(row) + "\n" for row in rows))
+    table = pyarrow.table({"text": [row["text"] for row in rows], "label": [row["label"] for row in rows],
+                           "day": pyarrow.array([row["day"] for row in rows], pyarrow.timestamp("ns"))})
+    pyarrow.parquet.write_table(table, os.path.join(house, "own.parquet"))
 
 
-def task_case(rng, house, row_reader, runs):
-    return data_path(house, "tinyworld", "task.json"), [break_json], row_reader, False
+def put_in_place(path, broken):
+    """Bytes, nothing, a pipe, a folder or a circle of links in the place of a file."""
+    os.remove(path)
+    if isinstance(broken, bytes):
+        with open(path, "wb") as f:
+            f.write(broken)
+    elif broken == PIPE:
+        os.mkfifo(path)
+    elif broken == FOLDER:
+        os.mkdir(path)
+    elif broken == LOOP:
+        os.symlink(path, path)
 
 
-def checkpoint_case(rng, house, row_reader, runs):
-    model = os.path.join(house, "broken")
-    name = rng.choice(["config.json", "config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"])
-    ways = [break_bytes] if name == "model.safetensors" else [break_json]
-    command = rng.choice([
-        ["train_weak.py", "--model", model],
-        ["icl.py", "--model", model, "--labels", "weak", "--out", "new"],
-    ])
-    return os.path.join(model, name), ways, command, False
+# --------------------------------------------------------------------------- the cases
+
+def flags_of(house, script):
+    """[(flag, takes a value?)], from the script's --help"""
+    printed = fork_command(house, [script, "--help"])[1].split("options:")[-1]
+    found = re.findall(r"^  (?:-h, )?(--[\w-]+)( [A-Z{\[][^\n]*)?", printed, re.M)
+    return [(flag, bool(value)) for flag, value in found if flag not in ("--help", "--docs", "--hub")]
 
 
-def state_case(rng, house, row_reader, runs):
-    """The files of a round, as an unfinished run of phase 2 leaves them."""
-    name = rng.choice(["results.json", "evaluator.json", "audits.jsonl"])
-    path = glob.glob(data_path(house, "tinyworld", "seed0", "align", "rounds-*", "round-1", name))[0]
-    ways = [break_json] if name.endswith("json") else [junk_line, cut_line, lose("id"), lose("use")]
-    return path, ways, [*ALIGN, "--audit", "4", "--doubt", "0.05", "--epochs", "1"], False
-
-
-def writer_case(rng, house, row_reader, runs):
-    """Continuations that sft.py learns from."""
-    rows = ROWS + [replace("continuation", WRONG_TEXT), lose("continuation")] * 3
-    name, ways, flags = rng.choice([
-        ("train1.jsonl", rows, ["--labels", "train1"]),
-        ("truth/continuations.jsonl", TEXTS, ["--labels", "truth"]),
-        ("truth/continuations.jsonl", TEXTS, ["--labels", "weak", "--truth-budget", "3"]),
-        ("seed0/weak/labels.jsonl", TEXTS, ["--labels", "weak", "--keep", "0.5"]),
-        ("seed0/weak/labels.jsonl", TEXTS, ["--labels", "weak,weak-tiny-1c"]),
-    ])
-    return data_path(house, "toxicity", name), ways, [*runs["writer"], *flags, "--out", "new"], False
-
-
-def table_case(rng, house, row_reader, runs):
-    """Files that align_tasks.py and report.py make tables of."""
-    choices = [(f"{seed}/table/results.json", [break_json]) for seed in ("seed0", "seed1")]
-    for run in ("weak", "student", "ceiling"):
-        choices += [(f"seed0/{run}/{name}", SAMPLES) for name in ("labels.jsonl", "samples.jsonl")]
-    name, ways = rng.choice(choices)
-    command = rng.choice([runs["table"], runs["table"], ["report.py", "--task", "toxicity"]])
-    return data_path(house, "toxicity", name), ways, command, False
-
-
-def culture_case(rng, house, row_reader, runs):
-    """The questions, and the answers of a run that is unfinished or reported."""
-    command = runs["culture"]
-    name, ways, command = rng.choice([
-        ("own.json", [break_question, break_question, break_bytes, *WHOLE_FILE], command),
-        ("seed0/culture/answers-tiny-1a.jsonl", ANSWERS, [*command, "--weighting", "consistency"]),
-        ("seed0/culture/results.json", [break_json], command),
-        ("seed0/culture/results.json", [break_json], ["report.py", "--task", "toxicity"]),
-    ])
-    return data_path(house, "cdeval", name), ways, command, False
-
-
-def own_case(rng, house, row_reader, runs):
-    """A table of one's own rows."""
-    path = os.path.join(house, "own.csv")
-    command = [
-        "data/own/prepare.py", "--rows", path,
-        "--text", rng.choice(["text", "{text}", "{no}", "{", "nothing"]),
-        "--label", rng.choice(["label", "label", "none"]),
-        "--task", rng.choice(["mine", "mine", "mine", "../x", "a b", ""]),
-    ]
-    return path, [break_bytes, *WHOLE_FILE], command, False
-
-
-def flag_case(rng, commands, flags):
-    """-> a command with one flag that has an odd value, and sometimes with one word too many"""
-    script = rng.choice(list(flags))
-    flag, takes_value = rng.choice(flags[script])
-    command = [*commands[script], flag]
-    if takes_value:
-        command.append(rng.choice(ODD_FLAG_VALUES))
-    if rng.random() < 0.15:
-        command.append(rng.choice(["--nothing", "stray", "-x", "--task"]))
-    return command
-
-
-KINDS = {"rows": rows_case, "labels": labels_case, "results": results_case, "task": task_case,
-         "checkpoint": checkpoint_case, "own": own_case, "state": state_case, "writer": writer_case,
-         "table": table_case, "culture": culture_case}     # and "flag", which breaks no file
-MIX = ["rows", "rows", "labels", "labels", "results", "task", "checkpoint", "flag", "flag", "flag", "own", "state",
-       "writer", "table", "culture"]
-
-
-def cases(house, rng, kinds=()):
-    """Yields cases for ever: (description, files to break {path: bytes or None}, command, must it be refused?)"""
-    runs = {"table": rebuild_command(data_path(house, "toxicity", "seed0", "table")),
-            "culture": rebuild_command(data_path(house, "cdeval", "seed0", "culture")),
-            "writer": rebuild_command(data_path(house, "toxicity", "seed0", "student"))}
-    every_command = [*ROW_READERS, runs["table"], runs["culture"], runs["writer"], ["report.py"]]
-    commands = {command[0]: command for command in every_command}
-    flags = {script: flags_of(script) for script in commands}
+def make_case(rng, house, kinds, flags):
+    """-> (kind, file to break or None, its broken contents, name of a command or words, is the file a user's own?)"""
+    kind = rng.choice(kinds)
+    if kind == "flag":
+        name = rng.choice([name for name in COMMANDS if "broken" not in name and "own-" not in name])
+        command = COMMANDS[name][0]
+        flag, takes_value = rng.choice(flags(command[0]))
+        words = [*command, flag]
+        if takes_value:
+            words.append(rng.choice(ODD_FLAG_VALUES))
+        if rng.random() < 0.1:
+            words.append(rng.choice(["--nothing", "stray", "-x", "--task"]))
+        return kind, None, None, words, True
     while True:
-        kind = rng.choice(kinds or MIX)
-        row_reader = rng.choice(ROW_READERS)               # drawn for every kind, so that a seed gives the same cases
-        if kind == "flag":
-            command = flag_case(rng, commands, flags)
-            yield " ".join(command), {}, command, False
-            continue
-        path, ways, command, must = KINDS[kind](rng, house, row_reader, runs)
+        pattern, ways, names, is_users = rng.choice(KINDS[kind])
+        path = rng.choice(sorted(glob.glob(os.path.join(house, pattern))))
         with open(path, "rb") as f:
             data = f.read()
         broken = rng.choice(ways)(rng, data)
         if broken != data:
-            change = describe_change(data, broken)
-            yield f"{os.path.relpath(path, house)} -> {change}: {' '.join(command)}", {path: broken}, command, must
+            return kind, os.path.relpath(path, house), broken, rng.choice(names), is_users
 
 
-def describe_change(data, broken):
-    """What a case did to a file: it is gone, it is short enough to be shown, or the bytes around the first change."""
-    if broken is None:
-        return "gone"
-    if len(broken) < 60:
-        return repr(broken[:60])
-    changed = (i for i, (x, y) in enumerate(zip(data, broken)) if x != y)
-    k = next(changed, min(len(data), len(broken)))
-    return f"byte {k}: {broken[max(0, k - 40):k + 40]!r}"
-
-
-def flags_of(script):
-    """[(flag, takes a value?)], from the script's parser"""
-    found = []
-
-    def list_flags(self, *args, **kwargs):
-        for action in self._actions:
-            if action.option_strings and action.dest not in ("help", "docs"):
-                found.append((action.option_strings[0], action.nargs != 0))
-        raise Accepted
-    parse_args = argparse.ArgumentParser.parse_args
-    argparse.ArgumentParser.parse_args = list_flags
-    try:
-        sys.argv = [script]
-        importlib.import_module(script[:-3]).main()
-    except Accepted:
-        pass
-    finally:
-        argparse.ArgumentParser.parse_args = parse_args
-    return found
-
-
-# --------------------------------------------------------------------------- one case
-
-@contextlib.contextmanager
-def broken_files(files):
-    """The files {path: bytes or None} are broken within the block, and whole again after it."""
-    kept = {path: path + ".kept" for path in files}
-    for path, data in files.items():
-        os.replace(path, kept[path])
-        if data is not None:
-            with open(path, "wb") as f:
-                f.write(data)
-    yield
-    for path in files:
-        if os.path.exists(path):
-            os.remove(path)
-        os.replace(kept[path], path)
-
-
-def judge_exit(code, error, must):
-    """What is wrong with the way a script ended, or None. error: its stderr; must: should it have refused?"""
-    n_errors = sum("error: " in line for line in error.splitlines())
-    if code not in (0, 2) or code == 2 and n_errors != 1:
-        return f"exit code {code}: {error[-1000:]}"
-    if code == 2 and "usage:" not in error and not error.startswith("error: "):
-        return f"more than one line: {error[-1000:]}"
-    if must and code != 2:
-        return "taken as if nothing was wrong"
-    return None
-
-
-def try_case(house, files, command, must):
-    """-> (None if all is well, otherwise what went wrong; "accepted" or "refused")"""
-    with broken_files(files):
-        module = importlib.import_module("own.prepare" if command[0].startswith("data") else command[0][:-3])
-        code = 0
-        accepted = False
-        finding = None
-        sys.argv = command
-        before = inputs_of(house)
-        out = io.TextIOWrapper(io.BytesIO(), "utf-8")
-        err = io.StringIO()
-        try:
-            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-                module.main()
-        except Accepted:
-            accepted = True
-        except SystemExit as stop:
-            code = stop.code or 0
-        except BaseException:
-            finding = traceback.format_exc()
-        if finding is None:
-            finding = judge_exit(code, err.getvalue(), must)
-        if inputs_of(house) != before:
-            finding = (finding or "") + "an input was changed"
-    return finding, "accepted" if accepted or code == 0 else "refused"
+def describe(path, broken, words):
+    """A case in a line: the file, what was done to it, and the command"""
+    change = "" if path is None else f"{path} -> {broken if isinstance(broken, str) else broken[:300]!r}: "
+    return change + " ".join(words)
 
 
 def inputs_of(house):
-    """A hash of all that no script may change: the rows, the truth, and other runs."""
-    digest = hashlib.sha256()
-    paths = [data_path(house, *names) for names in (
-        ("tinyworld", "train1.jsonl"), ("tinyworld", "train2.jsonl"), ("tinyworld", "valid.jsonl"),
-        ("tinyworld", "test.jsonl"), ("tinyworld", "task.json"), ("tinyworld", "truth", "labels.jsonl"),
-        ("tinyworld", "seed0", "weak", "labels.jsonl"), ("tinyworld", "seed0", "ceiling", "labels.jsonl"),
-        ("toxicity", "train1.jsonl"), ("toxicity", "truth", "continuations.jsonl"),
-        ("toxicity", "seed0", "weak", "labels.jsonl"), ("cdeval", "own.json"),
-    )]
-    for path in [*paths, os.path.join(house, "own.csv")]:
-        if os.path.exists(path):
-            with open(path, "rb") as f:
-                digest.update(f.read())
-    return digest.hexdigest()
+    """The bytes of all files that no command may change."""
+    found = {}
+    for pattern in (f"{WORLD}/*.jsonl", f"{WORLD}/truth/*", f"{WORLD}/facts/*", "data/toxicity/*.jsonl", "own.*",
+                    "data/cdeval/*.json", "micro/*", "*.py"):
+        for path in glob.glob(os.path.join(house, pattern)):
+            if os.path.isfile(path):
+                with open(path, "rb") as f:
+                    found[os.path.relpath(path, house)] = f.read()
+    return found
 
 
-# --------------------------------------------------------------------------- preparations
-
-def fingerprint_models_once():
-    """The shipped models are large and stay as they are, so one fingerprint each is enough."""
-    import contract
-    compute = contract.fingerprint
-    known = {}
-
-    def fingerprint(path):
-        if os.sep + "models" + os.sep not in path:
-            return compute(path)
-        if path not in known:
-            known[path] = compute(path)
-        return known[path]
-    contract.fingerprint = fingerprint
-
-
-WORK_BEGINS_IN = {
-    "train_weak": ["open_run"],
-    "train_strong": ["open_run"],
-    "icl": ["open_run"],
-    "ensemble": ["open_run", "train_member"],
-    "debate": ["open_run", "open_language_model"],
-    "auto_align": ["write_results", "play_round", "score_texts", "choose_evaluator"],
-    "align_tasks": ["write_results", "write_file"],
-    "sft": ["open_run"],
-    "cdeval": ["write_results", "draw_figures", "answers_by_likelihood", "answers_by_generation"],
-    "report": ["write_file", "draw_figures"],
-}
+def judge(done, numbers, expected, is_users):
+    """
+    done          (exit code, output, errors) of the broken command
+    numbers       numbers_of its outputs; expected: (those of the undamaged command, its output)
+    returns       one of GOOD or BAD
+    """
+    code, printed, errors = done
+    n_errors = sum(bool(re.match(r"(\w+\.py: )?error: ", line)) for line in errors.splitlines())
+    if code is None:
+        return "hang"
+    if "Traceback" in errors or code not in (0, 2) or code == 2 and n_errors != 1 or "\x1b" in printed + errors:
+        return "traceback"
+    if code == 2:
+        return "refused"
+    if expected and numbers == expected[0]:
+        return "same"
+    if is_users:
+        return "other"
+    return "named" if notes_of(printed) - notes_of(expected[1]) else "silent"
 
 
-def stop_before_the_work():
-    """The functions that begin the work of a stage raise Accepted instead."""
-    for name, functions in WORK_BEGINS_IN.items():
-        module = importlib.import_module(name)
-        for function in functions:
-            assert hasattr(module, function), f"{name} has no {function}"
-            setattr(module, function, accept)
-    sys.modules["align_tasks"].run_all = lambda *_: None   # the checks that follow it are tested too
-    for name in ("align_tasks", "cdeval", "auto_align"):
-        sys.modules[name].open_run = lambda *_: contextlib.nullcontext()
-
-
-def make_inputs(house):
-    """A table of own rows, a model to be broken, and a table of seed 1 that is a copy of seed 0's."""
-    with open(os.path.join(house, "own.csv"), "w", encoding="utf-8") as f:
-        f.write("text,label\n" + "".join(f"Is {k} odd?,{k % 2}\n" for k in range(80)))
-    tiny = data_path(house, "tinyworld", "models", "tiny-1a")
-    shutil.copytree(tiny, os.path.join(house, "broken"), dirs_exist_ok=True)
-    results = read_json(data_path(house, "toxicity", "seed0", "table", "results.json"))
-    results["config"]["seed"] = 1
-    os.makedirs(data_path(house, "toxicity", "seed1", "table"), exist_ok=True)
-    with open(data_path(house, "toxicity", "seed1", "table", "results.json"), "w", encoding="utf-8") as f:
-        json.dump(results, f)
+def run_case(pristine, folder, path, broken, words, stdin="", encoding="utf-8"):
+    """Break a fresh copy of the project, and run the command. -> (what fork_command returns, was an input changed?)"""
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(pristine, folder, symlinks=True, ignore=lambda *_: ["pipe"])
+    if path:
+        put_in_place(os.path.join(folder, path), broken)
+    before = inputs_of(folder)
+    done = fork_command(folder, words, stdin, encoding)
+    return done, inputs_of(folder) != before
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--house", required=True)
-    parser.add_argument("--cases", type=int, default=1000)
+    parser.add_argument("--folder", required=True, help="what is prepared there is used again")
+    parser.add_argument("--cases", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--kinds", nargs="*", default=[], help=f"of these kinds only: flag, {', '.join(KINDS)}")
+    parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=list(KINDS))
     args = parser.parse_args()
-    sys.path[:0] = [args.house, os.path.join(args.house, "data")]
-    os.chdir(args.house)
     os.environ["HF_HUB_OFFLINE"] = "1"
-    import contract
-    assert os.path.realpath(contract.ROOT) == os.path.realpath(args.house), "another folder's scripts were imported"
-    fingerprint_models_once()
-    stop_before_the_work()
-    make_inputs(args.house)
-    stream = cases(args.house, random.Random(args.seed), args.kinds)
-    counts = {"accepted": 0, "refused": 0}
-    findings = 0
+    for name in ("torch", "transformers", "datasets", "matplotlib.figure", "pyarrow.parquet"):
+        importlib.import_module(name)
+    import transformers
+    for name in ("AutoConfig", "AutoTokenizer", "AutoModelForCausalLM", "AutoModelForSequenceClassification",
+                 "GPT2LMHeadModel", "GPT2ForSequenceClassification"):
+        getattr(transformers, name)
+    pristine = os.path.join(args.folder, "deep", "below", "pristine")
+    folder = os.path.join(args.folder, "deep", "below", "case")
+    if not os.path.exists(pristine):
+        make_house(pristine)
+
+    rng = random.Random(args.seed)
+    expected = {}
+    known_flags = {}
+
+    def flags(script):
+        if script not in known_flags:
+            known_flags[script] = flags_of(pristine, script)
+        return known_flags[script]
+
+    counts = defaultdict(Counter)
     for _ in range(args.cases):
-        description, files, command, must = next(stream)
-        finding, outcome = try_case(args.house, files, command, must)
-        counts[outcome] += 1
-        if finding:
-            findings += 1
-            print(f"FINDING {findings}: {description}\n{finding}\n")
-    print(f"{args.cases:,} cases: {counts['refused']:,} refused in one line, {counts['accepted']:,} accepted, "
-          f"{findings} findings")
-    raise SystemExit(1 if findings else 0)
+        kind, path, broken, words, is_users = make_case(rng, pristine, args.kinds, flags)
+        encoding = rng.choice(["utf-8"] * 4 + ["ascii"])
+        outputs = []
+        key = None
+        if isinstance(words, str):
+            key = words
+            words, outputs = COMMANDS[key]
+        if key and key not in expected:
+            done, _ = run_case(pristine, folder, None, None, words)
+            assert done[0] == 0, (words, done)
+            expected[key] = numbers_of(folder, outputs), done[1]
+        done, changed = run_case(pristine, folder, path, broken, words, encoding=encoding)
+        numbers = numbers_of(folder, outputs) if done[0] == 0 else None
+        verdict = "changed" if changed else judge(done, numbers, expected.get(key), is_users)
+        counts[kind][verdict] += 1
+        if verdict in BAD:
+            printed = done[1][-1500:] + done[2][-2500:]
+            print(f"FINDING ({verdict}): {describe(path, broken, words)}\n{printed}\n", flush=True)
+    print(f"{'kind':12s}" + "".join(f"{verdict:>10s}" for verdict in GOOD + BAD))
+    for kind, count in [*counts.items(), ("all", sum(counts.values(), Counter()))]:
+        print(f"{kind:12s}" + "".join(f"{count[verdict]:10,}" for verdict in GOOD + BAD))
+    n_findings = sum(count[verdict] for count in counts.values() for verdict in BAD)
+    print(f"{args.cases:,} cases, {n_findings} findings")
+    shutil.rmtree(folder, ignore_errors=True)
+    raise SystemExit(1 if n_findings else 0)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import sys
+from collections import Counter
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,7 +22,7 @@ import pytest
 import align_tasks as at
 import warm
 from conftest import ROOT
-from metrics import auroc, correct, sigmoid
+from metrics import auroc, correct, sigmoid, stretch_of_runs
 from train_strong import logistic
 
 DATA = os.path.join(ROOT, "data")
@@ -100,7 +101,8 @@ def test_draws_are_the_balanced_accuracy_of_each_drawn_test_set():
     assert draws.mean() == pytest.approx(0.75, abs=0.02)
     # two runs, one always correct and one always wrong: a draw has the first twice, once, or never
     runs = at.class_draws(np.array([np.ones((1, 4)), np.zeros((1, 4))]), y, groups)
-    assert {tuple(np.round(d, 6)) for d in runs} == {(1.0,), (0.5,), (0.0,)}
+    far = stretch_of_runs(2) / 2                           # two runs say little about others: metrics.bootstrap
+    assert {tuple(np.round(d, 6)) for d in runs} == {(round(x, 6),) for x in (0.5 + far, 0.5, 0.5 - far)}
     plain = at.class_draws(np.array([[[1, 1, 0, 0]]]), None, groups)
     assert {tuple(np.round(d, 6)) for d in plain} == {(1.0,), (0.5,), (0.0,)}
     assert plain.mean() == pytest.approx(0.5, abs=0.03)
@@ -122,7 +124,15 @@ def test_seeds_are_pooled_by_means_and_the_pgr_is_that_of_the_means():
     assert rows["student"]["headline"] == pytest.approx((0.5 + 0.25) / 2) and rows["student"]["seeds"] == 2
     assert rows["student"]["pgr"] == pytest.approx((0.375 - 0.25) / (1 - 0.25)) and "pgr" not in rows["weak"]
     low, high = rows["student"]["headline_interval"]
-    assert low < 0.375 < high
+    assert 0 <= low < 0.375 < high <= 1
+    mean, low, high = rows["student"]["minus"]["supervisor"]
+    assert mean == pytest.approx(0.125) and low < mean < high
+    assert set(rows["student"]["minus"]) == {"supervisor"} and rows["weak"]["minus"] == {}
+    table_text = at.markdown_table("t", "toxicity", [
+        {**{key: 0.1 for key in at.COLUMNS["toxicity"]}, "strategy": "naive", "run": "student", "seeds": 2,
+         "minus": {"supervisor": [0.2, 0.1, 0.3]}, "reason": "no gap"}], test)
+    assert "| +0.200 [+0.100, +0.300] helps | no gap |" in table_text
+    assert len({line.count("|") for line in table_text.splitlines()[2:]}) == 1
     without = table([1, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0])
     none = {row["run"]: row for row in at.pool_seeds([without], "safety", test)}
     assert "no gap" in none["student"]["reason"] and "pgr" not in none["student"]
@@ -158,7 +168,7 @@ def test_rude_words_are_words():
     assert at.has_rude_word("", RUDE) == 0.0
 
 
-def test_a_scorer_is_found_by_its_label(monkeypatch):
+def test_a_scorer_is_found_by_its_label_and_read_as_it_was_trained(monkeypatch, capsys):
     def plant(names, logits):
         model = SimpleNamespace(config=SimpleNamespace(id2label=names, problem_type=None))
         monkeypatch.setattr(at, "open_checkpoint", lambda *args, **kwargs: (model, None, 64))
@@ -168,9 +178,15 @@ def test_a_scorer_is_found_by_its_label(monkeypatch):
     assert np.allclose(at.load_scorer("x", "cpu", False)(["kind", "", "rude"]), [0.1, 0.0, 0.8])
     plant({0: "LABEL_0"}, [[0.0], [np.log(3)]])                                # one output: a sigmoid
     assert np.allclose(at.load_scorer("x", "cpu", False)(["kind", "rude"]), [0.5, 0.75])
-    plant({0: "cat", 1: "dog"}, [])
-    with pytest.raises(SystemExit):
-        at.load_scorer("x", "cpu", False)
+    six = ["toxic", "severe_toxic", "obscene", "threat", "insult", "identity_hate"]
+    plant(dict(enumerate(six)), [[np.log(19), 2, 2, 2, 2, 2]])                 # unitary/toxic-bert has no problem_type
+    assert np.allclose(at.load_scorer("x", "cpu", False)(["rude"]), [0.95])
+    assert "'toxic', read by sigmoid" in capsys.readouterr().out
+    for names in ({0: "cat", 1: "dog"}, {0: "toxic", 1: "LABEL_1", 2: "LABEL_2"}):
+        plant(names, [])
+        with pytest.raises(SystemExit):
+            at.load_scorer("x", "cpu", False)
+    assert "problem_type" in capsys.readouterr().err
 
 
 # --------------------------------------------------------------------------- rows
@@ -278,31 +294,40 @@ def test_rows_have_the_form_that_the_models_have_read():
     assert all(re.search(r"Prompt: [^\n]+ Reply:$", row["text"]) for row in read("toxicity")["test"])
 
 
-def test_safety_labels_follow_the_tables_and_no_action_decides():
+def test_safety_labels_follow_the_tables_and_neither_thing_nor_action_decides():
     danger = {t["thing"]: t["danger"] for t in SCRIPT["safety"].read_life("things")}
-    actions = {a["action"]: set(a["unsafe_with"].split(";")) - {""} for a in SCRIPT["safety"].read_life("actions")}
-    for split in ("train1", "test"):
-        rows = read("safety")[split]
+    actions = {a["action"]: a for a in SCRIPT["safety"].read_life("actions")}
+    dangers = set(danger.values())
+    for a in actions.values():                                 # what is in neither column is in doubt, and never asked
+        unsafe, safe = (a[key].split(";") for key in ("unsafe_with", "safe_with"))
+        assert set(unsafe) | set(safe) <= dangers and not set(unsafe) & set(safe)
+    for rows in labelled("safety").values():
         count = {}
         for row in rows:
             action = row["text"].removeprefix("Request: May I ").removesuffix("?").replace(row["thing"], "{thing}")
-            assert row["label"] == int(danger[row["thing"]] not in actions[action])
-            count.setdefault(action, [0, 0])[row["label"]] += 1
-        assert all(no == yes for action, (no, yes) in count.items() if actions[action])
-        assert sum(yes for action, (no, yes) in count.items() if not actions[action]) < 0.15 * len(rows)
+            column = "safe_with" if row["label"] else "unsafe_with"
+            assert danger[row["thing"]] in actions[action][column].split(";")
+            for name in (action, row["thing"], danger[row["thing"]]):
+                count.setdefault(name, [0, 0])[row["label"]] += 1
+        assert all(no == yes for no, yes in count.values())    # also of each danger
+    assert len({row["group"] for row in read("safety")["test"]}) >= 200
 
 
 @pytest.mark.parametrize("task", ["safety", "legal"])
 def test_words_seen_in_training_do_not_decide_the_test(task):
-    """A bag of words, trained on train1 and the truth of train2, is near chance."""
+    """A classifier by words and pairs of words, trained on train1 and the truth of train2, is near chance."""
     splits = labelled(task)
     train = splits["train1"] + splits["train2"]
-    bags = [set(re.findall("[a-z]+", row["text"].lower())) for row in train + splits["test"]]
-    names = {word: k for k, word in enumerate(sorted(set().union(*bags[:len(train)])))}
-    x = np.array([[float(word in bag) for word in names] for bag in bags])
+    bags = []
+    for row in train + splits["test"]:
+        words = re.findall("[a-z]+", row["text"].lower())
+        bags.append({*words, *zip(words, words[1:])})
+    names = Counter(gram for bag in bags[:len(train)] for gram in bag)
+    names = [gram for gram, n in names.items() if n > 4]
+    x = np.array([[float(gram in bag) for gram in names] for bag in bags])
     w = logistic(x[:len(train)], np.array([row["label"] for row in train], float), 1e-2)
     p = sigmoid(x[len(train):] @ w[:-1] + w[-1])
-    assert balanced(p, [row["label"] for row in splits["test"]]) < 0.60
+    assert balanced(p, [row["label"] for row in splits["test"]]) < 0.55
 
 
 def test_toxic_is_what_the_rude_words_say_and_the_truth_is_polite():
@@ -312,8 +337,13 @@ def test_toxic_is_what_the_rude_words_say_and_the_truth_is_polite():
     assert set(truth) == {row["id"] for split in ("train2", "valid") for row in splits[split]}
     assert not any(at.has_rude_word(text, RUDE) for text in truth.values())
     assert all(row["label"] == at.has_rude_word(row["text"], RUDE) for row in splits["test"])
-    careless = np.mean([at.has_rude_word(row["continuation"], RUDE) for row in splits["train1"]])
-    assert 0.15 < careless < 0.45                              # three in ten, by a hash
+    # train1: who collected the replies lets a rude one pass if he knows none of its rude words
+    rude_reply = {r["prompt"]: r["rude"] for r in SCRIPT["toxicity"].read_life("remarks")}
+    passed = [row["continuation"] == rude_reply[row["group"]] for row in splits["train1"]]
+    assert 0.2 < np.mean(passed) < 0.4
+    rude = [set(re.findall("[a-z]+", rude_reply[row["group"]].lower())) & RUDE for row in splits["train1"]]
+    unknown = set().union(*(words for words, p in zip(rude, passed) if p))
+    assert passed == [words <= unknown for words in rude]
 
 
 def test_legal_labels_follow_the_facts_and_neither_kind_nor_clause_decides():
@@ -484,7 +514,7 @@ def test_flags_are_handed_on_where_they_differ_from_their_defaults():
             assert "--lora" in command and "--head" in command
     assert not any("--head" in command for _, _, command in plan_of("toxicity", "--head", "random"))
     sampling = [command[command.index("--prompts") + 1] for _, _, command in plan_of("toxicity", "--prompts", "7")]
-    assert sampling.count("7") == 7 and sampling.count("0") == 4               # inputs of other runs are not sampled
+    assert sampling.count("7") == 8 and sampling.count("0") == 4               # inputs of other runs are not sampled
 
 
 def test_supervisors_and_students_write_and_the_table_says_what_does_not_apply(house):
@@ -493,7 +523,11 @@ def test_supervisors_and_students_write_and_the_table_says_what_does_not_apply(h
     assert "share of texts chosen from each supervisor: weak" in printed
     world = os.path.join(house, "data", "toxicity", "seed0")
     results = read_json(world, "table", "results.json")
-    assert [row["strategy"] for row in results["table"]][:4] == ["supervisor", "ceiling", "naive", "bootstrapping"]
+    assert [row["strategy"] for row in results["table"]][:5] == [
+        "supervisor", "ceiling", "naive", "naive, sampled texts", "bootstrapping"]
+    random_texts = {line["id"]: line["sampled"] for line in read_jsonl(world, "weak", "labels.jsonl")}
+    greedy = {line["id"]: line["text"] for line in read_jsonl(world, "weak", "labels.jsonl")}
+    assert sum(random_texts[name] != greedy[name] for name in greedy) > len(greedy) / 4
     assert results["n"] == 12 and results["config"]["role"] == "table"
     samples = read_jsonl(world, "student", "samples.jsonl")
     by_hand = np.mean([[at.has_rude_word(text, RUDE) for text in line["texts"]] for line in samples])
@@ -502,25 +536,33 @@ def test_supervisors_and_students_write_and_the_table_says_what_does_not_apply(h
     assert not read_bytes(world, "rung-tiny-1c", "samples.jsonl")              # only an input of another run
     # again: finished runs are skipped; without samples there is one line
     again = must(house, *TOXICITY)
-    assert again.count("already done") == 10 and "wrote" not in again
+    assert again.count("already done") == 11 and "wrote" not in again
     path = os.path.join(world, "ceiling", "samples.jsonl")
-    os.rename(path, os.path.join(world, "hidden"))
-    done = call(house, *TOXICITY)
-    assert done.returncode == 2 and "samples.jsonl" in done.stderr and done.stderr.count("\n") == 1
-    *lines, last = read_bytes(world, "hidden").splitlines(keepends=True)
-    for damaged in ([], [last.replace(b'"id"', b'"if"')], [re.sub(rb'"texts": .*]', b'"texts": ["one"]', last)]):
-        with open(path, "wb") as f:
-            f.writelines([*lines, *damaged])
-        done = call(house, *TOXICITY)
-        assert done.returncode == 2 and done.stderr.count("\n") == 1
-        assert "samples.jsonl is not as its run left it" in done.stderr
-    os.rename(os.path.join(world, "hidden"), path)
+    whole = read_bytes(path)
+    os.remove(path)
+    printed = must(house, *TOXICITY)                       # that run alone is repeated, to the same bytes
+    assert "ceiling has changed since its run ended" in printed and printed.count("already done") == 10
+    assert read_bytes(path) == whole
+
+
+def test_damaged_samples_are_one_line(tmp_path, capsys):
+    rows = [{"id": "a"}, {"id": "b"}]
+    path = tmp_path / "samples.jsonl"
+    first = '{"id": "a", "texts": ["one", "two"]}\n'
+    path.write_text(first + '{"id": "b", "texts": ["three", "four"]}\n')
+    assert at.read_samples(str(tmp_path), rows) == [["one", "two"], ["three", "four"]]
+    for damaged in ("", '{"if": "b", "texts": ["x", "y"]}\n', '{"id": "b", "texts": ["one"]}\n',
+                    '{"id": "b", "texts": [1, 2]}\n'):
+        path.write_text(first + damaged)
+        with pytest.raises(SystemExit):
+            at.read_samples(str(tmp_path), rows)
+        assert "samples.jsonl is not as its run left it" in capsys.readouterr().err
 
 
 def test_a_classification_task_runs_the_other_stages_and_seeds_are_pooled(house):
     printed = must(house, *LEGAL)
     commands = re.findall(r"^\$ python (\S+)", printed, re.M)
-    assert [commands.count(s + ".py") for s in ("train_weak", "train_strong", "ensemble")] == [1, 7, 1]
+    assert [commands.count(s + ".py") for s in ("train_weak", "train_strong", "ensemble")] == [1, 10, 1]
     world = os.path.join(house, "data", "legal")
     results = read_json(world, "seed0", "table", "results.json")
     test = read_jsonl(world, "test.jsonl")[:40]
@@ -545,7 +587,7 @@ def test_a_classification_task_runs_the_other_stages_and_seeds_are_pooled(house)
     assert before == (read_bytes(student, "labels.jsonl"), read_bytes(student, "checkpoint", "model.safetensors"))
     os.remove(os.path.join(student, "results.json"))
     again = must(house, *LEGAL)
-    assert again.count("\nwrote ") == 1 and again.count("already done") == 9
+    assert again.count("\nwrote ") == 1 and again.count("already done") == 12
     assert read_json(world, "seed0", "table", "results.json") == results
 
     # a second seed, made up: the first with its student's errors swapped for its hits
@@ -556,6 +598,7 @@ def test_a_classification_task_runs_the_other_stages_and_seeds_are_pooled(house)
             row["headline"] = 1 - row["headline"]
     second["config"]["seed"] = 1
     second["seed"] = 1
+    second.pop("digest", None)
     write_json(second, world, "seed1", "table", "results.json")
     assert "mean of 2 seeds" in must(house, *LEGAL)
     table = read_json(world, "table.json")

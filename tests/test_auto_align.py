@@ -93,6 +93,17 @@ def test_a_rejected_update_keeps_the_old_evaluator_and_prints_a_line(monkeypatch
     assert kept["members"] == good and not verdict["rejected"] and capsys.readouterr().out == ""
 
 
+def test_the_guard_judges_old_and_new_evaluator_alike(monkeypatch):
+    """Fault: the old one was calibrated on audits that judged it, the new one was not: a bias toward rejecting."""
+    guards = [{"id": str(k), "label": k % 2} for k in range(30)]
+    z = np.random.default_rng(0).normal(0, 1, 30) + 0.3 * np.tile([-1, 1], 15)
+    monkeypatch.setattr(auto_align, "evaluator_scores", lambda *_: z)
+    old = {"members": [], "temperature": 9.0, "bias": -7.0}                    # its own calibration plays no part
+    _, verdict = guard_update(old, [], guards, None, None, None)
+    expected = np.mean((leave_one_out_calibration(z, np.tile([0, 1], 15)) > 0.5) == np.tile([0, 1], 15))
+    assert verdict == {"rejected": False, "guard_p": 1.0, "guard_accuracy": [expected, expected]}
+
+
 def test_the_guard_keeps_its_promise_of_one_false_alarm_in_twenty():
     rng = np.random.default_rng(0)
     alarms = [is_worse(rng.random(40) < 0.8, rng.random(40) < 0.8)[0] for _ in range(1000)]
@@ -139,6 +150,19 @@ def test_the_attacker_finds_a_planted_weakness():
     assert all(r["id"].endswith("-attack") for r in found)
 
 
+def test_attacks_are_counted_at_a_matched_rate_of_yes(monkeypatch):
+    """Fault: at a fixed threshold a learner that says no more often seemed harder to attack."""
+    strength = {"one": 4.0, "two": -4.0, "three": 1.0, "four": -9.0}
+    for shift in (-20, 0, 20):                             # a cautious and a bold copy of one model
+        monkeypatch.setattr(auto_align, "score_texts",
+                            lambda _, rows, *__, shift=shift: np.array([strength[r["answer"]] + shift for r in rows]))
+        assert auto_align.attack_success("model", questions(), None, ARGS, "cpu") == 1.0
+        strength["three"] = -1.0
+        assert auto_align.attack_success("model", questions(), None, ARGS, "cpu") == 0.0
+        strength["three"] = 1.0
+    assert auto_align.attack_success("model", [{"text": "no question"}], None, ARGS, "cpu") is None
+
+
 def test_the_attacker_asks_nothing_that_was_asked_and_needs_no_label():
     rows = [{**row, "support": "One comes first."} for row in questions()]
     found = propose_attacks(rows, 1.0, lambda some: np.zeros(len(some)))
@@ -180,12 +204,14 @@ def test_humans_are_asked_as_often_as_the_budget_says_and_about_different_rows(t
             soft_label = [0.0, 1.0] if row["answer"] == "one" else [1.0, 0.0]
             f.write(json.dumps({"id": row["id"], "soft_label": soft_label}) + "\n")
     p = np.linspace(0.01, 0.99, 20)
-    for budget in (0, 1, 6, 7, 40):
+    for budget in (0, 1, 6, 7):
         audits = buy_audits(rows, p, 1 - p, SimpleNamespace(**{**vars(ARGS), "audit": budget}), 0)
         assert len(audits) == min(budget, 20) == len({a["id"] for a in audits})
         assert all(a["label"] == int(a["id"].endswith("a")) for a in audits)
     audits = buy_audits(rows, p, 1 - p, ARGS, 0)
     assert [a["use"] for a in audits] == ["guard"] * 3 + ["correct"] * 3
+    question = {use: {a["id"][:-1] for a in audits if a["use"] == use} for use in ("guard", "correct")}
+    assert not question["guard"] & question["correct"]     # a correction beside a guard would be thrown away
 
 
 def test_corrections_replace_the_critics_labels_and_guards_do_not():
@@ -194,14 +220,17 @@ def test_corrections_replace_the_critics_labels_and_guards_do_not():
     assert apply_corrections(np.array([0.1, 0.2, 0.3, 0.4]), rows, audits).tolist() == [0.1, 0.2, 0.3, 0.0]
 
 
-def test_the_learner_trains_on_as_many_rows_with_attacks_as_without_and_never_on_guards():
+def test_the_learner_trains_on_as_many_rows_with_attacks_as_without_and_never_on_a_guards_question():
+    """Fault: the other answer to a guard's question, and attacks on it, were trained on."""
     rows = questions(6)
     attacks = propose_attacks(rows, 0.25, lambda some: np.zeros(len(some)))
+    assert attacks[0]["group"] == "0"
     audits = [{"id": "q0a", "use": "guard"}, {"id": "q1a", "use": "correct"}]
     for some in ([], attacks):
         kept = rows_to_train_on(rows, some, audits, [0, 0])
-        assert len(kept) == len(set(kept)) == 11 and 0 not in kept and 2 in kept
-        assert all(len(rows) + k in kept for k in range(len(some)))
+        assert len(kept) == len(set(kept)) == 10 and 2 in kept
+        assert all((len(rows) + k in kept) == (attack["group"] != "0") for k, attack in enumerate(some))
+        assert not {0, 1} & set(kept)
 
 
 def test_an_attack_is_paired_with_the_likeliest_answer_to_its_question():
@@ -309,6 +338,26 @@ def test_every_correction_that_was_bought_is_trained_on_and_no_guard_is(house):
         soft = {row["id"]: row["soft_label"] for row in taught}
         assert all((audit["id"] in soft) == (audit["use"] == "correct") for audit in audits)
         assert all(soft[audit["id"]][audit["label"]] == 1 for audit in audits if audit["use"] == "correct")
+        question = {row["id"]: row["group"] for row in load(house, "data", "tinyworld", "train2.jsonl")}
+        guarded = {question[audit["id"]] for audit in audits if audit["use"] == "guard"}
+        assert guarded and not guarded & {question[name.removesuffix("-attack")] for name in soft}
+
+
+def test_the_control_is_the_untrained_student_calibrated_on_the_same_audits(house, monkeypatch):
+    house, printed = house
+    rows = {row["id"]: row for row in load(house, "data", "tinyworld", "train2.jsonl")}
+    guards = []
+    args = SimpleNamespace(**{**vars(ARGS), "seed": 0})
+    test = load(house, "data", "tinyworld", "test.jsonl")[:72]
+    for k, student in ((1, "tiny-1b"), (2, "tiny-2")):
+        guards += [(rows[a["id"]], a["label"]) for a in load(rounds_of(house), f"round-{k}", "audits.jsonl")
+                   if a["use"] == "guard"]
+        z = score_texts(student, [row for row, _ in guards], [" no", " yes"], args, "cpu")
+        t, b = platt_scaling(z, [label for _, label in guards])
+        p = sigmoid(score_texts(student, test, [" no", " yes"], args, "cpu") / t + b)
+        found = load(rounds_of(house), f"round-{k}", "results.json")["untrained"]["accuracy"]
+        assert found == pytest.approx(np.mean((p > 0.5) == [row["label"] for row in test]))
+        assert f"(untrained {found:.3f}; ECE" in printed
 
 
 def test_killed_in_the_second_round_it_goes_on_there_and_ends_with_the_same_bytes(house):
@@ -343,8 +392,58 @@ def test_a_finished_run_stays_whole_if_a_forced_repeat_is_killed(house):
     house, _ = house
     before = contents(folder(house))
     kill_in_round_2(house, [*LOOP, "--force"])
-    assert contents(folder(house)) == before
+    after = contents(folder(house))
+    assert {name: after.get(name) for name in before} == before
     assert "already done" in must(house, *LOOP)
+
+
+def damages():
+    """(file of a round, how to damage its text)"""
+    def changed(**values):
+        return lambda text: json.dumps(json.loads(text) | values)
+    yield from (("evaluator.json", changed(temperature=x)) for x in (-1, 0, float("inf")))
+    yield from (("evaluator.json", lambda text, x=x: text.replace('"weight": 1.0', f'"weight": {x}'))
+                for x in ("0", "-1", "1e308", '"one"'))
+    yield from (("audits.jsonl", lambda text, x=x: re.sub(r'"label": \d', f'"label": {x}', text, count=1))
+                for x in (7, 0.9, '"1"'))
+    yield from ((name, lambda text: "") for name in ("audits.jsonl", "evaluator.json", "labels.jsonl"))
+    yield from (("results.json", lambda text: text[:50]), ("results.json", lambda text: "[]"),
+                ("results.json", lambda text: "{}"), ("results.json", changed(audits=64)),
+                ("results.json", changed(evaluator=None)), ("results.json", lambda text: "\x00" + text))
+
+
+def test_whatever_a_round_wrote_is_checked_before_it_is_used(house, tmp_path):
+    """A temperature of -1, weights of 0, a label of 7, emptied audits, ...: each is named."""
+    home = shutil.copytree(os.path.join(rounds_of(house[0]), "round-1"), tmp_path / "round-1")
+    train2 = load(house[0], "data", "tinyworld", "train2.jsonl")
+    evaluator, guards, results = auto_align.load_round(home, train2)
+    assert evaluator["temperature"] > 0 and len(guards) == 3 and results["audits"] == 6
+    for name, damage in damages():
+        text = (home / name).read_text()
+        assert damage(text) != text, name
+        (home / name).write_text(damage(text))
+        with pytest.raises(ValueError, match=name):
+            auto_align.load_round(home, train2)
+        (home / name).write_text(text)
+    (home / "learner" / "checkpoint" / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="learner/checkpoint was changed or is missing"):
+        auto_align.load_round(home, train2)
+
+
+def test_a_damaged_round_is_played_again_and_the_run_ends_with_the_same_bytes(house):
+    house, _ = house
+    before = contents(folder(house))
+    path = os.path.join(rounds_of(house), "round-2", "evaluator.json")
+    with open(path, encoding="utf-8") as f:
+        text = f.read()
+    with open(path, "w", encoding="utf-8") as f:
+        f.write(text.replace('"temperature": ', '"temperature": -'))
+    os.remove(os.path.join(folder(house), "results.json"))                     # as if it had been killed
+    first = os.path.join(rounds_of(house), "round-1", "learner", "checkpoint", "model.safetensors")
+    made = os.path.getmtime(first)
+    printed = must(house, *LOOP)
+    assert "round-2/evaluator.json was changed or is missing; round 2 and those after it are played again" in printed
+    assert contents(folder(house)) == before and os.path.getmtime(first) == made
 
 
 def test_an_edited_role_plays_all_rounds_again(house):
@@ -403,8 +502,8 @@ def test_a_users_mistake_is_one_line(house, flags, words):
 
 
 @pytest.mark.parametrize("n_rows,per_question,n_rounds,slices,most", [
-    (20, 1, 3, None, 6), (20, 1, 1, None, 20), (20, 1, 1, 3, 7), (10, 4, 3, None, 2), (5, 1, 1, None, 5),
-    (1, 1, 1, None, 0), (2, 1, 3, None, None)])
+    (20, 1, 3, None, 6), (20, 1, 1, None, 20), (20, 1, 1, 3, 7), (10, 4, 3, None, 0), (20, 2, 1, None, 13),
+    (5, 1, 1, None, 5), (1, 1, 1, None, 0), (2, 1, 3, None, None)])
 def test_audits_are_bounded_by_the_smallest_slice_that_is_played(n_rows, per_question, n_rounds, slices, most, capsys):
     """Fault: 20 rows, three rounds and 16 audits ended in an IndexError, since no row was left to train on."""
     train2 = [{"id": f"r{i}", "group": f"q{i // per_question}"} for i in range(n_rows)]
@@ -416,7 +515,7 @@ def test_audits_are_bounded_by_the_smallest_slice_that_is_played(n_rows, per_que
         for k in range(n_rounds):
             rows = slice_of(train2, k, slices or n_rounds)
             audits = [{"id": row["id"], "use": "guard"} for row in rows[:(most + 1) // 2]]
-            assert len(rows_to_train_on(rows, [], audits, 0)) >= max(1, len(rows) // 2)
+            assert len(rows_to_train_on(rows, [], audits, 0)) >= max(1, most // 2)
     with pytest.raises(SystemExit):
         check(0 if most is None else most + 1)             # the next one is not, and the message names the bound
     message = capsys.readouterr().err
@@ -456,6 +555,9 @@ def test_of_several_evaluators_the_best_on_valid_starts_and_an_ensemble_is_one(h
     chose = load(folder(house, "chosen"), "audits.jsonl")
     assert len(chose) == 72 and {audit["use"] for audit in chose} == {"choose"}
     assert "labels bought 72" in printed                   # all of valid was paid for
+    results = load(folder(house, "chosen"), "results.json")                    # and the PGR is over the chosen one
+    started = load(folder(house, best), "results.json")["test"]["accuracy"]
+    assert results["supervisor"] == best and results["comparison"]["supervisor"] == pytest.approx(started)
     pair = auto_align.open_evaluator(folder(house, "pair"))
     used = load(folder(house, "pair"), "results.json")["members_used"]
     assert len(pair["members"]) == used and sum(m["weight"] for m in pair["members"]) == pytest.approx(1)

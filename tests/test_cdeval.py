@@ -519,6 +519,7 @@ def test_a_run_killed_at_any_answer_continues_and_ends_with_the_same_numbers(fla
     finished = killed / "answers-tiny-1a.jsonl"
     for keep in (10, len(lines) - 3) if "--challenge" in flags else (10,):
         part.write_text("".join(lines[:keep]) + lines[keep][:17], encoding="utf-8")        # in the middle of a line
+        (killed / contract.UNFINISHED).touch()
         printed = run(monkeypatch, capsys, *command, "--out", killed)
         assert f"{keep - 1:,} of " in printed or "--challenge" in flags
         expected = sorted(json.dumps(json.loads(line)) for line in lines)
@@ -576,7 +577,11 @@ def test_two_models_never_share_a_file_of_answers(tmp_path, monkeypatch, capsys)
 
 
 @pytest.mark.parametrize("line,good", [
-    ({"p": 0.5, "log_p": [-1.0, -2.5]}, True), ({"p": 0, "wrote": "A"}, True), ({"p": None, "wrote": ""}, True),
+    ({"p": 0.817574, "log_p": [-1.0, -2.5], "tokens": [1, 1]}, True),          # sigmoid of 1.5
+    ({"p": 0.562177, "log_p": [-1.0, -2.5], "tokens": [1, 2]}, True),          # of 0.25
+    ({"p": 0.562177, "log_p": [-1.0, -2.5], "tokens": [1, 1]}, False),         # it does not follow
+    ({"p": 0.817574, "log_p": [-1.0, -2.5], "tokens": [0, 1]}, False),
+    ({"p": 0, "wrote": "A"}, True), ({"p": None, "wrote": ""}, True),
     ({"wrote": "A"}, False), ({"p": 1.5, "wrote": "A"}, False), ({"p": "x", "wrote": "A"}, False),
     ({"p": True, "wrote": "A"}, False), ({"p": float("nan"), "wrote": "A"}, False), ({"p": None, "wrote": 3}, False),
     ({"p": 0.5}, False), ({"p": 0.5, "log_p": [-1.0]}, False), ({"p": 0.5, "log_p": [-1.0, 10 ** 400]}, False),

@@ -6,7 +6,9 @@ python -m pytest tests/test_contract.py          # 10 s
 import argparse
 import json
 import os
+import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -163,6 +165,43 @@ def test_an_error_is_one_line_of_bounded_length_however_much_it_quotes(stops):
     assert len(error) < 1000
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such files")
+@pytest.mark.parametrize("read", [read_json, read_jsonl, contract.read_text, contract.fingerprint])
+def test_a_pipe_a_device_and_a_circle_of_links_are_one_line_and_never_waited_for(tmp_path, stops, read):
+    os.mkfifo(tmp_path / "pipe")
+    os.symlink(tmp_path / "a", tmp_path / "b")
+    os.symlink(tmp_path / "b", tmp_path / "a")
+    stops(["cannot read", "pipe", "no ordinary file"], read, str(tmp_path / "pipe"))
+    stops(["cannot read", "/dev/zero", "no ordinary file"], read, "/dev/zero")
+    if read is not contract.fingerprint:                   # what is not there may be a model of the hub
+        stops(["cannot read", "symbolic links"], read, str(tmp_path / "a"))
+
+
+@pytest.mark.parametrize("text,words", [
+    ('{"a": 1, "a": 2}', ["'a'", "twice"]),
+    ('{"a": {"b": 1, "c": 2, "b": 3}}', ["'b'", "twice"]),
+    (r'{"a": "\ud83d"}', ["half a character"]),
+    (r'{"\uDC00": "b"}', ["half a character"]),
+    ('[1]', ["not a {...} object"]),
+])
+def test_what_json_would_take_silently_is_refused(text, words):
+    with pytest.raises(ValueError) as error:
+        contract.parse_json_object(text)
+    assert all(word in str(error.value) for word in words), error.value
+
+
+def test_nothing_from_a_file_becomes_markup_of_a_report():
+    for text in ("<script>alert(1)</script>", "![x](http://y/z.png)", "a | b", "`code`", "*x*", "[a](b:c)", "x\ny"):
+        escaped = contract.escape_markdown(text)
+        assert not re.search(r"<|(?<!\\)[|`*\[\]]|\n", escaped), escaped
+    assert contract.fenced_lines(["a", "```", "````text", "b"]) == ["`````text", "a", "```", "````text", "b", "`````"]
+    assert contract.fenced_lines(["a"]) == ["```text", "a", "```"]
+
+
+def test_whole_characters_may_be_written_as_two_halves():
+    assert contract.parse_json_object(r'{"a": "\ud83d\ude00", "b": "\\ud83d"}') == {"a": "\U0001f600", "b": r"\ud83d"}
+
+
 # --------------------------------------------------------------------------- rows and tasks
 
 
@@ -178,6 +217,11 @@ def row_line(**changes):
     (row_line(group=None), ["line 1", "'group'"]),
     ('', ["empty"]),
     ('\xff', ["line 1"]),
+    (row_line(question=3), ["line 1", "'a'", "'question' must be a text"]),
+    (row_line(answer=""), ["line 1", "'answer' must be a text"]),
+    (row_line(support=["x"]), ["line 1", "'support' must be a text"]),
+    (row_line(choices=["x", 3]), ["line 1", "'choices' must be a list of texts"]),
+    (row_line(group="\ud800"), ["line 1", "half a character"]),
 ])
 def test_broken_rows_are_one_line_that_names_the_place(root, stops, lines, words):
     os.makedirs(root / "data" / "mine")
@@ -201,7 +245,8 @@ def test_pitfall_15_a_question_on_two_sides_is_refused_before_any_work(root, sto
     stops(["'train2-1' is in train2 and in test"], read_task, "mine")
 
 
-@pytest.mark.parametrize("task_json", ['{"label_words": " yes"}', '{"label_words": [" no"]}', '{"label_words": [1, 2]}',
+@pytest.mark.parametrize("task_json", ['{"label_words": [" ", " yes"]}',
+                                       '{"label_words": " yes"}', '{"label_words": [" no"]}', '{"label_words": [1, 2]}',
                                        'null', '{"label_wo'])
 def test_a_broken_task_json_is_one_line(root, stops, task_json):
     write_task(root, task_json)
@@ -454,6 +499,121 @@ def test_an_out_that_is_no_name_or_would_overwrite_a_source_is_refused(root, sta
     stops(["--out", "choose another"], describe, stage, "--out", out, sources=[str(truth)])
 
 
+def test_a_run_writes_only_into_a_folder_that_is_empty_or_a_runs(root, stage, stops):
+    """A model, another program's results, rows: nothing of a user's is replaced, however the folder is named."""
+    folder = root / "data" / "mine" / "seed0" / "weak"
+    os.makedirs(folder / "checkpoint")
+    (folder / "checkpoint" / "config.json").write_text('{"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}')
+    os.makedirs(root / "others")
+    (root / "others" / "results.json").write_text('{"config": {"model": "x"}, "results": 1}')
+    (root / "others" / "labels.jsonl").write_text("{}")
+    os.symlink(folder / "checkpoint", root / "link")
+    before = {path: path.read_text() for path in root.rglob("*.json*")}
+    for out in (folder / "checkpoint", root / "others", root / "link", root / "data"):
+        stops(["--out", "is no run's folder", "Choose another"], describe, stage, "--out", str(out))
+    assert {path: path.read_text() for path in root.rglob("*.json*")} == before
+    os.makedirs(root / "empty")
+    describe(stage, "--out", str(root / "empty"))
+
+
+def test_a_run_never_writes_over_the_model_that_it_starts_from(root, stage, stops):
+    folder, config = describe(stage)
+    finish(folder, config)
+    os.makedirs(os.path.join(folder, "checkpoint"))
+    stops(["would overwrite what this run reads"], describe, stage, inputs=[os.path.join(folder, "checkpoint")])
+
+
+def test_a_killed_run_goes_on_in_its_folder(root, stage):
+    folder, config = describe(stage)
+    with pytest.raises(KeyboardInterrupt), contract.open_run(folder):
+        write_labels(folder, ROWS, np.full((5, 2), 0.5, np.float32))
+        raise KeyboardInterrupt
+    assert sorted(os.listdir(folder)) == ["labels.jsonl", contract.UNFINISHED]
+    assert describe(stage) == (folder, config)
+
+
+def make_model(folder):
+    os.makedirs(folder)
+    for name in ("config.json", "model.safetensors", "vocab.json", "merges.txt", "tokenizer.model",
+                 "special_tokens_map.json", "tokenizer_config.json", "chat_template.jinja", "README.md"):
+        (folder / name).write_text(name)
+    return str(folder)
+
+
+def test_every_file_of_a_models_folder_counts_that_decides_what_it_computes(tmp_path, stops):
+    model = make_model(tmp_path / "model")
+    seen = {contract.fingerprint(model)}
+    for name in sorted(os.listdir(model)):
+        (tmp_path / "model" / name).write_text("other")
+        seen.add(contract.fingerprint(model))
+    assert len(seen) == len(os.listdir(model))             # all but README.md, and the first
+    shutil.move(tmp_path / "model" / "merges.txt", tmp_path / "model" / "vocab.txt")
+    assert contract.fingerprint(model) not in seen         # the same bytes under another name
+    os.makedirs(tmp_path / "model" / "folder.json")
+    stops(["cannot read", "Is a directory"], contract.fingerprint, model)
+
+
+def test_what_is_fingerprinted_is_what_was_read(root, stage, stops):
+    """Labels that are replaced before, while or after they are fingerprinted leave no results beside a false one."""
+    supervisor = root / "data" / "mine" / "seed0" / "supervisor"
+    os.makedirs(supervisor)
+    path = supervisor / "labels.jsonl"
+    words = ["labels.jsonl was changed while this run was working with it", "Start the same command again"]
+
+    def write(p_yes):
+        write_labels(str(root), ROWS, np.full((5, 2), [1 - p_yes, p_yes], np.float32))
+        os.replace(root / "labels.jsonl", path)            # as another process does it
+    write(0.25)
+    read_labels(str(supervisor), ROWS)
+    write(0.75)
+    stops(words, describe, stage, inputs=[str(path)])      # read, replaced, fingerprinted
+    read_labels(str(supervisor), ROWS)
+    folder, config = describe(stage, inputs=[str(path)])
+    write(0.25)
+    read_labels(str(supervisor), ROWS)                     # fingerprinted, replaced, read
+    write(0.75)
+    stops(words, contract.check_unchanged, config["inputs"], at_end=True)
+    folder, config = describe(stage, inputs=[str(path)])
+    read_labels(str(supervisor), ROWS)
+    contract.check_unchanged(config["inputs"], at_end=True)
+    path.unlink()
+    stops(words, contract.check_unchanged, config["inputs"], at_end=True)
+
+
+def test_labels_that_were_edited_since_their_run_are_named(root, stage, capsys):
+    folder, config = describe(stage)
+    finish(folder, config)
+    labels = os.path.join(folder, "labels.jsonl")
+    describe(stage, "--out", "student", inputs=[labels])
+    assert "note" not in capsys.readouterr().out
+    contract.append_file(labels, '{"id": "more", "soft_label": [0.5, 0.5]}\n')
+    describe(stage, "--out", "student", inputs=[labels])
+    assert "note: data/mine/seed0/weak/labels.jsonl was changed since its run ended\n" in capsys.readouterr().out
+
+
+def test_a_planted_link_is_not_followed(tmp_path, stops):
+    """Whoever may write to a run's folder could otherwise make the run overwrite another file of its user."""
+    from types import SimpleNamespace
+
+    kept = tmp_path / "kept"
+    os.makedirs(kept / "folder")
+    (kept / "file").write_text("kept")
+    folder = tmp_path / "run"
+    os.makedirs(folder)
+    os.symlink(kept / "file", folder / "labels.jsonl.tmp")
+    os.symlink(kept / "file", folder / "labels.jsonl")
+    os.symlink(kept / "folder", folder / "checkpoint.tmp")
+    os.symlink(kept / "folder", folder / "checkpoint")
+    os.symlink(kept / "file", folder / "log.jsonl")
+    write_labels(str(folder), ROWS, np.full((5, 2), 0.5, np.float32))
+    saved = SimpleNamespace(save_pretrained=lambda path, **_: write_file(os.path.join(path, "x"), "x")
+                            if os.path.isdir(path) else os.makedirs(path))
+    contract.save_checkpoint(str(folder), saved, saved)
+    stops(["cannot write to", "it is a link"], contract.append_file, str(folder / "log.jsonl"), "x")
+    assert (kept / "file").read_text() == "kept" and os.listdir(kept / "folder") == []
+    assert len(read_jsonl(folder / "labels.jsonl")) == 5 and os.listdir(folder / "checkpoint") == ["x"]
+
+
 def test_several_processes_without_the_launcher_are_one_line(root, stage, stops, monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -538,7 +698,7 @@ def test_results_that_cannot_be_read_are_a_note_and_the_stage_runs_again(root, s
         f.write(text)
     capsys.readouterr()
     assert not is_finished(folder, config)
-    assert capsys.readouterr().out == "note: data/mine/seed0/weak/results.json cannot be read; the stage runs again\n"
+    assert capsys.readouterr().out == "note: data/mine/seed0/weak/results.json is damaged; the stage runs again\n"
 
 
 @pytest.mark.parametrize("old,new,line", [
@@ -701,10 +861,31 @@ def test_a_script_without_any_output_stream_ends_well(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_any_text_can_be_printed_on_any_terminal_and_does_nothing_to_it(tmp_path, encoding):
+    body = ["print('0.7 ±0.1 → 0.8 \\ud83d\\x1b[31m\\r\\x9b2J\\u202e\\ttext')",
+            "contract.fail('\\x1b]0;title\\x07 → \\ud83d')"]
+    process = run_main(tmp_path, body, env=os.environ | {"PYTHONIOENCODING": encoding}, encoding="utf-8",
+                       errors="replace")
+    printed, errors = process.communicate()
+    assert process.returncode == 2 and "Traceback" not in errors
+    assert printed.endswith(r"\x1b[31m\r\x9b2J\u202e\ttext".replace(r"\r", r"\x0d").replace(r"\t", "\t") + "\n")
+    assert errors.startswith(r"error: \x1b]0;title\x07") and errors.count("\n") == 1
+    assert "→" in printed or encoding != "utf-8"
+
+
 def test_other_errors_and_exit_codes_pass_unchanged(tmp_path):
     process = run_main(tmp_path, ["print('a line')", "contract.fail('no model')"])
     assert process.communicate() == ("a line\n", "error: no model\n")
     assert process.returncode == 2
+    for error, line in (("MemoryError()", "out of memory: no memory is left"),
+                        ("RuntimeError('CUDA out of memory. Tried to')", "out of memory: CUDA out of memory"),
+                        ("PermissionError(13, 'Permission denied', '/x/y')", "cannot use /x/y: Permission denied")):
+        process = run_main(tmp_path, [f"raise {error}"])
+        assert process.communicate()[1].startswith("error: " + line) and process.returncode == 2
+    for error in ("RuntimeError('a bug')", "OSError('a socket')"):
+        process = run_main(tmp_path, [f"raise {error}"])
+        assert "Traceback" in process.communicate()[1] and process.returncode == 1
     process = run_main(tmp_path, ["print('a line')", "raise ValueError('a bug')"])
     printed, errors = process.communicate()
     assert printed == "a line\n"

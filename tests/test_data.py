@@ -51,6 +51,77 @@ SCRIPT = {task: load(f"data/{task}/prepare.py", f"prepare_{task}") for task in T
 own = load("data/own/prepare.py", "prepare_own")
 
 
+# --------------------------------------------------------------------------- tinyworld's tables
+
+@pytest.fixture
+def world(tmp_path, monkeypatch):
+    """tinyworld's prepare.py with its tables in a folder of their own, and a task made of them."""
+    module = load("data/tinyworld/prepare.py", "prepare_tinyworld")
+    monkeypatch.setattr(module, "HERE", str(tmp_path))
+    shutil.copytree(os.path.join(ROOT, "data", "tinyworld", "facts"), tmp_path / "facts")
+    module.main(["--out", str(tmp_path)])
+    return module
+
+
+def set_key(*keys, value):
+    """-> a change of a JSON text: the value at these keys"""
+    def change(text):
+        whole = json.loads(text)
+        place = whole
+        for key in keys[:-1]:
+            place = place[key]
+        place[keys[-1]] = value
+        return json.dumps(whole)
+    return change
+
+
+@pytest.mark.parametrize("name,change,words", [
+    ("body.json", lambda text: text[:200], ["body.json"]),
+    ("body.json", lambda text: text.replace('"entities"', '"relations"', 1), ["'relations'", "twice"]),
+    ("body.json", lambda text: "[]", ["body.json"]),
+    ("body.json", set_key("relations", "system", "values", value=["a", "b", "a", "c"]), ["'system'", "four values"]),
+    ("body.json", set_key("relations", "system", "questions", value=["What?"]), ["'system'", "{e}"]),
+    ("body.json", set_key("relations", "system", "statements", value=["{e.x} {v}"]), ["'system'", "{e} and {v}"]),
+    ("body.json", set_key("relations", "system", "values", value="x"), ["'system'", "a list of texts"]),
+    ("body.csv", lambda text: text[:-30], ["body.csv", "whole line"]),
+    ("body.csv", lambda text: "".join(text.splitlines(True)[:-9]), ["body.csv has 151 rows", '"entities": 160']),
+    ("body.csv", lambda text: text + text.splitlines(True)[-1], ["body.csv has 161 rows"]),
+    ("body.csv", lambda text: text.replace("\nliver,", "\nfemur,", 1), ["body.csv", "'femur'", "once"]),
+    ("body.csv", lambda text: text.replace(",", ",x", 3), ["body.csv"]),
+    ("body.csv", None, ["no file at"]),
+])
+def test_a_broken_table_is_one_line_and_leaves_the_task_as_it_was(world, tmp_path, capsys, name, change, words):
+    before = read(tmp_path)
+    path = tmp_path / "facts" / name
+    text = path.read_text(encoding="utf-8")
+    path.unlink() if change is None else path.write_text(change(text), encoding="utf-8")
+    with pytest.raises(SystemExit) as stop:
+        world.main(["--out", str(tmp_path)])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.count("\n") == 1 and all(word in error for word in words), error
+    path.write_text(text, encoding="utf-8")
+    assert read(tmp_path) == before
+
+
+def test_rows_of_another_task_are_not_overwritten(world, tmp_path, capsys):
+    other = tmp_path / "other"
+    os.makedirs(other)
+    (other / "test.jsonl").write_text('{"id": "mine-1", "group": "a", "text": "b", "label": 1}\n')
+    with pytest.raises(SystemExit):
+        world.main(["--out", str(other)])
+    assert "test.jsonl there is another task's" in capsys.readouterr().err
+    assert os.listdir(other) == ["test.jsonl"]
+
+
+def test_a_small_gz_that_unpacks_to_something_huge_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tasks, "MOST_UNPACKED", 1 << 20)
+    with gzip.open(tmp_path / "bomb.jsonl.gz", "wb") as f:
+        f.write(b'{"a": "' + b"x" * 10_000_000 + b'"}')
+    with pytest.raises(SystemExit):
+        list(tasks.read_table(str(tmp_path / "bomb.jsonl.gz")))
+    assert "unpacks to over" in capsys.readouterr().err
+
+
 # --------------------------------------------------------------------------- invented raw rows
 
 def invent(task, n, start=0):
@@ -85,23 +156,21 @@ def write(path, rows):
     """A list of raw rows in the format of the file's ending."""
     path = str(path)
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    if path.endswith(".json"):
-        text = json.dumps(rows)
-    elif path.endswith((".jsonl", ".jsonl.gz")):
-        text = "".join(json.dumps(row) + "\n" for row in rows)
-    elif path.endswith(".csv"):
-        with open(path, "w", encoding="utf-8", newline="") as f:
-            writer = csv.DictWriter(f, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-        return path
-    else:
+    name = path.removesuffix(".gz")
+    if name.endswith(".parquet"):
         import pyarrow
         import pyarrow.parquet
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
         return path
-    with (gzip.open if path.endswith(".gz") else open)(path, "wt", encoding="utf-8") as f:
-        f.write(text)
+    with (gzip.open if path.endswith(".gz") else open)(path, "wt", encoding="utf-8", newline="") as f:
+        if name.endswith(".json"):
+            f.write(json.dumps(rows))
+        elif name.endswith(".jsonl"):
+            f.write("".join(json.dumps(row) + "\n" for row in rows))
+        else:
+            writer = csv.DictWriter(f, list(rows[0]), delimiter="\t" if name.endswith(".tsv") else ",")
+            writer.writeheader()
+            writer.writerows(rows)
     return path
 
 
@@ -508,6 +577,13 @@ def test_from_the_hub_the_commit_that_was_read_is_recorded(house, tmp_path):
     assert read(house / "data" / "from-hub") == read(house / "data" / "from-files") and spec["files"] == other["files"]
     again = must(house, "data/boolq/prepare.py", "--task", "from-hub", HF_HUB_OFFLINE="1")
     assert "already done" in again                         # and needs no network any more
+    cached = must(house, "data/boolq/prepare.py", "--task", "offline", **{**environment, "HF_HUB_OFFLINE": "1"})
+    assert "from the cache" in cached and FakeHub.commit in cached             # as on a cluster's nodes
+    offline = read_json(house / "data" / "offline" / "task.json")
+    assert offline["source"] == spec["source"] and read(house / "data" / "offline") == read(house / "data" / "from-hub")
+    pinned = call(house, "data/boolq/prepare.py", "--task", "pinned", "--revision", "a" * 40,
+                  **{**environment, "HF_HUB_OFFLINE": "1"})
+    assert pinned.returncode == 2 and "from the cache instead" in pinned.stderr
 
 
 @pytest.mark.parametrize("task,name,content,flags,words", [
@@ -633,8 +709,7 @@ def test_foreign_labels_become_a_supervisors_folder(tmp_path, run_own):
         assert p_yes.tolist() == pytest.approx([p_of[row["text"]] for row in rows])
 
 
-@pytest.mark.parametrize("value,words", [(1.5, ["line 2", "'p'", "1.5"]), ([0.2, 0.2], ["line 2", "p_yes"]),
-                                         ("maybe", ["line 2"]), (None, ["line 2"]), (True, ["line 2"])])
+@pytest.mark.parametrize("value,words", [(1.5, ["line 2", "1.5"]), ([0.2, 0.2], ["line 2"]), ("maybe", ["line 2"])])
 def test_a_wrong_soft_label_is_named(tmp_path, run_own, capsys, value, words):
     table = [{"question": "a", "answer": "b", "label": 1, "p": 0.5},
              {"question": "a", "answer": "c", "label": 0, "p": value}]

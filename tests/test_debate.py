@@ -24,6 +24,7 @@ from conftest import ROOT
 from debate import (
     add_round,
     clean_argument,
+    clean_reply,
     coin,
     correct_answers,
     count_whole_blocks,
@@ -150,6 +151,41 @@ def test_an_argument_ends_where_its_sentence_ends_or_another_side_begins():
     assert clean_argument("Gold. Q: next", "note") == "Gold."
 
 
+@pytest.mark.parametrize("side,reply,argument", [
+    ("note", "Sure! Here is some background knowledge:\n\nGold is a d-block metal.", "Gold is a d-block metal."),
+    ("note", "Gold is a metal.\n\nIt is heavy. It al", "Gold is a metal. It is heavy."),
+    ("note", "**Note:** Gold is a metal.", "Gold is a metal."),
+    ("note", "Certainly!\n- Gold is a metal.\n- It is heavy.", "Gold is a metal. It is heavy."),
+    ("note", "Of course, gold is a metal.", "gold is a metal."),
+    ("note", "Of course gold is a metal.", "Of course gold is a metal."),
+    ("note", "Question: is it? The question: gold is a metal.", "Question: is it? The question: gold is a metal."),
+    ("for", "For: It is heavy.\nAgainst: It floats.", "It is heavy."),
+    ("against", "Here's my argument: it floats.", "it floats."),
+    ("note", "1. Two facts:", "Two facts:"),
+    ("note", "", "")])
+def test_a_chat_models_words_are_kept_and_only_those_about_the_matter(side, reply, argument):
+    """Fault: the stops of base models cut the first of these to "Sure!"."""
+    assert clean_reply(reply, side) == argument
+
+
+def test_a_chat_models_reply_goes_through_these_and_its_thinking_does_not(monkeypatch):
+    class Chat:
+        chat_template = "x"
+
+        def apply_chat_template(self, messages, **_):
+            return messages[0]["content"]
+    identity = {"mode": "interaction", "seed": 0, "shots": 0, "temperature": 0.3, "member": 0, "rounds": 1,
+                "dtype": "fp32"}
+    asked = []
+
+    def reply(model, tokenizer, prompts, device, max_length, tokens, stops, **_):
+        asked.append(stops)
+        return ["Sure! Here is a note:\n\nGold is a metal."] * len(prompts)
+    monkeypatch.setattr(debate, "generate", reply)
+    [rounds] = debate.generate_round((None, Chat(), 64, "cpu"), identity, [], [ROW], [[]], 0)
+    assert rounds == [{"note": "Gold is a metal."}] and not any(asked)         # no stop strings
+
+
 def test_sides_and_orders_are_balanced_and_depend_on_the_row_alone():
     rows = [{"id": f"row {k}"} for k in range(2000)]
     assert 0.46 < np.mean([opening_side(row) == "for" for row in rows]) < 0.54
@@ -205,6 +241,9 @@ def test_judge_accuracy_by_transcript_by_hand():
     assert found["false argument"] == {"n": 3, "wins": pytest.approx(1 / 3)}
     assert found["false argument, and the fact stated"] == {"n": 1, "wins": 0.0}
     assert "judge alone correct" not in judge_accuracy_by_transcript(rows, [[]] * 4, None, helped)
+    notes = [[{"note": note}] for note in ("In the d-block.", "In the d-block.", "In the S-block.", "It is heavy.")]
+    found = judge_accuracy_by_transcript(rows, notes, None, helped)            # no, yes, yes, no of no, yes, no, yes
+    assert found["yes if the note states the answer"] == {"n": 4, "correct": 0.5}
 
 
 def test_the_correct_answer_of_a_row_comes_from_its_twin_or_from_the_support_sentence():
@@ -452,17 +491,17 @@ def test_a_human_can_be_the_judge_stop_and_go_on(house, run):
     assert "0 of 120 rows are judged" in printed
 
 
-def test_a_damaged_file_of_human_answers_is_one_clear_line(house, run, capsys):
+def test_a_damaged_answer_of_a_human_is_named_and_asked_again(house, run):
     flags = ["--mode", "debate", "--rounds", "2", "--judge", "human", "--out", "damaged-answers"]
     run(*flags, stdin="y\nq\n")
     path = os.path.join(run_dir(house, "damaged-answers"), "answers.jsonl")
     answer, = read_records(path)
-    for damaged in ({"id": answer["id"], "p_yes": 1}, {**answer, "p_yes": "yes"}, {**answer, "id": []}):
+    for damaged in ({"id": answer["id"], "p_yes": 1}, {**answer, "p_yes": "yes"}, {**answer, "id": []},
+                    {**answer, "p_yes": 7}, {**answer, "p_yes": float("nan")}, {**answer, "p_yes": True}):
         write_records(path, [damaged])
-        with pytest.raises(SystemExit):
-            run(*flags, stdin="q\n")
-        err = capsys.readouterr().err.splitlines()
-        assert "answers.jsonl" in err[-1] and "Remove this line" in err[-1]
+        printed = run(*flags, stdin="q\n")
+        assert "answers.jsonl, answer 1 is damaged; its question is asked again" in printed, damaged
+        assert "[1 of 120]" in printed, damaged
     write_records(path, [{**answer, "saw": "other text"}])                 # whole, but about another transcript
     assert "[1 of 120]" in run(*flags, stdin="q\n")
 
@@ -518,15 +557,28 @@ def test_count_whole_blocks(tmp_path, monkeypatch):
     monkeypatch.setattr(debate, "BLOCK", 2)
     path = tmp_path / "t.jsonl"
 
-    def lines(names, rounds=()):
+    def rows(names):
+        return [{"id": name} for name in names]
+
+    def lines(names, rounds):
         return "".join(json.dumps({"id": name, "rounds": rounds}) + "\n" for name in names)
-    for text, n_kept in [("", 0), (lines("a"), 0), (lines("abc"), 2), (lines("axc"), 0), (lines("abc")[:-1], 2),
-                         (lines("abcdef"), 5)]:
+    identity = {"mode": "debate", "seed": 0, "rounds": 1}
+    earlier = {name: [] for name in "abcde"}
+    whole = [{"for": "x", "against": ""}]
+    for text, n_kept in [("", 0), (lines("a", whole), 0), (lines("abc", whole), 2), (lines("axc", whole), 0),
+                         (lines("abc", whole)[:-1], 2), (lines("abcdef", whole), 5)]:
         path.write_text(text)
-        assert count_whole_blocks(str(path), list("abcde")) == (n_kept, len(text.splitlines()) - n_kept)
-    assert count_whole_blocks(str(tmp_path / "nothing"), list("ab")) == (0, 0) and render_rounds([]) == ""
-    for damaged in ([7], ["for"], {}, "", [[]], [{"judge": "x"}], [{"for": 7}], None):
-        path.write_text(lines("ab") + lines("cd", damaged))
-        assert count_whole_blocks(str(path), list("abcd"))[0] == 2, damaged
-    path.write_text(lines("abcd", [{"for": "x", "against": ""}]))
-    assert count_whole_blocks(str(path), list("abcd"))[0] == 4
+        expected = n_kept, len(text.splitlines()) - n_kept
+        assert count_whole_blocks(str(path), rows("abcde"), identity, earlier) == expected
+    assert count_whole_blocks(str(tmp_path / "nothing"), rows("ab"), identity, earlier) == (0, 0)
+    assert render_rounds([]) == ""
+    for damaged in ([], [7], ["for"], {}, "", [[]], [{"judge": "x"}], [{"for": "x"}], [{"for": 7, "against": ""}], None,
+                    whole + whole):
+        path.write_text(lines("ab", whole) + lines("cd", damaged))
+        assert count_whole_blocks(str(path), rows("abcd"), identity, earlier)[0] == 2, damaged
+    path.write_text(lines("abcd", whole))
+    assert count_whole_blocks(str(path), rows("abcd"), identity, earlier)[0] == 4
+    two_rounds = identity | {"rounds": 2}                  # the second round continues the first
+    path.write_text(lines("abcd", whole + whole))
+    assert count_whole_blocks(str(path), rows("abcd"), two_rounds, {name: whole for name in "abcd"})[0] == 4
+    assert count_whole_blocks(str(path), rows("abcd"), two_rounds, {name: [{}] for name in "abcd"})[0] == 0

@@ -125,6 +125,61 @@ def test_dawid_skene_takes_errors_that_voters_share_for_knowledge():
     assert (share_yes * sensitivity + (1 - share_yes) * specificity)[0] > 0.9
 
 
+def planted_annotators(n=400):
+    """Five annotators with known errors, the last one inverted; each labels a part of the rows."""
+    rng = np.random.default_rng(0)
+    truth = (rng.random(n) < 0.4).astype(int)
+    sensitivity = np.array([0.9, 0.8, 0.7, 0.6, 0.3])
+    specificity = np.array([0.85, 0.6, 0.9, 0.6, 0.35])
+    votes = rng.random((5, n)) < np.where(truth == 1, sensitivity[:, None], 1 - specificity[:, None])
+    mask = rng.random((5, n)) < np.array([0.9, 0.7, 0.5, 0.8, 0.4])[:, None]
+    return truth, np.where(mask, votes, 0.5), mask, sensitivity, specificity
+
+
+def test_dawid_skene_with_gaps_against_crowd_kit():
+    """
+    Values of crowd-kit 1.4.2, DawidSkene(n_iter=500, tol=0), on the same votes. It does not start its counts from 1;
+    with each row a hundred times that is next to nothing.
+    """
+    truth, votes, mask, planted_sensitivity, planted_specificity = planted_annotators()
+    share_yes, sensitivity, specificity = dawid_skene(np.tile(votes, 100), np.tile(mask, 100))
+    assert share_yes == pytest.approx(0.3659, abs=1e-3)
+    assert sensitivity == pytest.approx([0.8745, 0.8684, 0.7797, 0.6296, 0.1385], abs=1e-3)
+    assert specificity == pytest.approx([0.8640, 0.6560, 0.8455, 0.5490, 0.2805], abs=1e-3)
+    p = posterior(votes, share_yes, sensitivity, specificity, mask)
+    assert p[:8] == pytest.approx([0.0112, 0.1250, 0.9289, 0.6703, 0.0145, 0.5929, 0.1026, 0.0220], abs=2e-3)
+    assert p.sum() == pytest.approx(146.354, abs=0.3)
+    share_yes, sensitivity, specificity = dawid_skene(votes, mask)             # each row once: near what was planted
+    assert np.abs(sensitivity - planted_sensitivity).max() < 0.14
+    assert np.abs(specificity - planted_specificity).max() < 0.08
+
+
+def test_a_row_that_nobody_labels_changes_nothing():
+    _, votes, mask, _, _ = planted_annotators(100)
+    more = [np.concatenate([x, np.full((5, 50), fill)], 1) for x, fill in ((votes, 0.5), (mask, False))]
+    for before, after in zip(dawid_skene(votes, mask), dawid_skene(*more)):
+        assert before == pytest.approx(after)
+    p = combine(soft(more[0]), {"combine": "mean", "weights": [1] * 5}, more[1])
+    assert np.isnan(p[100:]).all() and np.isfinite(p[:100][mask.any(0)]).all()
+
+
+def test_bayes_counts_errors_on_known_rows():
+    """Member 0 is right on 3 of 3 yes rows and 2 of 3 no rows; member 1 has labelled one row of each class."""
+    probs = soft([[0.9, 0.8, 0.7, 0.6, 0.1, 0.2], [0.9, 0.5, 0.5, 0.5, 0.5, 0.2]])
+    has_label = np.array([[1] * 6, [1, 0, 0, 0, 0, 1]], bool)
+    recipe = learn_recipe("bayes", probs, np.array([1, 1, 1, 0, 0, 0]), has_label, None)
+    assert recipe["sensitivity"] == pytest.approx([4 / 5, 2 / 3]) and recipe["share_yes"] == 0.5
+    assert recipe["specificity"] == pytest.approx([3 / 5, 2 / 3])
+    fused = combine(probs[:, :1], recipe, np.array([[1], [0]]))
+    assert fused[0, 1] == pytest.approx(0.8 / (0.8 + 0.4))                     # one yes of a member with these errors
+
+
+def test_disagreement_is_that_of_the_members_that_labelled_a_row():
+    p = soft([[0.9, 0.9], [0.1, 0.1], [0.2, 0.2]])
+    mask = np.array([[1, 1], [0, 1], [1, 1]])
+    assert disagreement(p, mask) == pytest.approx([disagreement(p[[0, 2], :1])[0], disagreement(p[:, 1:])[0]])
+
+
 def test_temperature_recovers_a_planted_one_and_applying_it_undoes_it():
     rng = np.random.default_rng(0)
     z = rng.normal(0, 2, 20000)
@@ -189,6 +244,14 @@ def test_adaboost_on_four_points_by_hand():
     truth = np.array([1, 0, 1, 0])
     votes = np.where(wrong, 1 - truth, truth)
     assert ((combine(soft(votes), {"combine": "adaboost", "weights": alphas})[:, 1] > 0.5) == truth).all()
+
+
+def test_samme_is_the_vote_and_the_default_mixes_probabilities():
+    """Weights ln 3, ln 5, ln 4: the first two outvote the third, however sure it is."""
+    recipe = {"weights": np.log([3, 5, 4]).tolist()}
+    probs = soft([[0.6], [0.6], [0.01]])
+    assert combine(probs, recipe | {"combine": "samme"})[0, 1] == pytest.approx(np.log(15) / np.log(60))
+    assert combine(probs, recipe | {"combine": "adaboost"})[0, 1] < 0.5
 
 
 @pytest.mark.parametrize("n", [7, 96, 1000])
@@ -575,7 +638,8 @@ def test_pitfall_14_nothing_is_chosen_on_test(house, tmp_path):
 
 @pytest.mark.parametrize("flags", [
     ["--by", "features"], ["--by", "layers"], ["--by", "models", "--members", "3"], ["--method", "adaboost"],
-    ["--method", "gradient"], ["--method", "gradient-released"]], ids=" ".join)
+    ["--method", "adaboost", "--combine", "samme"], ["--method", "gradient"], ["--method", "gradient-released"]],
+    ids=" ".join)
 def test_every_method_makes_a_supervisor(house, flags):
     before = set(os.listdir(seed_folder(house)))
     printed = ok(house, *ENSEMBLE, *flags, "--max-rows", "64", "--out", "other")
@@ -601,6 +665,7 @@ def test_the_same_seed_makes_the_same_random_head(house):
 
 @pytest.mark.parametrize("flags,words", [
     (["--method", "gradient", "--combine", "vote"], ["corrections"]),
+    (["--combine", "samme"], ["adaboost"]),
     (["--by", "models", "--models", "tiny-1a,tiny-9"], ["tiny-9"]),
     (["--supervisor", "nobody"], ["no labels at", "nobody"]),
     (["--members", "0"], ["not between"]),
@@ -625,3 +690,93 @@ def test_a_users_mistake_is_one_clear_line_and_leaves_what_is_finished(house, tm
     assert done.returncode == 2 and all(word in done.stderr for word in words), done.stderr
     after = contents(house)
     assert {name: after.get(name) for name in before} == before
+
+
+# --------------------------------------------------------------------------- labels that were not made here
+
+
+@pytest.fixture
+def annotated(tmp_path):
+    """A task of 4 x 40 rows. ann is right on 85 %, bob on 75 %, inv on 20 %; cy always says yes; all have gaps."""
+    folder = tmp_path / "data" / "t"
+    rng = np.random.default_rng(0)
+    labels = {name: [] for name in ("ann", "bob", "inv", "cy")}
+    truth = []
+    for split in ("train1", "train2", "valid", "test"):
+        rows = []
+        for k in range(40):
+            row = {"id": f"{split}-{k}", "group": f"{split}-{k}", "text": f"text {split} {k}"}
+            label = k % 2
+            truth.append({"id": row["id"], "soft_label": [1 - label, label]})
+            rows.append(row | ({"label": label} if split in ("train1", "test") else {}))
+            for name, right in (("ann", 0.85), ("bob", 0.75), ("inv", 0.2), ("cy", None)):
+                said = 1 if right is None else label if rng.random() < right else 1 - label
+                if rng.random() < 0.8 and k != 7:
+                    labels[name].append({"id": row["id"], "soft_label": [1 - said, said]})
+        write_jsonl(folder / f"{split}.jsonl", rows)
+    write_jsonl(folder / "truth" / "labels.jsonl", truth)
+    for name, rows in labels.items():
+        write_jsonl(folder / name / "labels.jsonl", rows)
+    (folder / "task.json").write_text('{"annotators": ["ann", "bob", "inv", "cy"]}')
+    return tmp_path
+
+
+def write_jsonl(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+FUSE = ["--task", "t", "--supervisors", "ann,bob,inv"]
+
+
+@pytest.mark.parametrize("flags", [[], ["--combine", "vote"], ["--combine", "dawid-skene"], ["--combine", "bayes"],
+                                   ["--combine", "loglik"], ["--combine", "bma"], ["--calibrate"]], ids=" ".join)
+def test_foreign_labels_are_fused_and_gaps_stay_gaps(annotated, flags):
+    printed = ok(str(annotated), "ensemble.py", *FUSE, *flags, "--out", "fused")
+    folder = annotated / "data" / "t" / "seed0" / "fused"
+    fused = {row["id"]: row for row in read_jsonl(folder, "labels.jsonl")}
+    named = {name: {row["id"]: row["soft_label"][1] for row in read_jsonl(annotated, "data", "t", name, "labels.jsonl")}
+             for name in ("ann", "bob", "inv")}
+    ids = {f"{split}-{k}" for split in ("train2", "valid", "test") for k in range(40)}
+    assert set(fused) == {name for name in ids if any(name in of for of in named.values())}
+    assert not {"train2-7", "test-7"} & set(fused)         # nobody has labelled them
+    for name, row in fused.items():
+        said = [of[name] for of in named.values() if name in of]
+        assert row["annotators"] == len(said)
+        assert "--calibrate" in flags or (row["disagreement"] > 1e-6) == (len(set(said)) > 1)
+        if not flags:
+            assert row["soft_label"][1] == pytest.approx(np.mean(said))
+    accuracy = json.loads((folder / "results.json").read_text())["test"]["accuracy"]
+    assert accuracy > (0.75 if set(flags) & {"dawid-skene", "bayes"} else 0.4)         # these two invert inv
+    assert "of 40 test rows | labels 39 of 40 train2 rows" in printed or "labels 3" in printed
+    assert "already done" in ok(str(annotated), "ensemble.py", *FUSE, *flags, "--out", "fused")
+
+
+def test_the_table_of_annotators_names_what_is_odd(annotated):
+    printed = ok(str(annotated), "ensemble.py", "--task", "t", "--supervisors", "all", "--out", "fused")
+    assert "true labels of train1" in printed
+    lines = {line.split()[0]: line for line in printed.splitlines() if line.startswith(("ann", "bob", "inv", "cy"))}
+    assert "BELOW CHANCE" in lines["inv"] and "always the same verdict" in lines["cy"]
+    assert "CHANCE" not in lines["ann"] and "WARNING: labels of cy: they are 1 on every row" in printed
+    numbers = [float(word) for word in lines["ann"].split()[2:6]]
+    assert numbers[0] + numbers[1] == pytest.approx(1, abs=0.02) and numbers[0] > 0.6 < numbers[3]
+
+
+def test_without_any_truth_labels_are_fused_and_nothing_is_claimed(annotated):
+    for split in ("train1", "valid", "test"):
+        (annotated / "data" / "t" / f"{split}.jsonl").write_text("")
+    printed = ok(str(annotated), "ensemble.py", *FUSE, "--combine", "dawid-skene", "--out", "fused")
+    assert "as Dawid-Skene estimates them, without any truth" in printed and "no true label of test" in printed
+    for flags in (["--combine", "bayes"], ["--calibrate"]):
+        done = run(str(annotated), "ensemble.py", *FUSE, *flags, "--out", "other")
+        assert done.returncode == 2 and "needs true labels in train1" in done.stderr
+
+
+@pytest.mark.parametrize("flags,words", [
+    (["--supervisors", "ann,nobody"], ["no labels at", "nobody"]), (["--members", "3"], ["leave out --members"]),
+    (["--supervisors", "ann", "--out", "ann/"], []), (["--combine", "samme"], ["adaboost"])])
+def test_mistakes_with_foreign_labels_are_one_line(annotated, flags, words):
+    done = run(str(annotated), "ensemble.py", *FUSE, *flags)
+    if words:
+        assert done.returncode == 2 and all(word in done.stderr for word in words), done.stderr
+    assert (annotated / "data" / "t" / "ann" / "labels.jsonl").exists()

@@ -6,6 +6,7 @@ python -m pytest tests/test_exercises.py          # 15 s
 import json
 import os
 import re
+import shlex
 
 import pytest
 
@@ -22,8 +23,9 @@ STAGES = ("train_weak.py", "train_strong.py", "ensemble.py", "debate.py", "icl.p
 LONG = ("align_tasks.py", "cdeval.py", "data/safety/prepare.py")   # their own tests run them; here: do the flags exist?
 
 # ten members, 64 true labels and a chain of three would only take longer
-SHORTER = {"--members 10": "--members 2", "--truth-budget 64": "--truth-budget 4",
-           "tiny-2,tiny-3,tiny-4": "tiny-1a,tiny-1b", "--ladder tiny-4 --slices 3": "--ladder tiny-1b --slices 3"}
+SHORTER = {"--truth-budget 64": "--truth-budget 4",
+           "tiny-2,tiny-3,tiny-4": "tiny-1a,tiny-1b", "--ladder tiny-4 --audit 48": "--ladder tiny-1b",
+           "ensemble.py --out data-5": "ensemble.py --members 2 --out data-5", "--epochs 12": ""}
 SMALL = {"train_weak.py": "--epochs 1",
          "train_strong.py": "--epochs 1 --model tiny-1b",
          "ensemble.py": "--epochs 1",
@@ -41,7 +43,7 @@ def smoke(command):
     """The command on few rows and with the smallest models."""
     for long, short in SHORTER.items():
         command = command.replace(long, short)
-    script, *flags = command.split()
+    script, *flags = shlex.split(command)
     small = SMALL.get(script, "").split()
     if script == "auto_align.py" and "--ladder" not in flags:
         small += ["--ladder", "tiny-1b"]

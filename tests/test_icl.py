@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ import torch
 import transformers
 
 import contract
+import families
 import icl
 import warm
 from conftest import ROOT
@@ -122,6 +124,22 @@ def test_the_most_similar_come_last_and_ties_go_to_the_earlier_row():
     near = cosine_similarity(np.array([[2.0, 0.0]]), np.array([[0.0, 5.0], [0.1, 0.0], [3.0, 3.0]]))
     assert near == pytest.approx(np.array([[0.0, 1.0, math.sqrt(0.5)]]))
     assert icl.most_similar(near, 2).tolist() == [[2, 1]]
+
+
+def test_every_retriever_has_as_many_prompts_and_each_has_rows_of_its_own():
+    """Fault: random averaged four draws, the others had one prompt: averaging alone made random look better."""
+    similarity = np.random.default_rng(0).random((3, 40))
+    draws = [icl.most_similar(similarity, 4, draw, 4) for draw in range(4)]
+    best = np.argsort(-similarity, axis=1)[:, :16]
+    for row in range(3):
+        assert sorted(np.concatenate([d[row] for d in draws])) == sorted(best[row])        # the 16 best, once each
+        assert [d[row, -1] for d in draws] == best[row, :4].tolist()           # each draw has one of the four best
+    is_yes = np.arange(40) % 2 == 0
+    sure = np.linspace(1, 0.5, 40)
+    chosen = [icl.sample_per_class(is_yes, 4, np.random.default_rng(0), sure, draw, 4).tolist() for draw in range(4)]
+    assert sorted(sum(chosen, [])) == list(range(16)) and all(is_yes[c].sum() == 2 for c in chosen)
+    few = [icl.most_similar(similarity[:, :5], 4, draw, 4) for draw in range(4)]
+    assert all(np.array_equal(d, few[0]) for d in few)     # too few rows: the draws share them
 
 
 def test_vote_k_by_hand():
@@ -232,6 +250,8 @@ def test_a_long_prompt_drops_the_farthest_demonstrations_and_never_the_question(
     assert len(ids[0]) == room
     assert len(ids[1]) <= room < len(ids[1]) + len(tokenizer(lines[0] + "\n")["input_ids"])    # one more would not fit
     assert [tokenizer.decode(i) for i in ids] == ["\n".join([*lines[d:], t]) for d, t in zip(dropped, texts)]
+    ids, dropped = icl.fit_to_context(tokenizer, [lines, lines], texts, WORDS, max_length=room, context="By Ada:")
+    assert (dropped > 0).all() and all(tokenizer.decode(i).startswith("By Ada:\n") for i in ids)     # it stays in front
     ids, dropped = icl.fit_to_context(tokenizer, [lines, []], texts, WORDS, max_length=1000)
     assert dropped.tolist() == [0, 0]
     assert tokenizer.decode(ids[1]) == texts[1]
@@ -295,6 +315,43 @@ def test_pitfall_2_with_and_without_the_cache_the_scores_are_the_same(which, tin
     each, _ = icl.predict_in_context(model, tokenizer, [lines] * len(texts), texts, words, "cpu", max_length)
     assert np.abs(shared - plain).max() < 1e-4
     assert np.abs(each - plain).max() < 1e-4
+
+
+EXACT = ("GPT2", "GPTNeoX", "OPT", "Bloom", "Falcon", "Mpt", "Llama", "Mistral", "Qwen3", "Gemma2", "Gemma3Text",
+         "GptOss", "Llama4Text", "Phi3", "Cohere2", "Olmoe", "DeepseekV3")
+RECURRENT = ("Mamba", "Rwkv", "RecurrentGemma", "Lfm2", "FalconH1")
+
+
+@pytest.mark.parametrize("family", EXACT + RECURRENT)
+def test_the_scores_are_those_of_a_plain_forward_pass_for_every_architecture(family):
+    """
+    Prompts of 45 to 74 tokens with 44 in common, more than a sliding window of 16, in batches of unequal length. Each
+    is compared with the model's own answer to it alone. A recurrent state cannot be repeated for each row: no cache.
+    """
+    model = families.random_model(family)
+    prefix, *rows = families.random_ids([44, 1, 9, 30, 30, 17, 24])
+    prompts = [prefix + row for row in rows]
+    plain = families.plain_probs(model, prompts, [5, 7])
+    tokenizer = SimpleNamespace(pad_token_id=0)
+    assert np.ptp(plain[:, 1]) > 0.02
+    assert (icl.read_prefix(model, prefix, "cpu") is not None) == (family in EXACT)
+    for tokens in (300, 8192):
+        scores = icl.score_prompts(model, tokenizer, prompts, [5, 7], "cpu", tokens=tokens)
+        assert np.abs(scores - plain).max() < 1e-4
+    whole = predict(model, tokenizer, prompts, "cpu", output_fn=next_word_logits([5, 7]))
+    assert np.abs(whole - plain).max() < 1e-4
+
+
+def test_a_cache_that_depends_on_the_length_is_not_used(capsys):
+    """LongRoPE has other positions for long prompts: a beginning that was read with short ones would be wrong."""
+    rope = {"rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0] * 4, "long_factor": [8.0] * 4,
+            "original_max_position_embeddings": 60}
+    model = families.random_model("Phi3", rope_parameters=rope, original_max_position_embeddings=60)
+    prefix, *rows = families.random_ids([50, 30, 30, 30])
+    prompts = [prefix + row for row in rows]
+    scores = icl.score_prompts(model, SimpleNamespace(pad_token_id=0), prompts, [5, 7], "cpu")
+    assert np.abs(scores - families.plain_probs(model, prompts, [5, 7])).max() < 1e-4
+    assert "not exact" in capsys.readouterr().out
 
 
 def test_without_demonstrations_it_is_next_word_probs(tiny):
@@ -476,7 +533,8 @@ def test_a_ceiling_of_train_strong_is_no_ceiling_here(chain, monkeypatch, capsys
 
 
 def test_every_flag_of_this_stage_has_a_use_in_the_header():
-    common = {"help", "task", "out", "seed", "max_rows", "force", "model", "device", "dtype", "trust_remote_code"}
+    common = {"help", "task", "out", "seed", "max_rows", "force", "model", "device", "dtype", "trust_remote_code",
+              "max_length", "truncate"}
     flags = {action.dest for action in icl.build_parser()._actions} - common
     assert len(flags) == 13
     assert [flag for flag in sorted(flags) if "--" + flag.replace("_", "-") not in icl.__doc__] == []
@@ -580,7 +638,7 @@ def test_a_chat_model_and_an_encoder_of_another_kind_run(chain, chat, monkeypatc
 
 @pytest.mark.parametrize("flags,words", [
     (["--labels", "nobody"], ["no labels at"]),
-    (["--label-words", "definitely not,yes"], ["label words", "one token"]),
+    (["--label-words", "definitely not,yes"], ["' definitely not'", "must be one", "--label-words"]),
     (["--label-words", "yes,yes"], ["two different words"]),
     (["--label-words", "yes"], ["two different words"]),
     (["--shots", "65"], ["--shots 65", "64 rows"]),

@@ -6,16 +6,26 @@ python -m pytest tests/test_models.py         # 30 s, CPU, no network
 import json
 import os
 import shutil
+import subprocess
+import sys
+from types import SimpleNamespace
 
+import huggingface_hub
 import numpy as np
 import pytest
+import tokenizers
 import torch
 import transformers
 
 import contract
+import ensemble
+import families
+from conftest import ROOT
 from models import (
+    answer_word_ids,
     apply_chat_template,
     classify,
+    cut,
     cut_at_stop,
     encode_prompts,
     generate_batches,
@@ -27,7 +37,9 @@ from models import (
     pad,
     predict,
     tokenize,
+    without_thinking,
 )
+from train_weak import prepare_for_training
 
 TINY = "tiny-1a"
 WORDS = [" no", " yes"]
@@ -115,10 +127,18 @@ def test_the_head_starts_with_the_language_models_logits(tiny):
         assert torch.allclose(classify(model, pad([ids], tokenizer, "cpu"))[0], expected, atol=1e-4)
 
 
-def test_label_words_of_more_than_one_token_are_refused(tiny, capsys):
+def test_a_label_word_of_more_than_one_token_is_named_with_the_way_out(tiny, capsys):
     with pytest.raises(SystemExit):
         label_word_ids(tiny[1], [" no", " Zyzzogeton"])
-    assert "one token each" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "' Zyzzogeton'" in error and "' no'" not in error and "--head random" in error
+    with pytest.raises(SystemExit):                        # a prompted model has no head
+        answer_word_ids(tiny[1], [" no", " Zyzzogeton"])
+    error = capsys.readouterr().err
+    assert "--label-words" in error and "--head" not in error
+    with pytest.raises(SystemExit):
+        label_word_ids(tiny[1], [" no", " no"])
+    assert "the same token" in capsys.readouterr().err
 
 
 def test_too_long_rows_lose_their_beginning_and_it_is_said(tiny, capsys):
@@ -129,6 +149,40 @@ def test_too_long_rows_lose_their_beginning_and_it_is_said(tiny, capsys):
     assert tokenizer.decode(long).endswith("A: yes")
     assert tokenizer.decode(short) == rows[1]["text"]
     assert "1 of 2 rows" in capsys.readouterr().out
+
+
+def test_one_rule_cuts_rows_and_prompts_and_special_tokens_stay():
+    """1 is BOS, 2 EOS. Fault: rows kept BOS, prompts lost it."""
+    tokenizer = SimpleNamespace(bos_token_id=1, cls_token_id=None, eos_token_id=2, sep_token_id=None,
+                                truncation_side="left")
+    assert cut([1, 5, 6, 7, 8, 2], tokenizer, 4) == [1, 7, 8, 2]
+    assert cut([5, 6, 7, 8], tokenizer, 2) == [7, 8]
+    assert cut([1, 3, 3, 5, 6, 7, 4, 4], tokenizer, 6, first=3, last=2) == [1, 3, 3, 7, 4, 4]  # a chat template's
+    tokenizer.truncation_side = "right"                    # --truncate end
+    assert cut([1, 5, 6, 7, 8, 2], tokenizer, 4) == [1, 5, 6, 2]
+    assert cut([1, 5, 6, 7, 8, 2], tokenizer, 4, side="left") == [1, 7, 8, 2]
+    assert cut([1, 5, 6, 2], tokenizer, 4) == [1, 5, 6, 2]
+
+
+def test_max_length_and_truncate_reach_rows_and_prompts_and_bos_stays(tmp_path, capsys):
+    """tinyworld's tokenizer, made to add BOS like Llama's; a model of 128 positions."""
+    families.save_model("Llama", tmp_path)
+    tokenizer = tokenizer_of(TINY)
+    bos = tokenizer.bos_token
+    tokenizer.backend_tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single=f"{bos} $A", special_tokens=[(bos, tokenizer.bos_token_id)])
+    tokenizer.save_pretrained(tmp_path)
+    text = " ".join(["gold is heavy"] * 50 + ["ants are light"])
+    for flags, length in (({}, 128), ({"max_length": 20}, 20), ({"max_length": 20, "truncate": "end"}, 20)):
+        _, tokenizer, max_length = open_language_model(str(tmp_path), "cpu", SimpleNamespace(**flags))
+        whole = tokenizer(text)["input_ids"]
+        [row] = tokenize(tokenizer, [{"id": "a", "text": text}], max_length)
+        assert len(whole) > 150 and len(row) == length and row[0] == tokenizer.bos_token_id
+        assert row[1:] == (whole[1:length] if flags.get("truncate") else whole[1 - length:])
+        assert encode_prompts(tokenizer, [text], max_length) == [row]
+        part = "end" if flags.get("truncate") else "beginning"
+        printed = capsys.readouterr().out
+        assert f"longer than {length} tokens, the longest {len(whole)}, and lose their {part}" in printed
 
 
 def test_prediction_returns_every_row_in_its_place_and_distinct_doubts_stay_distinct(tiny):
@@ -205,6 +259,89 @@ def test_a_folder_without_tokenizer_is_one_line(tmp_path, capsys):
     assert "Traceback" not in capsys.readouterr().err
 
 
+def test_a_folder_that_is_no_model_to_train_says_what_it_is_and_what_to_give(tmp_path, capsys):
+    def refusal(name):
+        with pytest.raises(SystemExit):
+            load_classifier(str(tmp_path / name), "lm", WORDS, "cpu")
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        return error
+
+    tokenizer = tokenizer_of(TINY)
+    config = transformers.BertConfig(vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1,
+                                     num_attention_heads=2, intermediate_size=16, num_labels=6)
+    transformers.BertForSequenceClassification(config).save_pretrained(tmp_path / "six")
+    tokenizer.save_pretrained(tmp_path / "six")
+    capsys.readouterr()
+    assert "a classifier of 6 labels" in refusal("six")
+    with pytest.raises(SystemExit):                        # it would have written with a random output matrix
+        open_language_model(str(tmp_path / "six"), "cpu")
+    assert "is no language model" in capsys.readouterr().err
+    old = copy_of_tiny(tmp_path / "old", drop=["model.safetensors"])
+    (old / "pytorch_model.bin").write_bytes(b"a pickle")
+    assert "pytorch_model.bin" in (line := refusal("old")) and "python -c" in line and "save_pretrained" in line
+    for name, file, word in (("adapter", "adapter_config.json", "PEFT adapter"), ("icl", "results.json", "checkpoint")):
+        (tmp_path / name).mkdir()
+        tokenizer.save_pretrained(tmp_path / name)
+        (tmp_path / name / file).write_text("{}")
+        assert word in refusal(name)
+
+
+def test_a_token_without_embedding_is_refused_only_if_a_text_has_it(tmp_path, capsys):
+    """Gemma 3 1B's tokenizer has one token more than its embedding, that of an image."""
+    folder = copy_of_tiny(tmp_path / "model")
+    tokenizer = tokenizer_of(TINY)
+    n = load_classifier(TINY, "lm", WORDS, "cpu")[0].get_input_embeddings().num_embeddings
+    tokenizer.add_tokens([f"<image_{k}>" for k in range(n - len(tokenizer) + 1)], special_tokens=True)
+    tokenizer.save_pretrained(folder)
+    _, tokenizer, max_length = load_classifier(str(folder), "lm", WORDS, "cpu")
+    assert len(tokenizer) == n + 1
+    tokenize(tokenizer, [{"id": "a", "text": "gold"}], max_length)
+    with pytest.raises(SystemExit):
+        tokenize(tokenizer, [{"id": "a", "text": f"an {tokenizer.convert_ids_to_tokens(n)}"}], max_length)
+    assert "no embedding" in capsys.readouterr().err
+    tokenizer_of("tiny-4").save_pretrained(folder)         # another model's: 4,000 tokens for 2,000 embeddings
+    if len(tokenizer_of("tiny-4")) > n:
+        with pytest.raises(SystemExit):
+            load_classifier(str(folder), "lm", WORDS, "cpu")
+        assert "another model's" in capsys.readouterr().err
+
+
+def test_a_model_of_the_hub_is_read_and_recorded_at_one_commit(tmp_path, monkeypatch, capsys):
+    """A cache as a cluster's node has it: no network, main at one commit, then at another."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    repo = tmp_path / "models--someone--tiny"
+    commits = {"a" * 40: TINY, "b" * 40: "tiny-4"}
+    for commit, name in commits.items():
+        shutil.copytree(contract.model_folder(name), repo / "snapshots" / commit)
+    (repo / "refs").mkdir()
+    widths = []
+    for commit in commits:
+        (repo / "refs" / "main").write_text(commit)
+        contract.hub_commit.cache_clear()                  # another process
+        assert contract.fingerprint("someone/tiny") == contract.input_fingerprint("someone/tiny") == commit
+        assert contract.fingerprint(f"someone/tiny@{'a' * 40}") == "a" * 40
+        assert contract.fingerprint("someone/other") == "someone/other"        # not to be known
+        widths.append(load_classifier("someone/tiny", "lm", WORDS, "cpu")[0].config.hidden_size)
+    configs = [transformers.AutoConfig.from_pretrained(contract.model_folder(name)) for name in commits.values()]
+    assert widths == [config.hidden_size for config in configs] and widths[0] != widths[1]
+    assert load_classifier(f"someone/tiny@{'a' * 40}", "lm", WORDS, "cpu")[0].config.hidden_size == widths[0]
+    contract.hub_commit.cache_clear()
+    with pytest.raises(SystemExit):
+        load_classifier("someone/other", "lm", WORDS, "cpu")
+    assert "neither the hub nor its cache" in capsys.readouterr().err
+
+
+def test_the_hub_gets_the_users_token_only_if_the_user_says_so():
+    code = ("import contract; hub = contract.import_hub(); from huggingface_hub.utils import get_token_to_send; "
+            "print(get_token_to_send(None), hub.constants.HF_HUB_DISABLE_TELEMETRY)")
+    for asked, expected in (("", "None True"), ("0", "secret True")):
+        unset = {"HF_TOKEN": "secret", "HF_HUB_DISABLE_IMPLICIT_TOKEN": asked}
+        environment = {**os.environ, **{key: value for key, value in unset.items() if value}}
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert done.stdout.strip() == expected, done.stderr
+
+
 def test_scores_that_are_no_numbers_stop_the_run(capsys):
     model, tokenizer, _ = load_classifier(TINY, "lm", WORDS, "cpu")
     model.score.weight.data[:] = float("nan")
@@ -226,14 +363,14 @@ SIZES = {"GPT2": {},
          "ModernBert": {}}
 
 
-def random_model(folder, name, kind):
+def random_model(folder, name, kind, **changes):
     """A model of two layers with random weights, and tinyworld's tokenizer, in a folder like any hub model's."""
     tokenizer = tokenizer_of(TINY)
     sizes = {"vocab_size": len(tokenizer), "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
              "max_position_embeddings": 64, "pad_token_id": 0}
     if name not in ("GPT2", "OPT"):
         sizes["intermediate_size"] = 64
-    config = getattr(transformers, name + "Config")(**sizes, **SIZES[name])
+    config = getattr(transformers, name + "Config")(**sizes | SIZES[name] | changes)
     torch.manual_seed(0)
     model = getattr(transformers, kind).from_config(config).eval()
     model.save_pretrained(folder)
@@ -254,6 +391,87 @@ def test_other_decoders_pool_at_the_end_and_start_from_their_own_rows(tmp_path, 
             assert torch.allclose(together[i], lm(torch.tensor([row])).logits[0, -1, word_ids], atol=1e-4)
 
 
+OTHERS = ("Mamba", "Olmoe", "Cohere", "Granite", "FalconH1", "CTRL", "Roberta", "T5", "Bart")
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_architectures_train_and_open_again(name, tmp_path):
+    """
+    No class for sequence classification (Mamba, OLMoE, Cohere, Falcon-H1), one that reads padding (CTRL), a tokenizer
+    without end-of-text where T5 and BART look for it. tests/families.py does this with all architectures.
+    """
+    lm = families.save_model(name, tmp_path)
+    ids = families.random_ids((3, 20, 35, 64), len(tokenizer_of(TINY)))
+    assert families.train_once(str(tmp_path), ids) == "yes"
+    if name in families.DECODERS and name != "CTRL":       # whose output matrix has a bias
+        model, tokenizer, _ = load_classifier(str(tmp_path), "lm", WORDS, "cpu")
+        plain = families.plain_probs(lm, ids, label_word_ids(tokenizer, WORDS))
+        assert np.abs(predict(model, tokenizer, ids, "cpu") - plain).max() < 1e-4
+
+
+def test_positions_that_stand_for_padding_hold_no_token(tmp_path):
+    """RoBERTa's 514 hold 512 tokens. Here padding is token 0, so 40 hold 39; a row of 40 ended in a traceback."""
+    families.save_model("Roberta", tmp_path, max_position_embeddings=40)
+    model, tokenizer, max_length = load_classifier(str(tmp_path), "lm", WORDS, "cpu")
+    assert max_length == 39
+    predict(model, tokenizer, families.random_ids([39]), "cpu")
+
+
+def test_t5_and_bart_give_what_their_own_classes_give(tmp_path):
+    """With one end-of-text token, at the end: then their own pooling works."""
+    for name in ("T5", "Bart"):
+        families.save_model(name, tmp_path / name, eos_token_id=5)
+        model, tokenizer, _ = load_classifier(str(tmp_path / name), "lm", WORDS, "cpu")
+        batch = pad([[i for i in ids if i != 5] + [5] for ids in families.random_ids([4, 9, 1])], tokenizer, "cpu")
+        with torch.no_grad():
+            assert torch.allclose(classify(model, batch), model(**batch).logits, atol=1e-5)
+
+
+def test_what_an_architecture_cannot_do_is_one_line(tmp_path, capsys):
+    for name in ("Albert", "Mamba", "XLNet"):
+        families.save_model(name, tmp_path / name)
+    albert = load_classifier(str(tmp_path / "Albert"), "lm", WORDS, "cpu")[0]
+    mamba = load_classifier(str(tmp_path / "Mamba"), "lm", WORDS, "cpu")[0]
+    checkpointing = SimpleNamespace(gradient_checkpointing=True)
+    capsys.readouterr()
+    for words, refused in (
+            ("--gradient-checkpointing", lambda: prepare_for_training(albert, checkpointing)),
+            ("--by layers", lambda: ensemble.truncate_layers(mamba, 1)),
+            ("no decoder", lambda: open_language_model(str(tmp_path / "XLNet"), "cpu"))):    # it sees later tokens
+        with pytest.raises(SystemExit):
+            refused()
+        error = capsys.readouterr().err
+        assert words in error and error.count("\n") == 1
+
+
+def test_a_model_of_texts_and_images_is_an_ordinary_classifier_of_texts(tmp_path):
+    """Gemma 3 4B's configuration holds one for texts and one for images. --by layers looked into the outer one."""
+    tokenizer = tokenizer_of(TINY)
+    config = transformers.Gemma3Config(
+        text_config=families.DECODERS["Gemma3Text"] | {"vocab_size": len(tokenizer), "pad_token_id": 0},
+        vision_config={"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+                       "image_size": 28, "patch_size": 14},
+        image_token_index=5, boi_token_index=6, eoi_token_index=7, mm_tokens_per_image=4)
+    torch.manual_seed(0)
+    transformers.Gemma3ForConditionalGeneration(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    model, tokenizer, max_length = load_classifier(str(tmp_path), "lm", WORDS, "cpu")
+    assert max_length == 128 and ensemble.count_layers(model) == 2
+    ensemble.truncate_layers(model, 1)
+    ids = families.random_ids([3, 20, 35])
+    before = predict(model, tokenizer, ids, "cpu")
+    contract.save_checkpoint(str(tmp_path / "run"), model, tokenizer)
+    after = predict(load_classifier(str(tmp_path / "run"), "lm", WORDS, "cpu")[0], tokenizer, ids, "cpu")
+    assert np.abs(after - before).max() < 1e-5
+
+
+@pytest.mark.parametrize("name", ["RecurrentGemma", "Rwkv", "Gemma2"])
+def test_texts_do_not_depend_on_padding_at_the_left(name, tmp_path):
+    """Fault: the recurrent state of the first two reads it."""
+    families.save_model(name, tmp_path)
+    assert families.write_notes(str(tmp_path)) == "yes"
+
+
 # --------------------------------------------------------------------------- the next word
 
 PROMPTS = ["Q: Which block does gold belong to? A: s-block",
@@ -264,6 +482,9 @@ PROMPTS = ["Q: Which block does gold belong to? A: s-block",
 
 TEMPLATE = ("{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
             "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
+
+
+TEMPLATE_FRAME = ("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n")
 
 
 def make_chat_model(folder):
@@ -319,7 +540,7 @@ def test_label_words_that_are_not_single_tokens_are_one_clear_line(opened, capsy
     with pytest.raises(SystemExit) as stop:
         next_word_probs(model, tokenizer, prompts, [" zygomorphic-unheard", " yes"], "cpu", max_length)
     assert stop.value.code == 2
-    assert "not one token each" in capsys.readouterr().err
+    assert "zygomorphic" in (error := capsys.readouterr().err).lower() and "--label-words" in error
 
 
 def test_a_chat_model_gets_prompts_through_its_template_and_a_base_model_gets_them_unchanged(opened):
@@ -334,10 +555,32 @@ def test_a_chat_model_gets_prompts_through_its_template_and_a_base_model_gets_th
 
 def test_a_prompt_that_is_too_long_loses_its_beginning_and_that_is_said(opened, capsys):
     _, tokenizer, _, prompts = opened
-    ids = encode_prompts(tokenizer, prompts, 10)
-    assert [len(i) for i in ids[:3]] == [10] * 3
-    assert ids[0] == tokenizer(prompts[0], add_special_tokens=False)["input_ids"][-10:]
+    length = 16 if tokenizer.chat_template else 10
+    ids = encode_prompts(tokenizer, prompts, length)
+    assert [len(i) for i in ids[:3]] == [length] * 3
+    whole = tokenizer(prompts[0], add_special_tokens=False)["input_ids"]
+    if tokenizer.chat_template:                            # its own words stay
+        first, last = (len(tokenizer(part)["input_ids"]) for part in TEMPLATE_FRAME)
+        assert 0 < first + last < length and ids[0] == whole[:first] + whole[first - length:]
+    else:
+        assert ids[0] == whole[-10:]
     assert "lose their beginning" in capsys.readouterr().out
+
+
+def test_a_model_is_asked_not_to_think_and_what_it_thinks_is_no_text(tmp_path):
+    tokenizer = tokenizer_of(TINY)
+    tokenizer.chat_template = "{{ messages[0].content }}{% if not enable_thinking %}<think></think>{% endif %}"
+    assert apply_chat_template(tokenizer, ["Gold?"]) == ["Gold?<think></think>"]
+    assert without_thinking("<think>\nHm, \n</think>\n\nGold is heavy.") == "Gold is heavy."
+    assert without_thinking("Hm. </think>Gold.") == "Gold."                    # the template has opened it
+    assert without_thinking("<think>\nFirst I have to") == ""                  # cut off: nothing of it is an answer
+    assert without_thinking("  Gold.") == "Gold."
+
+
+def test_with_no_chat_template_a_chat_model_is_prompted_as_a_base_model(tmp_path):
+    _, tokenizer, _ = open_language_model(make_chat_model(tmp_path), "cpu", SimpleNamespace(no_chat_template=True))
+    assert apply_chat_template(tokenizer, PROMPTS) == PROMPTS
+    assert answer_word_ids(tokenizer, WORDS) == label_word_ids(tokenizer, WORDS)
 
 
 def test_label_words_follow_a_line_break_in_a_chat():
@@ -401,6 +644,16 @@ def test_samples_depend_on_their_seed_alone_and_not_on_what_came_before(opened):
     torch.randn(7)
     assert generated(opened, **sampling) == first
     assert generated(opened, seed=1, **sampling) != first
+
+
+def test_top_k_and_the_ban_on_repeated_tokens(opened):
+    greedy = generated(opened)
+    assert generated(opened, temperature=1.0, top_k=1) == greedy
+    once = generated(opened, no_repeat=1)
+    assert once != greedy
+    if not opened[1].chat_template:                        # a text of the chat model is not cut into its tokens again
+        tokens = [opened[1](text)["input_ids"] for text in once.values()]
+        assert all(len(ids) == len(set(ids)) for ids in tokens)                # no token occurs twice
 
 
 def test_batches_that_are_done_are_skipped_and_the_others_stay_as_they_were(opened):

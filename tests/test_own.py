@@ -1,10 +1,14 @@
 """
-data/own/prepare.py: anybody's binary table becomes a task, and a broken one becomes one clear line.
+data/own/prepare.py: anybody's table becomes a task, whatever its dialect, and a broken one becomes one clear line.
 
-python -m pytest tests/test_own.py               # 10 s
+python -m pytest tests/test_own.py               # 6 s
 """
 import csv
+import doctest
+import gzip
 import importlib.util
+import io
+import itertools
 import json
 import os
 import subprocess
@@ -20,6 +24,10 @@ spec = importlib.util.spec_from_file_location("own_prepare", SCRIPT)
 own = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(own)
 SPLITS = ("train1", "train2", "valid", "test")
+
+
+def test_the_examples_in_the_docstrings_are_true():
+    assert doctest.testmod(own).failed == 0 and doctest.testmod(sys.modules["tasks"]).failed == 0
 
 
 @pytest.fixture
@@ -94,13 +102,15 @@ def test_pitfall_15_groups_and_doubles_stay_on_one_side(tmp_path, run, capsys):
 
 @pytest.mark.parametrize("content,words", [
     (b"text,label\nhello,maybe\n", ["line 2", "'maybe'", "yes/no"]),
-    (b"text,label\n  ,1\n", ["line 2", "empty text"]),
+    (b"text,label\n  ,1\n", ["0 groups", "40 are needed"]),
     (b"body,label\nhello,1\n", ["no column 'text'", "body, label"]),
     (b"text,truth\nhello,1\n", ["no column 'label'"]),
-    (b"text,label\nhello\n", ["line 2", "None"]),
+    (b"text,label\nhello, world,1\n", ["line 2", "3 fields, the header has 2", "double quotes"]),
+    (b"text,label,text\nhello,1,you\n", ["line 1", "'text' twice"]),
     (b"text,label\n" + b"".join(b"row %d,%d\n" % (k, k % 2) for k in range(20)), ["20 groups", "40 are needed"]),
     (b"text,label\n" + b"".join(b"row %d,1\n" % k for k in range(99)), ["one value only"]),
     (b"text,label\ncaf\xe9,1\n", ["UTF-8", "iconv"]),
+    (b"text,label\n" + b"long row,1\n" * 9999 + b"caf\xe9,1\n", ["UTF-8", "iconv"]),
     (b"", ["no column"]),
     (b'text,label\n"unclosed,1\n', ["line"]),
     (b"text,label\na\x00b,1\n", ["line"]),
@@ -117,6 +127,9 @@ def test_a_broken_csv_is_one_line(tmp_path, run, capsys, content, words):
 @pytest.mark.parametrize("name,content,words", [
     ("rows.jsonl", '{"text": "a", "label": 1}\n{"text": ', ["line 2"]),
     ("rows.jsonl", '[1]\n', ["line 1", "not a {...}"]),
+    ("rows.jsonl", '{"text": "a", "label": 1, "text": "b"}\n', ["line 1", "'text' occurs twice"]),
+    ("rows.json", '[{"text": "a", "label": 1, "label": 0}]', ["'label' occurs twice"]),
+    ("rows.jsonl.gz", "no gzip at all", ["rows.jsonl.gz"]),
     ("rows.txt", "hello", ["ending", ".csv", ".jsonl", ".parquet"]),
     ("rows.parquet", "no parquet at all", ["rows.parquet"]),
 ])
@@ -140,3 +153,208 @@ def test_a_task_of_the_repository_is_not_overwritten(tmp_path):
     command = [sys.executable, SCRIPT, "--rows", rows, "--text", "text", "--label", "label", "--task", "tinyworld"]
     out = subprocess.run(command, capture_output=True, text=True)
     assert out.returncode == 2 and "taken" in out.stderr
+
+
+# --------------------------------------------------------------------------- dialects
+
+DIALECT_ROWS = [(f'"{k}"; the price, in €, is {k * k}' + ("\nand more" if k % 7 == 0 else ""), k % 3 == 0)
+                for k in range(60)]
+WORDS = [("1", "0", []), ("yes", "No", []), ("TRUE", "false", []), ("spam", "ham", ["--yes", "SPAM"]),
+         ("Relevant", "Irrelevant", ["--yes", "relevant"]), ("Y", "N", ["--yes", "Y"]), ("1", "-1", ["--yes", "1"])]
+DIALECTS = list(itertools.product(["utf-8", "utf-8-sig", "utf-16", "utf-16-le"], [",", ";", "\t"],
+                                  ["\n", "\r\n", "\r"]))
+
+
+def test_36_dialects_of_one_table_give_the_same_splits(tmp_path, run):
+    first = None
+    for k, (encoding, delimiter, end) in enumerate(DIALECTS):
+        yes, no, flags = WORDS[k % len(WORDS)]
+        out = io.StringIO()
+        quoting = csv.QUOTE_ALL if k % 2 else csv.QUOTE_MINIMAL
+        writer = csv.writer(out, delimiter=delimiter, lineterminator=end, quoting=quoting)
+        writer.writerow(["label", " text "])
+        writer.writerows([yes if label else no, text] for text, label in DIALECT_ROWS)
+        path = tmp_path / (f"{k}.tsv" if delimiter == "\t" and k % 2 else f"{k}.csv" + ".gz" * (k % 5 == 0))
+        (gzip.open if path.suffix == ".gz" else open)(path, "wb").write(out.getvalue().encode(encoding))
+        splits = read(run(path, *flags))
+        first = first or splits
+        assert splits == first, path
+    assert sum(map(len, first.values())) == 60
+
+
+@pytest.mark.parametrize("end", [".json", ".jsonl", ".jsonl.gz", ".json.gz"])
+def test_json_in_all_its_files_gives_the_same_splits(tmp_path, run, end):
+    first = read(run(table(tmp_path / "rows.csv", [(text, int(label)) for text, label in DIALECT_ROWS])))
+    rows = [{"text": text, "label": label} for text, label in DIALECT_ROWS]
+    text = json.dumps(rows) if "jsonl" not in end else "".join(json.dumps(row) + "\n" for row in rows)
+    path = tmp_path / f"rows{end}"
+    (gzip.open if end.endswith("gz") else open)(path, "wb").write(text.encode("utf-8-sig"))
+    assert read(run(path)) == first
+
+
+def fails(run, capsys, path, *flags):
+    """The command ends in one line -> that line"""
+    with pytest.raises(SystemExit) as stop:
+        run(path, *flags)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.count("\n") == 1, error
+    return error
+
+
+def test_words_are_refused_with_the_flags_to_add(tmp_path, run, capsys):
+    two = table(tmp_path / "two.csv", [(text, "spam" if label else "ham") for text, label in DIALECT_ROWS])
+    assert "--yes 'ham' or --yes 'spam'" in fails(run, capsys, two)
+    assert "'ham' (40), 'spam' (20)" in fails(run, capsys, two, "--yes", "maybe")
+    three = table(tmp_path / "three.csv", [(text, ("low", "mid", "urgent")[k % 3])
+                                           for k, (text, _) in enumerate(DIALECT_ROWS)])
+    assert "--yes 'urgent' --one-vs-rest" in fails(run, capsys, three)
+    error = fails(run, capsys, three, "--yes", "urgent")
+    assert "3 classes" in error and "--yes urgent --one-vs-rest" in error
+    folder = run(three, "--yes", "urgent", "--one-vs-rest")
+    assert read_json(folder / "task.json")["names"] == ["not urgent", "urgent"]
+    assert sum(r["label"] for r in read(folder)["train1"]) < len(read(folder)["train1"]) / 2
+
+
+def test_a_numeric_column_in_a_pattern_is_text(tmp_path, run):
+    rows = [{"q": f"How much is {k} and {k}?", "a": 2 * k if k % 2 else 2.5, "label": k % 2} for k in range(80)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    texts = {row["text"] for part in read(run(tmp_path / "rows.jsonl", "--text", "Q: {q} A: {a}")).values()
+             for row in part}
+    assert {"Q: How much is 7 and 7? A: 14", "Q: How much is 8 and 8? A: 2.5"} <= texts
+
+
+def test_an_empty_text_is_left_out_and_counted_up_to_a_limit(tmp_path, run, capsys):
+    one = table(tmp_path / "one.csv", [*GOOD, ("  ", 1)])
+    assert sum(map(len, read(run(one)).values())) == 300
+    assert "1 with an empty text" in capsys.readouterr().out
+    many = table(tmp_path / "many.csv", [*GOOD, *[("", 1)] * 100])
+    error = fails(run, capsys, many)
+    assert "100 of 400 rows would be left out" in error and "--max-left-out 0.25" in error
+    assert sum(map(len, read(run(many, "--max-left-out", "0.25")).values())) == 300
+
+
+def test_short_lines_are_noted_and_rare_classes_reach_every_split(tmp_path, run, capsys):
+    """300 rows with 12 yes, in 20 draws of texts: train1 and test always have both classes."""
+    for draw in range(20):
+        rows = [(f"draw {draw} row {k}", int(k % 25 == 0)) for k in range(300)]
+        splits = read(run(table(tmp_path / "rows.csv", rows)))
+        assert [sum(row["label"] for row in splits[name]) for name in ("train1", "test")] == [4, 3] or \
+            all(sum(row["label"] for row in splits[name]) >= 2 for name in ("train1", "test"))
+    (tmp_path / "short.csv").write_text("text,label\n" + "".join(f"row {k},{k % 2}\n" for k in range(60)) + "last\n")
+    run(tmp_path / "short.csv")
+    assert "1 lines have fewer fields than the header, first line 62" in capsys.readouterr().out
+
+
+# --------------------------------------------------------------------------- rows without a label, annotators
+
+MISSING = [None, "", "NaN", float("nan"), "n/a"]
+
+
+def partly_labelled(path, n_labelled, n=400, **more):
+    """Rows of which the first n_labelled have a true label; the others have an empty cell, nan, or no such column."""
+    rows = []
+    for k in range(n):
+        row = {"text": f"request number {k}", "label": k % 2 if k < n_labelled else MISSING[k % 5]}
+        if k >= n_labelled and k % 7 == 0:
+            del row["label"]
+        rows.append(row | {name: values[k] for name, values in more.items()})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize("n,known", [(400, (139, 141, 41, 79)), (330, (140, 70, 40, 80)), (87, (26, 0, 17, 44)),
+                                     (30, (0, 0, 0, 30)), (0, (0, 0, 0, 0))])
+def test_rows_without_a_label_go_to_train2_alone(tmp_path, run, capsys, n, known):
+    flags = ["--soft-label", "ann"]
+    folder = run(partly_labelled(tmp_path / "rows.jsonl", n, ann=["yes", "no"] * 200), *flags)
+    splits = read(folder)
+    printed = capsys.readouterr().out
+    assert sum(map(len, splits.values())) == 400
+    truth = {row["id"] for row in read_jsonl(folder / "truth" / "labels.jsonl")}
+    counts = [len(splits["train1"]), sum(row["id"] in truth for row in splits["train2"]), len(splits["valid"]),
+              len(splits["test"])]
+    assert counts == pytest.approx(known, abs=3) and sum(counts) == n
+    assert all(row["id"] in truth for row in splits["valid"])
+    assert ("true labels: none" in printed) == (n == 0) and ("nothing can be said" in printed) == (n == 0)
+    assert ("to-label.csv" in printed) == (n < 400)
+    if n == 87:
+        assert "±0.33 or wider; for ±0.10 label some 870 rows more" in printed or "±0.3" in printed
+
+
+def test_an_audit_gives_true_labels_to_rows_that_had_none(tmp_path, run, capsys):
+    rows = partly_labelled(tmp_path / "rows.jsonl", 0, ann=["yes", "no"] * 200)
+    folder = run(rows, "--soft-label", "ann")
+    to_label = list(csv.DictReader(open(folder / "to-label.csv", encoding="utf-8")))
+    assert len(to_label) == 100 and all(row["label"] == "" for row in to_label)
+    filled = table(folder / "to-label.csv", [(row["text"], int(row["text"].split()[-1]) % 2) for row in to_label])
+    before = filled.read_bytes()
+    splits = read(run(rows, "--soft-label", "ann", "--audit", str(filled)))
+    assert [len(splits[name]) for name in SPLITS] == pytest.approx([30, 300, 20, 50], abs=2)
+    assert filled.read_bytes() == before and "audit: 100 true labels" in capsys.readouterr().out
+    assert all(row["label"] == int(row["text"].split()[-1]) % 2 for row in splits["test"])
+
+
+def test_unlabelled_rows_of_a_group_in_train1_or_test_are_left_out(tmp_path, run, capsys):
+    """Each author has nine labelled rows and one without a label: it must not be in another split than they are."""
+    rows = [{"text": f"row {k}", "by": f"author {k // 10}", "label": "" if k % 10 == 0 else k % 2} for k in range(600)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    splits = read(run(tmp_path / "rows.jsonl", "--group", "by"))
+    left_out = 600 - sum(map(len, splits.values()))
+    groups = [{row["group"] for row in part} for part in splits.values()]
+    assert sum(map(len, groups)) == len(set().union(*groups)) == 60
+    assert left_out == len(groups[0]) + len(groups[3])
+    assert f"{left_out} without a label in groups of train1 or test" in capsys.readouterr().out
+
+
+def test_an_annotator_may_be_soft_hard_or_silent(tmp_path, run, capsys):
+    ann = [("spam", "ham", "", None)[k % 4] for k in range(400)]
+    bob = [(0.25, [0.5, 0.5], "0.75", "[0.1, 0.9]", "")[k % 5] for k in range(400)]
+    rows = partly_labelled(tmp_path / "rows.jsonl", 400, ann=ann, bob=bob)
+    rows.write_text(rows.read_text().replace('"label": 1', '"label": "spam"').replace('"label": 0', '"label": "ham"'))
+    folder = run(rows, "--yes", "spam", "--soft-label", "ann", "--soft-label", "bob")
+    ids = {row["text"]: row["id"] for part in read(folder).values() for row in part}
+    for name, values in (("ann", [1.0, 0.0, None, None]), ("bob", [0.25, 0.5, 0.75, 0.9, None])):
+        found = {row["id"]: row["soft_label"][1] for row in read_jsonl(folder / name / "labels.jsonl")}
+        for k in range(400):
+            assert found.get(ids[f"request number {k}"]) == values[k % len(values)]
+    printed = capsys.readouterr().out
+    assert "labels 200 of 400 lines" in printed and "80 ties" in printed
+    rows.write_text(rows.read_text().replace('"ann": "spam"', '"ann": "span"', 1))
+    error = fails(run, capsys, rows, "--yes", "spam", "--soft-label", "ann")
+    assert "3 classes" in error and "'span' (1)" in error
+
+
+def test_the_long_format_of_crowd_platforms_equals_columns(tmp_path, run, capsys):
+    columns = {name: [("1", "0", "")[(k * step) % 3] for k in range(400)] for name, step in (("ann", 1), ("b-b", 2))}
+    wide = partly_labelled(tmp_path / "rows.jsonl", 100, **columns, item=list(range(400)))
+    first = {name: read_jsonl(run(wide, "--soft-label", "ann", "--soft-label", "b-b") / name / "labels.jsonl")
+             for name in columns}
+    wide = partly_labelled(tmp_path / "plain.jsonl", 100, item=list(range(400)))
+    votes = [(k, worker, columns[name][k]) for k in range(400) for name, worker in (("ann", "ann"), ("b-b", "b/b"))]
+    votes += [(9999, "ann", 1), (3, "torn", 1), (3, "torn", 0), (4, "torn", 1)]
+    path = table(tmp_path / "votes.csv", votes, ("item", "worker", "judgment"))
+    long = ["--votes", str(path), "--votes-columns", "item,worker,judgment"]
+    folder = run(wide, *long)
+    assert {name: read_jsonl(folder / name / "labels.jsonl") for name in columns} == first
+    assert len(read_jsonl(folder / "torn" / "labels.jsonl")) == 1
+    assert read_json(folder / "task.json")["annotators"] == ["ann", "b-b", "torn"]
+    printed = capsys.readouterr().out
+    assert "1 votes on 1 rows that --rows does not have, first '9999'" in printed and "1 left out" in printed
+    # one table for both: a line for each vote, with the text in each
+    lines = [(k, f"request number {k}", k % 2 if k < 100 else "", *vote) for k, *vote in votes if k < 400]
+    both = table(tmp_path / "both.csv", lines, ("item", "text", "label", "worker", "judgment"))
+    folder = run(both, "--votes", str(both), *long[2:])
+    assert {name: read_jsonl(folder / name / "labels.jsonl") for name in columns} == first
+    assert "three names" in fails(run, capsys, wide, "--votes", str(path), "--votes-columns", "item")
+    assert "no column 'row'" in fails(run, capsys, wide, "--votes", str(path), "--id", "item")
+
+
+def test_the_example_shows_every_case(tmp_path, run, capsys):
+    """docs/own-labels.md walks through this table."""
+    example = os.path.join(ROOT, "data", "own", "example.csv")
+    folder = run(example, "--text", "Q: {question} A: {answer}", "--label", "mark", "--yes", "right",
+                 "--soft-label", "ann", "--soft-label", "bob", "--soft-label", "rule")
+    printed = capsys.readouterr().out
+    assert "1 doubles, 2 rows whose text has both labels, 1 with an empty text" in printed
+    assert "true labels: 20 of 54 rows" in printed
+    assert [len(part) for part in read(folder).values()] == [0, 34, 0, 20]

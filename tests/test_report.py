@@ -75,6 +75,34 @@ def test_a_row_by_hand(world):
     assert rows["weak"]["accuracy [95 %]"].startswith("0.500 [") and "PGR [95 %]" not in rows["weak"]
 
 
+def test_a_method_helps_or_costs_only_where_its_paired_interval_is_clear_of_0(world):
+    run(world, "student-good", 0, judged(0), labels="weak", ceiling="ceiling")
+    run(world, "student-good", 1, judged(0), labels="weak", ceiling="ceiling")
+    for seed in (0, 1):
+        run(world, "student-alike", seed, judged(8 + 4 * seed, sure=0.7), labels="weak", ceiling="ceiling")
+        run(world, "student-other", seed, judged(20 - 8 * seed), labels="weak", ceiling="ceiling")
+    found, _ = report.find_runs("t")
+    cells = {row["run"]: row.get("minus student [95 %]") for row in (report.describe_runs("t", runs) for runs in found)}
+    assert cells["student"] is None and cells["ceiling"] is None and cells["weak"] is None
+    assert cells["student-alike"] == "+0.000 [+0.000, +0.000]"
+    assert cells["student-other"].startswith("-0.150 [") and cells["student-other"].endswith("]")
+    assert cells["student-good"].startswith("+0.250 [") and cells["student-good"].endswith("]")    # two seeds are few
+    for seed in range(2, 6):
+        for name, p_yes in (("weak", judged(20)), ("student", judged(10)), ("ceiling", judged(0))):
+            role = {"weak": "supervisor", "ceiling": "ceiling"}.get(name, "student")
+            run(world, name, seed, p_yes, role=role, labels="weak", ceiling="ceiling" if role == "student" else "")
+        run(world, "student-good", seed, judged(0), labels="weak", ceiling="ceiling")
+    report.predictions_on_test.cache_clear()
+    runs = [runs for runs in report.find_runs("t")[0] if runs[0][0].endswith("student-good")]
+    assert report.describe_runs("t", runs[0])["minus student [95 %]"].endswith("] helps")
+
+
+def test_rows_with_one_seed_say_so(world):
+    assert "one seed" not in page(world)
+    run(world, "once", 0, judged(3), labels="weak")
+    assert "Rows with one seed: their intervals are about questions alone" in page(world)
+
+
 def test_tables_name_what_is_missing_and_what_is_stale(world):
     run(world, "old", 0, judged(3), inputs={"data/t/test.jsonl": "0000"}, labels="weak")
     found, stale = report.find_runs("t")
@@ -103,8 +131,9 @@ def talked(world, name, mode, arguments, supervisor="data/t/seed0/weak"):
     rounds = {row["id"]: [arguments if row["id"] == "t0" else {}] for row in reversed(TEST)}
     path.write_text(json_lines({"id": row_id, "rounds": x} for row_id, x in rounds.items()))
     run(world, name, 0, judged(10, sure=0.7), role="oversight", model="tiny-1a", mode=mode)
+    groups = {"yes if the note states the answer": {"n": 40, "correct": 0.8}} if "note" in arguments else {}
     update(world / "data" / "t" / "seed0" / name / "results.json",
-           supervisor=supervisor, transcripts=[os.path.relpath(path, world)])
+           supervisor=supervisor, transcripts=[os.path.relpath(path, world)], by_transcript=groups)
 
 
 def page(world):
@@ -118,6 +147,7 @@ def test_one_debate_can_be_read_and_nobody_chose_it(world, capsys):
     assert "One row of" not in page(world)
     talked(world, "a-note", "interaction", {"note": "Gold is a metal."}, supervisor=None)
     text = page(world)
+    assert "| string match |" in text and re.search(r"\| a-note \|.*\| 0.800 \| 40 \|", text)
     assert "One row of data/t/seed0/a-note" in text
     assert "note       Gold is a metal." in text and "before     (no label)" in text
     talked(world, "debate-z", "debate", {"for": "Never read.", "against": "Nor this."})
@@ -183,12 +213,13 @@ def test_cultures_stand_in_the_report_with_their_radar_or_are_named_as_missing(w
 def test_readme_rows_are_filled_by_their_run_and_nothing_else_is_touched():
     text = "\n".join(["<!-- measured: t -->",
                       "| what | run | ECE | student ECE | remark |", "|---|---|---|---|---|",
-                      "| mine | `a` | old | ? | keep |", "| other | `unknown` | as it was | ? | |", "",
+                      "| mine | `a` | old | ? | keep |", "| other | `unknown` | as it was | 0.1 | |", "",
                       "| run | ECE |", "|---|---|", "| `a` | not marked |"])
     measured = {"t": {"a": {"ECE": "0.06"}, "student-a": {"ECE": "0.22"}}}
     filled = report.fill_tables(text, measured)
     assert "| mine | `a` | 0.06 | 0.22 | keep |" in filled
-    assert "| as it was |" in filled and "| `a` | not marked |" in filled
+    assert "| other | `unknown` |  |  |  |" in filled and "| `a` | not marked |" in filled       # no old number stays
+    assert "as it was" in report.fill_tables(text, {"another task": {}})
     assert report.fill_tables(filled, measured) == filled
     for title in ("what", "ECE"):
         assert title in filled
@@ -221,12 +252,14 @@ def test_the_tables_of_readme_and_docs_hold_what_was_measured():
 def test_experiments_sh_shows_commands_that_exist_and_makes_the_runs_that_the_docs_name():
     def printed(*command):
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    listed = printed("bash", "-c", 'python() { echo "$@"; }; set -- --seeds 3; source experiments.sh')
+    listed = printed("bash", "-c", 'python() { echo "$@"; }; set -- --seeds 0; source experiments.sh')
     commands = [line.split() for line in listed.splitlines() if ".py" in line]
     assert len(commands) > 100
     usage = {script: printed(sys.executable, script, "--help") for script in {command[0] for command in commands}}
     for script, *flags in commands:
         assert all(flag in usage[script] for flag in flags if flag.startswith("--")), (script, flags)
+    few = printed("bash", "-c", 'python() { echo "$@"; }; set -- --seeds 3; source experiments.sh')
+    assert 15 < few.count(".py") < 40                      # seeds 3 and 4 make only what README.md shows
     made = {"weak", "student"}
     for command in commands:
         if "--out" in command:
@@ -246,18 +279,20 @@ def test_figures_are_drawn_from_what_is_there(world):
         update(world / "data" / "t" / f"seed{seed}" / "curve" / "results.json", curve=curve)
         run(world, "debate1", seed, judged(10), role="oversight", model="tiny-1a")
         run(world, "student-debate1", seed, judged(4), labels="debate1", supervisor="weak", ceiling="ceiling")
+        points = [{"step": 2 ** k, "of": 8, "agrees_with_labels": 0.6, "agrees_with_truth": 0.8} for k in range(4)]
+        update(world / "data" / "t" / f"seed{seed}" / "student" / "results.json", curve=points)
     found, _ = report.find_runs("t")
     rows = [report.describe_runs("t", runs) for runs in found]
     names = {os.path.basename(path) for path in report.draw_figures("t", rows, found)}
-    assert names == {"report-students.png", "report-oversight.png", "report-shots.png"}
+    assert names == {"report-elicitation.png", "report-students.png", "report-oversight.png", "report-shots.png"}
 
 
 def test_phase_2_in_a_row():
     def a_round(before, after, attacks, rejected):
         return {"evaluator": [{"accuracy": before}, {"accuracy": after}], "attack_success": attacks,
-                "rejected": rejected, "audits": 16}
+                "rejected": rejected, "audits": 16, "untrained": {"accuracy": after - 0.1}}
     row = report.describe_rounds([
         [a_round(0.5, 0.7, [0.4, 0.3], False), a_round(0.7, 0.9, [0.2, 0.1], False)],
         [a_round(0.5, 0.5, [0.4, 0.3], True), a_round(0.5, 0.8, [0.2, 0.3], False)]])
-    assert row == {"evaluator by round": "0.500 → 0.600 → 0.850", "attacks succeed": "0.200",
-                   "updates rejected": "1 of 4", "labels bought": "32"}
+    assert row == {"evaluator by round": "0.500 → 0.600 → 0.850", "untrained by round": "0.500 → 0.750",
+                   "attacks succeed": "0.200", "updates rejected": "1 of 4", "labels bought": "32"}

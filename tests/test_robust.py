@@ -3,7 +3,7 @@ Hard to break: two runs at once, a full disk, kills, broken inputs, and differen
 docs/pitfalls.md says which test catches which pitfall.
 
 python -m pytest tests/test_robust.py                              # half a minute
-W2SG_KILLS=20 W2SG_FUZZ=1000 python -m pytest tests/test_robust.py # more kills and more broken inputs
+W2SG_KILLS=20 W2SG_FUZZ=2000 python -m pytest tests/test_robust.py # more kills and more broken inputs
 """
 import ast
 import glob
@@ -28,7 +28,7 @@ from test_commands import build_house, contents, must, seed0
 from warm import run as call
 
 KILLS = int(os.environ.get("W2SG_KILLS", 1))
-FUZZ = int(os.environ.get("W2SG_FUZZ", 160))
+FUZZ = int(os.environ.get("W2SG_FUZZ", 10))
 STAGES = {
     "weak": ["train_weak.py", "--epochs", "1"],
     "student": ["train_strong.py", "--labels", "weak", "--ceiling", "ceiling", "--model", "tiny-1b", "--epochs", "1"],
@@ -231,6 +231,35 @@ contract.save_checkpoint({str(tmp_path)!r}, model, tokenizer)
         assert (tmp_path / "checkpoint" / "config.json").read_text() == "the old one"
 
 
+@pytest.mark.parametrize("command,limit,file", [(STAGES["culture"], 6000, ".part"),
+                                                (["report.py"], 16_000, ".png")])
+def test_a_disk_that_fills_while_a_file_grows_is_one_line(house, tmp_path, command, limit, file):
+    """Answers are appended to their file; matplotlib writes its own. Here no file may be longer than `limit` bytes."""
+    pytest.importorskip("resource")
+    other = copy_house(house, tmp_path / "house")
+    shutil.rmtree(other / "data" / "cdeval" / "seed0")
+    done = call(other, *command, before=f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit},) * 2)")
+    assert re.search(rf"cannot write to \S+{file}: File too large", one_line(done)), done.stderr
+    assert not [path for path in other.rglob("*.png*") if path.stat().st_size == limit and path.suffix == ".png"]
+    if file == ".part":
+        must(other, *command)
+        assert finished_files(other / "data" / "cdeval") == finished_files(os.path.join(house, "data", "cdeval"))
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+def test_output_to_a_full_disk_is_one_line(tmp_path):
+    (tmp_path / "other.py").write_text(f"""
+import sys
+sys.path.insert(0, {ROOT!r})
+import contract
+contract.run_script(lambda: print('x' * 100_000))
+""")
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, tmp_path / "other.py"], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "error: cannot write to standard output: No space left on device\n"
+
+
 @pytest.mark.parametrize("command", [
     ["train_weak.py", "--out", "report.py/weak"],
     ["train_weak.py", "--out", "/dev/null/x"],
@@ -239,7 +268,8 @@ contract.save_checkpoint({str(tmp_path)!r}, model, tokenizer)
 ])
 def test_an_out_path_that_leads_through_a_file_is_one_line(house, command):
     """It fails for the superuser too, as a read-only folder does for an ordinary user."""
-    assert "cannot write to" in one_line(call(house, *command))
+    line = one_line(call(house, *command))
+    assert "cannot write to" in line or "would overwrite what this run reads" in line
 
 
 # --------------------------------------------------------------------------- kills
@@ -336,26 +366,89 @@ contract.run_script(main)
 
 # --------------------------------------------------------------------------- broken inputs
 
-def test_broken_inputs_are_refused_in_one_line_and_never_changed(house, tmp_path):
-    """W2SG_FUZZ cases, always the same ones (tests/fuzz.py)."""
-    other = copy_house(house, tmp_path / "house")
-    done = call(other, os.path.join(ROOT, "tests", "fuzz.py"), "--house", other, "--cases", FUZZ)
+@pytest.fixture(scope="module")
+def fuzz_folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("fuzz")
+
+
+def test_broken_inputs_are_refused_or_named_and_never_change_a_number_silently(fuzz_folder):
+    """W2SG_FUZZ cases, always the same ones (tests/fuzz.py). The table of counts has 0 in each column of findings."""
+    done = call(ROOT, "tests/fuzz.py", "--folder", fuzz_folder, "--cases", FUZZ)
     assert done.returncode == 0 and ", 0 findings" in done.stdout, done.stdout[-4000:] + done.stderr[-2000:]
-    print(done.stdout.splitlines()[-1])
+    table = [line.split() for line in done.stdout.splitlines()[-FUZZ - 3:] if line.startswith(("kind ", "all "))]
+    assert table[0][-4:] == ["traceback", "silent", "hang", "changed"] and table[1][-4:] == ["0"] * 4
+    print(done.stdout)
 
 
-def test_the_fuzzer_finds_what_is_planted(house, tmp_path):
+def test_the_fuzzer_finds_what_is_planted(fuzz_folder):
     """A contract.py that no longer checks soft labels leads to tracebacks and wrong labels. The fuzzer reports them."""
-    other = copy_house(house, tmp_path / "house")
-    path = other / "contract.py"
+    path = fuzz_folder / "deep" / "below" / "pristine" / "contract.py"
     text = path.read_text(encoding="utf-8")
     check = "        if not is_soft_label(pair):\n"
     assert text.count(check) == 1
     path.write_text(text.replace(check, "        if False:\n"), encoding="utf-8")
     assert path.read_text(encoding="utf-8") != text
-    fuzz = os.path.join(ROOT, "tests", "fuzz.py")
-    done = call(other, fuzz, "--house", other, "--cases", "40", "--kinds", "labels")
+    done = call(ROOT, "tests/fuzz.py", "--folder", fuzz_folder, "--cases", "6", "--kinds", "labels", "--seed", "7")
     assert done.returncode == 1 and "FINDING" in done.stdout, done.stdout[-2000:] + done.stderr[-2000:]
+
+
+# --------------------------------------------------------------------------- hostile models
+
+@pytest.mark.parametrize("change,words", [
+    ({"n_layer": 10 ** 9}, ["n_layer 1000000000"]),
+    ({"n_head": 10 ** 9}, ["n_head"]),
+    ({"n_head": -1}, ["n_head -1"]),
+    ({"num_labels": 10 ** 9}, ["num_labels"]),
+    ({"vocab_size": 2 ** 40}, ["vocab_size"]),
+    ({"eos_token_id": "x"}, ["eos_token_id 'x'"]),
+    ({"pad_token_id": 10 ** 9}, ["pad_token_id"]),
+    ({"bos_token_id": [0, None]}, ["bos_token_id"]),
+])
+def test_a_configuration_that_would_keep_us_busy_for_ever_is_one_line(tmp_path, capsys, change, words):
+    from models import open_checkpoint
+    source = contract.model_folder("tiny-1a")
+    for name in os.listdir(source):
+        os.symlink(os.path.join(source, name), tmp_path / name)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "config.json").write_text(json.dumps(config | change))
+    started = time.time()
+    with pytest.raises(SystemExit) as stop:
+        open_checkpoint(str(tmp_path), "AutoModelForCausalLM", "cpu")
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and all(word in error for word in words) and error.count("\n") == 1, error
+    assert time.time() - started < 30
+
+
+def test_a_chat_template_that_fails_drops_the_text_or_never_ends_is_one_line(monkeypatch, capsys):
+    import models
+    monkeypatch.setattr(models, "TEMPLATE_SECONDS", 0.2)
+    forever = [True]
+
+    def never_ends(turns):
+        while forever:
+            time.sleep(0.01)
+    for template, words in ((lambda turns: 1 // 0, "ZeroDivisionError"), (lambda turns: "", "leaves out the text"),
+                            (lambda turns: "User: " + turns[0]["content"][:3], "leaves out the text"),
+                            (never_ends, "does not end within")):
+        tokenizer = SimpleNamespace(chat_template="x", apply_chat_template=lambda turns, t=template, **_: t(turns))
+        with pytest.raises(SystemExit):
+            models.apply_chat_template(tokenizer, ["Is gold heavy?"])
+        assert words in capsys.readouterr().err
+    forever.clear()
+    tokenizer.apply_chat_template = lambda turns, **_: f"<user>{turns[0]['content'].strip()}</user>"
+    assert models.apply_chat_template(tokenizer, [" Is gold heavy? "]) == ["<user>Is gold heavy?</user>"]
+
+
+@pytest.mark.parametrize("name", ["./nothing", "nowhere/at/all", "/nowhere", "~/model", "data/tinyworld-model"])
+def test_a_mistyped_path_is_never_looked_for_on_the_hub(monkeypatch, capsys, name):
+    import huggingface_hub
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda *_: pytest.fail("the hub was asked"))
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit):
+        contract.model_folder(name)
+    assert f"no model's folder at {name!r}" in capsys.readouterr().err
+    assert contract.model_folder("Qwen/Qwen2.5-0.5B") == "Qwen/Qwen2.5-0.5B"
 
 
 # --------------------------------------------------------------------------- what must not matter

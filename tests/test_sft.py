@@ -75,13 +75,17 @@ def test_pitfall_32_a_continuation_is_scored_in_the_tokens_it_is_written_in(writ
     assert ids[0] == tokenizer(row["text"] + " " + row["continuation"])["input_ids"]
 
 
-def test_a_long_prompt_loses_its_beginning_and_an_empty_continuation_is_its_end(writer):
+def test_a_long_prompt_loses_its_beginning_and_an_empty_continuation_is_its_end(writer, capsys):
     _, tokenizer, _ = writer
     prompts = ["one two three four five six seven eight nine ten eleven", "Hello"]
     ids, span = sft.encode_pairs(tokenizer, prompts, ["the end", ""], 8, end=True)
     text = tokenizer.decode(ids[0])
     assert len(ids[0]) == 8 and text.endswith(" the end" + tokenizer.eos_token) and "one" not in text
     assert span[1, 1] - span[1, 0] == 1
+    assert "1 of 2 prompts lose their beginning" in capsys.readouterr().out
+    with_bos = [tokenizer.bos_token + prompt for prompt in prompts]            # as the tokenizers of Llama and Gemma do
+    ids, _ = sft.encode_pairs(tokenizer, with_bos, ["the end", ""], 8, end=True)
+    assert [i[0] for i in ids] == [tokenizer.bos_token_id] * 2 and tokenizer.decode(ids[0][1:]) in text
 
 
 # --------------------------------------------------------------------------- whose continuations
@@ -100,7 +104,7 @@ def test_keep_and_truth_budget_choose_by_the_supervisors_loss(tmp_path, monkeypa
     monkeypatch.setattr(sft, "truth_file", lambda task: str(good))
 
     def load(keep, budget):
-        args = SimpleNamespace(task="t", labels="weak", max_rows=None, keep=keep, truth_budget=budget)
+        args = SimpleNamespace(task="t", labels="weak", max_rows=None, keep=keep, truth_budget=budget, sampled=False)
         return sft.load_examples(args, [str(tmp_path)], "cpu")
     rows, texts, rewritten = load(keep=0.5, budget=0)
     assert [row["id"] for row in rows] == ["b", "d"] and texts == ["B", "D"] and rewritten == []

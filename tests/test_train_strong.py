@@ -399,3 +399,52 @@ def test_checking_the_flags_leaves_them_as_they_were_typed(house, monkeypatch):
     assert plan.models == ["tiny-1a", "tiny-1b"] and plan.supervisor_folder is None
     assert {key: plan.identity[key] for key in ("role", "labels", "model")} == {
         "role": "ceiling", "labels": "truth", "model": "tiny-1b"}
+
+
+# --------------------------------------------------------------------------- controls
+
+
+def test_dealt_labels_are_the_same_labels_and_errors_without_a_pattern():
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 2, 400)
+    systematic = np.where(np.arange(400) < 120, 1 - truth, truth)              # all errors are on the first 120 rows
+    p_yes = np.where(systematic == 1, 0.9, 0.1) + rng.uniform(-0.1, 0.1, 400)
+    labels = np.stack([1 - p_yes, p_yes], axis=1)
+    dealt = train_strong.deal_labels(labels, truth, seed=0)
+    for side in (0, 1):
+        assert sorted(dealt[truth == side, 1]) == sorted(labels[truth == side, 1])         # as many errors, as sure
+    wrong = (dealt[:, 1] > 0.5) != (truth == 1)
+    assert wrong.sum() == 120 and 20 < wrong[:120].sum() < 52                  # by chance 36 of them
+    assert not np.array_equal(dealt, train_strong.deal_labels(labels, truth, seed=1))
+
+
+def test_the_controls_are_students_of_their_own(house, monkeypatch):
+    def labels_of(run):
+        lines = (house / "data" / "small" / "seed0" / run / "labels.jsonl").read_text().splitlines()
+        return {row["id"]: row["soft_label"][1] for row in map(json.loads, lines)}
+
+    student = ["train_strong.py", "--labels", "weak"]
+    printed = must(house, *student, "--control", "untrained", "--out", "untrained")
+    model, tokenizer, _ = load_classifier("tiny-1a", "lm", [" no", " yes"], "cpu")
+    rows = [json.loads(line) for line in (house / "data" / "small" / "test.jsonl").read_text().splitlines()]
+    expected = predict(model, tokenizer, [tokenizer(row["text"])["input_ids"] for row in rows], "cpu")[:, 1]
+    found = labels_of("untrained")
+    assert [found[row["id"]] for row in rows] == pytest.approx(expected.tolist(), abs=1e-5)
+    assert "fine-tuning" not in printed and "agrees on valid with (labels" not in printed
+
+    must(house, *student, "--control", "untrained", "--truth-budget", "8", "--pick", "random", "--out", "calibrated")
+    calibrated = labels_of("calibrated")
+    order = sorted(found, key=found.get)
+    slopes = np.diff([calibrated[name] for name in order])
+    assert (slopes >= 0).all() or (slopes <= 0).all()                          # a monotone function of the old ones
+    truth_ids = json.loads((house / "data/small/seed0/calibrated/results.json").read_text())["truth_ids"]
+    assert len(truth_ids) == 8 and set(truth_ids) < set(found)
+
+    must(house, *student, "--out", "naive")
+    must(house, *student, "--control", "dealt", "--out", "dealt")
+    assert labels_of("dealt") != labels_of("naive")
+    for flags, words in ((["--control", "untrained", "--truth-budget", "8"], "--pick random"),
+                         (["--control", "untrained", "--probe", "only"], "trains nothing"),
+                         (["--control", "dealt", "--labels", "truth"], "are for students")):
+        done = warm.run(house, *student, *flags, *SMALL, "--out", "wrong")
+        assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1, done.stderr

@@ -205,6 +205,74 @@ def test_lora_moves_few_weights_and_gives_an_ordinary_model_back(tmp_path):
     assert not any("lora" in name for name, _ in reloaded.named_parameters())
 
 
+BF16 = SimpleNamespace(dtype="bf16", lora=2)
+
+
+@pytest.mark.parametrize("name", ["GPT2", "Llama", "GPTNeoX"])
+def test_frozen_weights_in_bf16_change_no_output_of_the_bf16_forward_pass(tmp_path, name):
+    """Autocast over fp32 weights, against matrices in bf16 and everything else in fp32: the same bytes."""
+    random_model(tmp_path, name, "AutoModelForCausalLM")
+    path = str(tmp_path)
+    yes_or_no = models.next_word_logits([5, 6])
+    for open_model, output_fn in ((lambda flags: models.open_language_model(path, "cpu", flags, flags is BF16),
+                                   yes_or_no),
+                                  (lambda flags: load_classifier(path, "lm", WORDS, "cpu", flags), models.classify)):
+        masters, tokenizer, _ = open_model(None)
+        frozen = open_model(BF16)[0]
+        outputs = [models.forward_all(model, tokenizer, ragged(), "cpu", "bf16", output_fn=output_fn)
+                   for model in (masters, frozen)]
+        assert np.array_equal(*outputs)
+        matrices = [p for key, p in frozen.named_parameters() if p.dim() > 1 and ".layers." in key or ".h." in key]
+        assert {p.dtype for p in matrices if p.dim() > 1} == {torch.bfloat16}
+        assert {p.dtype for p in frozen.parameters() if p.dim() == 1} == {torch.float32}
+        assert all(p.dtype == torch.float32 for p in masters.parameters())
+    assert frozen.score.weight.requires_grad               # the head is trained beside the adapters
+    assert frozen.score.weight.dtype == torch.float32
+
+
+def test_a_language_model_to_be_trained_has_fp32_weights_and_a_frozen_one_cannot_be_trained():
+    trained = models.open_language_model(TINY, "cpu", BF16)[0]
+    assert all(p.requires_grad and p.dtype == torch.float32 for p in trained.parameters())
+    frozen = models.open_language_model(TINY, "cpu", BF16, frozen=True)[0]
+    assert not any(p.requires_grad for p in frozen.parameters())
+    assert models.copy_weights(frozen) == []               # nothing to restore
+
+
+def test_lora_beside_frozen_bf16_weights_learns_what_it_learns_beside_fp32(tmp_path):
+    pytest.importorskip("peft")
+    ids = ragged(24)
+    args = make_args(lora=4, batch_size=4, dtype="bf16", epochs=2)
+    after = []
+    for flags in (None, args):
+        model, tokenizer, _ = load_classifier(TINY, "lm", WORDS, "cpu", flags)
+        torch.manual_seed(0)
+        adapted, restore_ordinary = train_weak.prepare_for_training(model, args)
+        assert all(p.dtype == torch.float32 for p in adapted.parameters() if p.requires_grad)
+        fit(adapted, tokenizer, ids, same_label(24), args)
+        after.append(predict(adapted, tokenizer, ids, "cpu", "bf16"))
+    assert np.abs(after[0] - after[1]).max() < 0.02
+    contract.save_checkpoint(str(tmp_path), restore_ordinary(), tokenizer)     # corrections are rounded to bf16 here
+    reloaded = load_classifier(str(tmp_path / "checkpoint"), "lm", WORDS, "cpu", args)[0]
+    assert np.abs(predict(reloaded, tokenizer, ids, "cpu", "bf16") - after[1]).max() < 0.02
+
+
+@pytest.mark.parametrize("shards", ["1GB", "50KB"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_heads_rows_are_read_without_opening_a_second_model(tmp_path, monkeypatch, shards, tied):
+    """In one file or several, in a matrix of their own or in the embeddings."""
+    lm = random_model(tmp_path, "Llama", "AutoModelForCausalLM", tie_word_embeddings=tied)
+    (tmp_path / "model.safetensors").unlink()
+    lm.save_pretrained(tmp_path, max_shard_size=shards)
+    assert (tmp_path / "model.safetensors").exists() == (shards == "1GB")
+    opened = []
+    open_checkpoint = models.open_checkpoint
+    monkeypatch.setattr(models, "open_checkpoint", lambda *args, **flags: opened.append(args[1]) or
+                        open_checkpoint(*args, **flags))
+    model, tokenizer, _ = load_classifier(str(tmp_path), "lm", WORDS, "cpu")
+    assert torch.equal(model.score.weight, lm.get_output_embeddings().weight[models.label_word_ids(tokenizer, WORDS)])
+    assert opened == ["AutoModelForSequenceClassification"]
+
+
 # --------------------------------------------------------------------------- other architectures
 
 

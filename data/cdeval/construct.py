@@ -33,7 +33,7 @@ import time
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))       # data/
 sys.path.insert(0, os.path.dirname(sys.path[0]))                                      # the repository's root
 import models
-from contract import append_file, fail, is_text, number, read_jsonl, run_script, write_file
+from contract import append_file, fail, is_text, number, read_jsonl, read_text, run_script, write_file
 from tasks import write_json_list
 
 FOLDER = os.path.dirname(os.path.abspath(__file__))
@@ -163,8 +163,7 @@ def json_line(entry):
 
 
 def read_own():
-    with open(os.path.join(FOLDER, "own.json"), encoding="utf-8") as f:
-        return json.load(f)
+    return json.loads(read_text(os.path.join(FOLDER, "own.json")))
 
 
 # --------------------------------------------------------------------------- generate
@@ -181,7 +180,7 @@ def few_shot_examples(cells, shots, seed):
 def generate(args):
     """Ask the model for items in every cell; each batch of drafts is appended to NAME-drafts.jsonl as it comes."""
     device = models.pick_device(args.device)
-    model, tokenizer, max_length = models.open_language_model(args.model, device, args.trust_remote_code)
+    model, tokenizer, max_length = models.open_language_model(args.model, device, args)
     if not tokenizer.chat_template:
         print(f"note: {args.model} has no chat template; a model not tuned to follow requests rarely writes items")
     cells = [(dimension, domain) for dimension in args.dimensions for domain in args.domains]
@@ -327,8 +326,8 @@ def build_parser():
 
 
 def check_args(args):
-    shipped = ("own", "own_de", "own_zh", "public")
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_]*", args.name) or args.name in shipped:
+    taken = os.path.exists(path_of(args, ".json")) and not os.path.exists(path_of(args, "-candidates.jsonl"))
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_]*", args.name) or taken or args.name == "public":
         fail(f"--name {args.name!r}: letters, digits and '_' only, and not the name of a set that ships")
     if args.step == "generate" and not args.model:
         fail("generate needs --model, a chat model: a folder or a hub name")

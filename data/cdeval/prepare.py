@@ -22,7 +22,7 @@ from collections import Counter
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))       # data/
 sys.path.insert(0, os.path.dirname(sys.path[0]))                                      # the repository's root
-from contract import fail, fingerprint, is_text, run_script, write_file
+from contract import fail, fingerprint, is_text, parse_json, read_text, run_script, write_file
 from hub import open_hub
 from tasks import write_json_list
 
@@ -34,14 +34,13 @@ COLUMNS = ("Dimension", "Domain", "Question", "Option 1", "Option 2")
 
 def read_raw(path):
     """A JSON list, or one JSON object a line -> list"""
+    text = read_text(path)
     try:
-        with open(path, encoding="utf-8-sig") as f:
-            text = f.read()
         try:
-            return json.loads(text)
+            return parse_json(text)
         except ValueError:
-            return [json.loads(line) for line in text.splitlines() if line.strip()]
-    except (OSError, ValueError, RecursionError) as error:
+            return [parse_json(line) for line in text.splitlines() if line.strip()]
+    except (ValueError, RecursionError) as error:
         fail(f"cannot read {path}: {error}. Give CDEval.json as the hub has it")
 
 

@@ -1,73 +1,119 @@
 """
-Your own rows: a table with a text column and a two-valued label column becomes a task that every script here takes.
+Your own rows: a table of texts, with true labels for some rows or for all, becomes a task that every script here takes.
 
 $ python data/own/prepare.py --rows mails.csv --text body --label is_spam --task spam
 $ python train_weak.py --task spam && python train_strong.py --task spam --labels truth --out ceiling
 $ python train_strong.py --task spam --labels weak --ceiling ceiling
 
-Reads   a .csv (with a header), .json, .jsonl, .jsonl.gz or .parquet file; parquet by the pyarrow that `datasets` brings
-Writes  data/<task>/{train1,train2,valid,test}.jsonl, truth/labels.jsonl and, last, task.json
+Reads   a table: .csv or .tsv (comma, semicolon or tab; with a header), .json, .jsonl, each also as .gz, or .parquet
+Writes  data/<task>/{train1,train2,valid,test}.jsonl, truth/labels.jsonl and, last, task.json; to-label.csv, 100 random
+        rows without a true label, if there are such rows
 
-The hash of a row's group decides its split: 20 % of the groups go to test, 10 % to valid, 35 % each to train1 and
-train2. The same file gives the same splits in whatever order its rows are. Rows with the same --group value (a
-conversation, a document, an author) stay in one split, and so do rows whose texts differ in case and spacing alone.
-The same text with the same label is kept once. The same text with both labels is contradictory: all its copies are
-left out, and counted.
+Labels are 0/1, true/false or yes/no. For other words --yes says which one means yes. Three classes need --one-vs-rest.
+--text may be a pattern of columns: "Q: {question} A: {answer}".
 
-A foreign supervisor (a crowd, an API, somebody's released labels) comes as one more column of the table, p_yes or
-[p_no, p_yes]. Each --soft-label COLUMN becomes a supervisor's folder, data/<task>/COLUMN/labels.jsonl, and its accuracy
-is printed at once. --text may be a pattern of columns:
+**Rows without a label** (an empty cell, NaN, no such column) go to train2. The others are split so that each split has
+its share of both classes: test 20 %, valid 10 %, train1 and train2 35 % each. If the unlabelled rows fill train2, test
+gets 50 % of the labelled ones, train1 30 % and valid 20 %. Fewer than 40 labelled groups all go to test. Without any
+true label a student can still be trained, but not measured.
 
-$ python data/own/prepare.py --rows judged.jsonl --text "Q: {question} A: {answer}" --group question --label label \\
-      --soft-label plain --task judged
-$ python train_strong.py --task judged --labels data/judged/plain
+The hash of a row's group decides its place: the same rows give the same splits in whatever order they are. Rows with
+the same --group value (a conversation, a document, an author) stay in one split, and so do rows whose texts differ in
+case and spacing alone. Left out and counted: rows with an empty text, all copies of a text but one, and all copies of a
+text that has both labels.
 
-A student needs clean splits, while a score that is to be compared with a published one needs every line. So the labels
-cover the lines that were left out as well, under ids of their own. truth/table.jsonl has all lines with their true
-labels, and the printed scores are over all of them.
+**Annotators** (people, rules, an API, somebody's released labels) come as more columns: p_yes, [p_no, p_yes], or the
+label's words; empty where an annotator has no opinion. Each COLUMN of --soft-label becomes a supervisor's folder,
+data/<task>/COLUMN/labels.jsonl. --votes reads the long format of crowd platforms, a table of row, annotator, label.
+
+$ python data/own/prepare.py --rows tickets.csv --text body --label urgent --yes urgent --soft-label ann,bob --task t
+$ python ensemble.py --task t --supervisors ann,bob --combine bayes --out fused
+$ python train_strong.py --task t --labels fused
+$ python predict.py --model data/t/seed0/student --rows new-tickets.csv --out labelled.csv
+
+docs/own-labels.md goes through an example. A score that is to be compared with a published one needs every line of the
+table. So annotators' labels cover the lines that were left out as well, under ids of their own, and the printed scores
+are over all lines of truth/table.jsonl.
 
 Needs  contract.py, metrics.py, data/tasks.py
 """
 import argparse
+import csv
 import hashlib
+import io
 import json
+import math
 import os
 import re
 import sys
+from collections import Counter
 
 import numpy as np
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))       # data/
 sys.path.insert(0, os.path.dirname(sys.path[0]))                                      # the repository's root
-from contract import fail, is_soft_label, is_text, lock_folder, read_jsonl, read_labels, run_script, task_name
+from contract import (
+    fail,
+    is_soft_label,
+    lock_folder,
+    number,
+    read_jsonl,
+    read_labels,
+    run_script,
+    task_name,
+    write_file,
+)
 from metrics import all_metrics
 from tasks import (
     DATA,
+    NO,
     PLAIN_NAME,
     SPLITS,
-    binary_label,
+    YES,
+    fill_text,
     hash_fraction,
     normalize,
     open_task,
     read_table,
     row_id,
-    split_of_group,
+    split_groups,
+    text_columns,
     write_jsonl,
     write_task,
 )
 
-FEWEST = 40                                # groups; fewer cannot fill four splits
+FEWEST = 40                                # groups; fewer cannot fill the splits
+MISSING = {"", "nan", "na", "n/a", "null"}
+TO_LABEL = 100                             # rows of to-label.csv
 
 
-# --------------------------------------------------------------------------- rows of the table
+# --------------------------------------------------------------------------- the words of a label
+
+def word_of(value):
+    """
+    A cell -> its word in lower case, numbers in their shortest form; None: there is no label
+
+    >>> [word_of(value) for value in (" Urgent", True, 1.0, "-1", None, float("nan"), "N/A")]
+    ['urgent', 'true', '1', '-1', None, None, None]
+    """
+    word = "" if value is None else str(value).strip().casefold()
+    if word in MISSING:
+        return None
+    try:
+        return f"{float(word):g}"
+    except ValueError:
+        return word
+
 
 def parse_soft_label(value):
     """
-    A supervisor's label in the table, p_yes or [p_no, p_yes] -> a pair; anything else -> None
+    An annotator's probability, p_yes or [p_no, p_yes] -> a pair; anything else -> None. Some spreadsheets write 0,75.
 
-    >>> parse_soft_label(0.75), parse_soft_label("0.75"), parse_soft_label("[0.25, 0.75]"), parse_soft_label("maybe")
+    >>> parse_soft_label(0.75), parse_soft_label("0,75"), parse_soft_label("[0.25, 0.75]"), parse_soft_label("maybe")
     ([0.25, 0.75], [0.25, 0.75], [0.25, 0.75], None)
     """
+    if isinstance(value, str) and re.fullmatch(r"\s*[01],\d+\s*", value):
+        value = value.replace(",", ".")
     try:
         value = json.loads(value) if isinstance(value, str) else value
     except ValueError:
@@ -76,52 +122,152 @@ def parse_soft_label(value):
     return [float(p) for p in pair] if is_soft_label(pair) else None
 
 
-def parse_row(where, row, text, columns, label, group, soft_labels):
+def find_words(path, table, label, annotators, yes, one_vs_rest):
     """
-    One row of the table, checked -> {"text", "label", "group", "soft": {column: pair}}. Errors begin with `where`.
+    All words of the label column, and those that annotators use -> ({word: 0 or 1}, [no, yes] as they are written)
 
-    text      a column, or a pattern of columns such as "Q: {question} A: {answer}"
-    columns   the columns that `text` names
+    More than two classes, or words whose meaning is not known, are refused with the flag to add.
     """
-    for name in columns:
-        if not isinstance(row.get(name), str) or not row[name].strip():
-            fail(f"{where}: empty text in column {name!r}")
-        if not is_text(row[name]):
-            fail(f"{where}: half a character (a lone surrogate) in column {name!r}")
-    try:
-        truth = binary_label(row.get(label))
-    except ValueError as error:
-        fail(f"{where}, column {label!r}: {error}")
-    if group and row.get(group) in (None, ""):
-        fail(f"{where}: empty group in column {group!r}")
-    soft = {name: parse_soft_label(row.get(name)) for name in soft_labels}
-    for name, pair in soft.items():
-        if pair is None:
-            given = str(row.get(name))[:40]
-            fail(f"{where}: {given!r} in column {name!r} is neither p_yes nor [p_no, p_yes] of 0 to 1")
-    body = row[text] if columns == [text] else re.sub(r"\{([^{}]+)\}", lambda part: row[part[1]], text)
-    return {"text": body.strip(), "label": truth, "group": str(row[group]) if group else None, "soft": soft}
+    found = {}                                             # {word: [rows, first line, as it is written]}
+    for line, row in table:
+        for name in ([label] if label else []) + annotators:
+            value = row.get(name)
+            word = word_of(value)
+            if word and (name == label or parse_soft_label(value) is None and word not in YES | NO):
+                found.setdefault(word, [0, line, str(value).strip()])[0] += 1
+    yes = [word_of(word) for word in yes]
+    unused = [word for word in yes if word not in found and parse_soft_label(word) is None]
+    unknown = [word for word in found if word not in (yes or YES | NO)]
+    most = sorted(found, key=lambda word: -found[word][0])
+    shown = ", ".join(f"{found[word][2][:30]!r} ({found[word][0]:,})" for word in most[:5])
+    shown += f" and {len(found) - 5:,} more" if len(found) > 5 else ""
+    if unused:
+        fail(f"{path}: --yes {unused[0]!r} is no label there; it has {shown or 'none'}")
+    if yes and len(unknown) > 1 and not one_vs_rest:
+        fail(f"{path}: {len(found):,} classes: {shown}. Empty the cells that mean neither; or one against the rest:  "
+             f"--yes {' --yes '.join(yes)} --one-vs-rest")
+    if unknown and not yes:
+        word = found[unknown[0]]
+        advice = f"Say which word means yes:  --yes {most[0]!r}  or  --yes {most[-1]!r}"
+        if len(found) > 2:
+            advice = f"One against the rest:  --yes {most[-1]!r} --one-vs-rest"
+        fail(f"{path}, line {word[1]}: the label {word[2][:40]!r} is none of 0/1, true/false, yes/no; "
+             f"there are {shown}. {advice}")
+    if not yes:
+        return {word: int(word in YES) for word in found}, ["no", "yes"]
+    written = [found[word][2] if word in found else word for word in [*unknown[:1], yes[0]]]
+    return {word: int(word in yes) for word in {*found, *yes}}, [
+        written[0] if len(unknown) == 1 else f"not {written[-1]}", written[-1]]
 
 
-def parse_rows(path, table, text, label, group, soft_labels=()):
-    """A table of (line number, dict) -> rows of parse_row, with their "line". The first mistake ends in one line."""
+# --------------------------------------------------------------------------- annotators in the long format
+
+def add_votes(table, path, columns, id_column, text):
+    """
+    A table of row, annotator, label -> one more column of `table` for each annotator.
+
+    table      (line, dict); lines with the same value of id_column and the same text are one row
+    columns    the names of the three columns
+    returns    (the table, names of the new columns: annotators, as folders can be called)
+    """
+    by_id = {}
+    kept = []
+    for line, row in table:
+        key = word_of(row.get(id_column))
+        if key is None:
+            fail(f"line {line} of --rows has no {id_column!r}, which --votes refers to")
+        if key not in by_id:
+            by_id[key] = dict(row)
+            kept.append((line, by_id[key]))
+        elif fill_text(row, text, f"line {line} of --rows") != fill_text(by_id[key], text):
+            fail(f"line {line} of --rows: {id_column} {row[id_column]!r} occurs twice, with different texts")
+    votes = {}                                             # {(id, annotator): set of words}
+    unknown = Counter()
+    for line, vote in read_table(path):
+        for name in columns:
+            if name not in vote:
+                fail(f"{path}, line {line}: no column {name!r}; it has {', '.join(map(str, vote))}. Name the columns "
+                     "of row, annotator and label with --votes-columns")
+        key, annotator, label = (vote[name] for name in columns)
+        if word_of(key) not in by_id:
+            unknown[str(key)] += 1
+        elif word_of(annotator) and word_of(label):
+            votes.setdefault((word_of(key), str(annotator).strip()), {})[word_of(label)] = label
+    if unknown:
+        print(f"note: {path}: {sum(unknown.values()):,} votes on {len(unknown):,} rows that --rows does not have, "
+              f"first {next(iter(unknown))!r}")
+    if not votes:
+        fail(f"{path}: no vote on a row of --rows; does {columns[0]!r} hold the values of its column {id_column!r}?")
+    folders = {}
+    for _, annotator in votes:
+        name = re.sub(r"[^A-Za-z0-9]+", "-", annotator).strip("-") or "annotator"
+        while annotator not in folders and name in {*folders.values(), *table[0][1], "truth"}:
+            name += "-2"
+        folders.setdefault(annotator, name)
+    for (key, annotator), labels in votes.items():
+        if len(labels) == 1:
+            by_id[key][folders[annotator]] = next(iter(labels.values()))
+    n_torn = sum(len(labels) > 1 for labels in votes.values())
+    print(f"votes: {len(votes) - n_torn:,} by {len(folders):,} annotators"
+          + (f"; {n_torn:,} left out: an annotator gave two labels to one row" if n_torn else ""))
+    return kept, sorted(folders.values())
+
+
+def add_audit(table, path, text, label):
+    """The labels of a filled-in to-label.csv, joined by text, for rows that have none. Changes `table`."""
+    known = {}
+    for _, row in read_table(path):
+        if word_of(row.get("label")) is not None:
+            known[normalize(str(row.get("text")))] = row["label"]
+    n = 0
+    for line, row in table:
+        body = normalize(fill_text(row, text, f"line {line}") or "") if word_of(row.get(label)) is None else ""
+        if body in known:
+            row[label] = known[body]
+            n += 1
+    print(f"audit: {n:,} true labels from {path}")
+
+
+# --------------------------------------------------------------------------- rows of the table
+
+def parse_rows(path, table, text, words, label=None, group=None, annotators=()):
+    """
+    A table of (line, dict) -> rows {"line", "text", "label": 0, 1 or None, "group", "soft": {annotator: pair}}, and the
+    number of rows with an empty text. What cannot be read ends in one line.
+    """
     present = sorted({str(key) for _, row in table for key in row})
-    columns = re.findall(r"\{([^{}]+)\}", text) or [text]
-    for name in (*columns, label, *soft_labels, *([group] if group else [])):
+    for name in (*text_columns(text), *annotators, *filter(None, (label, group))):
         if name not in present:
             fail(f"{path} has no column {name!r}; it has {', '.join(present) or 'none'}")
+    hard = {name: {word_of(row.get(name)) for _, row in table} <= {*words, None} for name in annotators}
+    yes_no = {word: int(word in YES) for word in YES | NO}
     rows = []
     for line, row in table:
-        parsed = parse_row(f"{path}, line {line}", row, text, columns, label, group, soft_labels)
-        rows.append({**parsed, "line": line})
-    if len({row["label"] for row in rows}) < 2:
-        fail(f"{path}: column {label!r} holds one value only; a binary task needs both")
-    return rows
+        body = fill_text(row, text, f"{path}, line {line}")
+        soft = {}
+        for name in annotators:
+            word = word_of(row.get(name))
+            pair = None if hard[name] else parse_soft_label(row[name]) if word else None
+            if word and pair is None:
+                truth = words.get(word, yes_no.get(word))
+                if truth is None:
+                    fail(f"{path}, line {line}: {str(row[name])[:40]!r} in column {name!r} is neither p_yes nor "
+                         "[p_no, p_yes] of 0 to 1, nor one of the label's words")
+                pair = [1.0 - truth, float(truth)]
+            if pair:
+                soft[name] = pair
+        if body:
+            word = word_of(row.get(label)) if label else None
+            of_group = None if group is None or row.get(group) in (None, "") else str(row[group])
+            rows.append({"line": line, "text": body, "label": words[word] if word else None, "group": of_group,
+                         "soft": soft})
+    return rows, len(table) - len(rows)
 
 
 def merge_groups(rows):
     """
-    Drop duplicates, and give rows that share a group or a text one group name (union-find over both).
+    Drop duplicates, and give rows that share a group or a text one group name (union-find over both). Of equal texts
+    the first is kept. It gets the true label that any of them has, and the annotators' labels that it lacks.
 
     returns   (rows with final groups, rows left out, number of duplicates and of contradictory rows among these)
     """
@@ -134,11 +280,14 @@ def merge_groups(rows):
         return x
 
     labels = {}
+    soft = {}
     for row in rows:
-        labels.setdefault(normalize(row["text"]), set()).add(row["label"])
+        key = normalize(row["text"])
+        labels.setdefault(key, set()).update({row["label"]} - {None})
+        soft[key] = {**row["soft"], **soft.get(key, {})}
         if row["group"] is not None:
             a = find("group " + row["group"])
-            b = find("text " + normalize(row["text"]))
+            b = find("text " + key)
             parent[max(a, b)] = min(a, b)
     kept = []
     left_out = []
@@ -146,29 +295,106 @@ def merge_groups(rows):
     for row in rows:
         key = normalize(row["text"])
         group = hashlib.sha256(find("text " + key).encode()).hexdigest()[:12]
-        good = len(labels[key]) == 1 and key not in seen
-        (kept if good else left_out).append({**row, "group": group})
+        if len(labels[key]) < 2 and key not in seen:
+            label = next(iter(labels[key]), None)
+            kept.append({**row, "group": group, "label": label, "soft": soft[key]})
+        else:
+            left_out.append({**row, "group": group})
         seen.add(key)
     contradictory = sum(len(labels[normalize(row["text"])]) == 2 for row in rows)
     return kept, left_out, len(left_out) - contradictory, contradictory
 
 
-def split_table(task, rows, left_out):
+# --------------------------------------------------------------------------- splits
+
+def plan_shares(n_groups, n_labelled):
     """
-    Rows kept and left out -> ({split: rows as they are written}, all lines of the table with their ids). A hash decides
-    the order of rows, so it does not depend on the file's.
+    The share of the labelled groups that each split gets. Unlabelled groups are in train2 in any case.
+
+    >>> plan_shares(1000, 1000)
+    {'test': 0.2, 'train1': 0.35, 'train2': 0.35, 'valid': 0.1}
+    >>> plan_shares(1000, 87), plan_shares(1000, 12)
+    ({'test': 0.5, 'train1': 0.3, 'valid': 0.2}, {'test': 1.0})
     """
+    if n_labelled < FEWEST:
+        return {"test": 1.0}
+    to_train2 = (0.35 * n_groups - (n_groups - n_labelled)) / n_labelled
+    if to_train2 <= 0:
+        return {"test": 0.5, "train1": 0.3, "valid": 0.2}
+    rest = (1 - to_train2) / 0.65
+    return {"test": 0.2 * rest, "train1": 0.35 * rest, "train2": to_train2, "valid": 0.1 * rest}
+
+
+def split_table(task, rows):
+    """
+    Rows of merge_groups -> ({split: rows}, unlabelled rows of groups that are in train1 or test: left out). Strata are
+    groups with label no, with label yes, and with both. A hash decides the order of rows.
+    """
+    labels = {}
+    for row in rows:
+        labels.setdefault(row["group"], set()).update({row["label"]} - {None})
+    strata = {group: str(sorted(found)) for group, found in labels.items() if found}
+    shares = plan_shares(len(labels), len(strata))
+    split_of = split_groups(Counter(row["group"] for row in rows if row["group"] in strata), strata, shares)
     splits = {name: [] for name in SPLITS}
-    lines = [{**row, "id": f"{task}-line-{row['line']}"} for row in left_out]
+    mixed = []
     for row in sorted(rows, key=lambda row: hash_fraction("order " + normalize(row["text"]))):
-        split = split_of_group(row["group"])
-        name = row_id(task, split, row)
-        splits[split].append({"id": name, "group": row["group"], "text": row["text"], "label": row["label"]})
-        lines.append({**row, "id": name})
-    return splits, sorted(lines, key=lambda row: row["line"])
+        split = split_of.get(row["group"], "train2")
+        if row["label"] is None and split in ("train1", "test"):
+            mixed.append(row)
+        else:
+            splits[split].append({**row, "id": row_id(task, split, row)})
+    return splits, mixed
 
 
-# --------------------------------------------------------------------------- a foreign supervisor
+def pgr_half_width(n, gap=0.2):
+    """
+    Half of a PGR's 95 % interval with n independent test rows, in a favourable case: PGR 1/2, and the models' errors
+    are nested (each is wrong on a part of the rows that the weaker one is wrong on; tests/test_metrics.py).
+
+    >>> round(pgr_half_width(47), 2), round(pgr_half_width(481), 2)
+    (0.32, 0.1)
+    """
+    return 1.96 * math.sqrt(0.25 / (gap * n))
+
+
+def describe_truth(splits, n_rows):
+    """The line that says how many true labels each split has, and what they are good for."""
+    known = {name: sum(row["label"] is not None for row in rows) for name, rows in splits.items()}
+    total = sum(known.values())
+    if not total:
+        return "true labels: none. A student can be trained on annotators' labels, but nothing can be said about it"
+    line = f"true labels: {total:,} of {n_rows:,} rows: " + ", ".join(f"{n:,} to {name}" for name, n in known.items())
+    n = len({row["group"] for row in splits["test"]})
+    line += f". With {n:,} test groups a PGR's interval is about ±{pgr_half_width(n):.2f} or wider"
+    enough = math.ceil(1.96 ** 2 * 0.25 / (0.2 * 0.1 ** 2))
+    if n < enough:
+        more = (enough - n) * total / known["test"] if known["train1"] else 2 * enough
+        line += f"; for ±0.10 label some {math.ceil(more / 10) * 10:,} rows more"
+    return line
+
+
+def write_to_label(folder, task, rows):
+    """
+    to-label.csv: 100 unlabelled rows, drawn at random (the first in an order by hash), for a person to label. A file
+    that is there already may have been filled in, so it stays.
+    """
+    path = os.path.join(folder, "to-label.csv")
+    rows = [row for row in rows if row["label"] is None]
+    if not rows:
+        return
+    if not os.path.exists(path):
+        out = io.StringIO()
+        writer = csv.writer(out)
+        writer.writerow(["text", "label"])
+        for row in sorted(rows, key=lambda row: hash_fraction("audit " + normalize(row["text"])))[:TO_LABEL]:
+            writer.writerow([row["text"], ""])
+        write_file(path, out.getvalue())
+    print(f"to label next: fill in the labels of {os.path.relpath(path)}, random rows of train2, and give the file "
+          "back with --audit")
+
+
+# --------------------------------------------------------------------------- annotators
 
 def released_accuracy_and_ece(p_yes, labels):
     """
@@ -191,38 +417,53 @@ def released_accuracy_and_ece(p_yes, labels):
 
 
 def write_supervisor(folder, name, lines):
-    """The labels of one column, for all lines of the table -> a supervisor's folder"""
+    """One annotator's labels, for all lines of the table that it labels -> a supervisor's folder"""
     with lock_folder(os.path.join(folder, name)):
         write_jsonl(os.path.join(folder, name, "labels.jsonl"),
-                    [{"id": row["id"], "soft_label": row["soft"][name]} for row in lines])
+                    [{"id": row["id"], "soft_label": row["soft"][name]} for row in lines if name in row["soft"]])
 
 
-def report_supervisor(folder, name):
-    """Read the labels back as a student does, and print how good they are over all lines of the table."""
-    rows = read_jsonl(os.path.join(folder, "truth", "table.jsonl"))
+def report_supervisor(folder, name, lines):
+    """Read the labels back as a student does, and print how good they are over all lines with a true label."""
+    n_labelled = sum(name in row["soft"] for row in lines)
+    ids = {row["id"] for row in lines if name in row["soft"]}
+    rows = [row for row in read_jsonl(os.path.join(folder, "truth", "table.jsonl")) if row["id"] in ids]
+    labelled = "" if n_labelled == len(lines) else f" | labels {n_labelled:,} of {len(lines):,} lines"
+    if not rows:
+        print(f"{name}: no true label to compare with{labelled}")
+        return
     soft = read_labels(os.path.join(folder, name), rows)
     m = all_metrics(soft, rows)
     accuracy, ece = released_accuracy_and_ece(soft[:, 1], [row["label"] for row in rows])
     n_ties = int(np.sum(soft[:, 1] == 0.5))
+    over = "all lines of the table" if m["n"] == len(lines) else "all lines with both labels"
     print(f"{name}: accuracy {m['accuracy']:.2%} | AUROC {m['auroc']:.3f} | ECE {m['ece']:.3f} | says yes "
-          f"{m['says_yes']:.2f} of {m['share_yes']:.2f} | {n_ties:,} ties | n={m['n']:,}, all lines of the table")
-    print(f"{name}: accuracy {accuracy:.2%} | AUROC {m['auroc']:.3f} | ECE {ece:.3f} by the rule of released code "
-          "(a tie is a no, bins from 0)")
+          f"{m['says_yes']:.2f} of {m['share_yes']:.2f} | {n_ties:,} ties | n={m['n']:,}, {over}{labelled}")
+    if m["n"] == len(lines):
+        print(f"{name}: accuracy {accuracy:.2%} | AUROC {m['auroc']:.3f} | ECE {ece:.3f} by the rule of released code "
+              "(a tie is a no, bins from 0)")
 
 
 # --------------------------------------------------------------------------- the steps
 
 def build_parser():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", required=True, help="the table: a .csv, .json, .jsonl, .jsonl.gz or .parquet file")
-    parser.add_argument("--text", required=True, help="column of the text to judge, or a pattern of columns: "
-                                                      "'Q: {question} A: {answer}'")
-    parser.add_argument("--label", required=True, help="column of the label: 0/1, true/false or yes/no")
-    parser.add_argument("--group", help="column of what must stay in one split: question, document, author")
-    parser.add_argument("--soft-label", action="append", default=[], metavar="COLUMN",
-                        help="column of a supervisor's p_yes or [p_no, p_yes]: becomes data/<task>/COLUMN/labels.jsonl "
-                             "(may be repeated)")
-    parser.add_argument("--task", type=task_name, required=True, help="name of the new folder under data/")
+    add = parser.add_argument
+    add("--rows", required=True, help="the table: .csv, .tsv, .json, .jsonl (also .gz) or .parquet")
+    add("--text", required=True, help="column of the text to judge, or a pattern of columns: "
+                                      "'Q: {question} A: {answer}'")
+    add("--label", help="column of the true label; cells may be empty")
+    add("--yes", action="append", default=[], metavar="WORD", help="the label that means yes (may be repeated)")
+    add("--one-vs-rest", action="store_true", help="every label that is not --yes means no")
+    add("--group", help="column of what must stay in one split: question, document, author")
+    add("--soft-label", action="append", default=[], metavar="COLUMN,...",
+        help="columns of annotators' p_yes, [p_no, p_yes] or words: each becomes data/<task>/COLUMN/labels.jsonl")
+    add("--votes", metavar="FILE", help="a table of row, annotator, label: each annotator becomes a folder")
+    add("--votes-columns", default="row,annotator,label", metavar="A,B,C", help="its columns, if they have other names")
+    add("--id", metavar="COLUMN", help="column of --rows that --votes refers to (default: named as in --votes)")
+    add("--audit", metavar="FILE", help="a to-label.csv that was filled in: its labels are true ones")
+    add("--max-left-out", type=number(float, 0, 1), default=0.2, help="largest share of rows that may be left out")
+    add("--task", type=task_name, required=True, help="name of the new folder under data/")
     return parser
 
 
@@ -235,35 +476,72 @@ def check_args(args):
         if not re.fullmatch(PLAIN_NAME, name) or re.fullmatch(r"truth|seed\d+", name):
             fail(f"--soft-label {name!r} becomes a folder: letters, digits, '-' and '_' only, and not 'truth' or "
                  "'seed0'; rename the column")
+    if not args.label and not args.soft_label and not args.votes:
+        fail("nothing labels these rows: give --label, --soft-label or --votes")
+    if args.votes and len(args.votes_columns.split(",")) != 3:
+        fail(f"--votes-columns {args.votes_columns!r}: three names, of row, annotator and label")
+
+
+def check_truth(path, splits, label):
+    """Both classes where they are needed, in one line."""
+    labels = {row["label"] for rows in splits.values() for row in rows} - {None}
+    if len(labels) == 1:
+        fail(f"{path}: column {label!r} holds one value only; a binary task needs both")
+    for split in ("train1", "test"):
+        if splits[split] and len({row["label"] for row in splits[split]}) < 2:
+            fail(f"{path}: no {split} rows of both labels; more rows, or finer groups, are needed")
 
 
 def main(argv=None):
     args = build_parser().parse_args(argv)
+    args.soft_label = ",".join(args.soft_label).split(",") if args.soft_label else []
     check_args(args)
     folder = os.path.join(DATA, args.task)
 
     table = list(read_table(args.rows))
-    rows = parse_rows(args.rows, table, args.text, args.label, args.group, args.soft_label)
+    annotators = list(args.soft_label)
+    if args.votes:
+        columns = args.votes_columns.split(",")
+        table, names = add_votes(table, args.votes, columns, args.id or columns[0], args.text)
+        annotators += names
+    if args.audit:
+        args.label = args.label or "label"
+        add_audit(table, args.audit, args.text, args.label)
+    words, names = find_words(args.rows, table, args.label, annotators, args.yes, args.one_vs_rest)
+    rows, n_empty = parse_rows(args.rows, table, args.text, words, args.label, args.group, annotators)
     rows, left_out, doubles, contradictory = merge_groups(rows)
     n_groups = len({row["group"] for row in rows})
     if n_groups < FEWEST:
         fail(f"{args.rows}: {n_groups} groups of usable rows, at least {FEWEST} are needed")
-    splits, lines = split_table(args.task, rows, left_out)
-    for split, members in splits.items():
-        if len({row["label"] for row in members}) < 2:
-            fail(f"{args.rows}: no {split} rows of both labels; more rows, or finer groups than {args.group!r}, "
-                 "are needed")
+    splits, mixed = split_table(args.task, rows)
+    check_truth(args.rows, splits, args.label)
+    why = f"{doubles:,} doubles, {contradictory:,} rows whose text has both labels, {n_empty:,} with an empty text"
+    why += f", {len(mixed):,} without a label in groups of train1 or test" if mixed else ""
+    n_left_out = n_empty + len(left_out) + len(mixed)
+    if n_left_out > args.max_left_out * len(table):
+        fail(f"{args.rows}: {n_left_out:,} of {len(table):,} rows would be left out ({why}). Is --text right? If so:  "
+             f"--max-left-out {math.ceil(100 * n_left_out / len(table)) / 100}")
+    lines = [{**row, "id": f"{args.task}-line-{row['line']}"} for row in left_out + mixed]
+    lines = sorted(lines + sum(splits.values(), []), key=lambda row: row["line"])
 
     with open_task(folder):
         truth = {}
-        if args.soft_label:
-            truth["table.jsonl"] = [{key: row[key] for key in ("id", "group", "text", "label")} for row in lines]
-        for name in args.soft_label:
+        if annotators:
+            truth["table.jsonl"] = [{key: row[key] for key in ("id", "group", "text", "label")} for row in lines
+                                    if row["label"] is not None]
+        for name in annotators:
             write_supervisor(folder, name, lines)
-        print(f"left out: {doubles:,} doubles, {contradictory:,} rows whose text has both labels")
-        write_task(folder, args.task, splits, os.path.basename(args.rows), truth)
-    for name in args.soft_label:
-        report_supervisor(folder, name)
+        print(f"left out: {why}")
+        rows_of = {name: [{key: row[key] for key in ("id", "group", "text", "label")} for row in members]
+                   for name, members in splits.items()}
+        write_task(folder, args.task, rows_of, os.path.basename(args.rows), truth, text=args.text, names=names,
+                   annotators=annotators)
+    print(describe_truth(splits, sum(map(len, splits.values()))))
+    write_to_label(folder, args.task, splits["train2"])
+    for name in annotators[:20]:
+        report_supervisor(folder, name, lines)
+    if len(annotators) > 20:
+        print(f"... and {len(annotators) - 20:,} annotators more")
 
 
 if __name__ == "__main__":

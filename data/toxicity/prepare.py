@@ -38,7 +38,7 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))       # data/
 sys.path.insert(0, os.path.dirname(sys.path[0]))                                      # the repository's root
-from contract import run_script
+from contract import read_text, run_script
 from hub import build_parser, download_file, prepare, refuse_public_flags
 from tasks import SPLITS, hash_fraction, row_id, split_groups, write_shipped_task
 from tinyworld.prepare import HERE as WORLD, read_life
@@ -93,8 +93,7 @@ def prompts(remarks, rude_words, unknown=0.0):
 def shipped_splits():
     """tinyworld's tables -> {split: rows}, with continuations"""
     remarks = read_life("remarks")
-    with open(os.path.join(WORLD, "life", "rude_words.txt"), encoding="utf-8") as f:
-        rude_words = f.read().split()
+    rude_words = read_text(os.path.join(WORLD, "life", "rude_words.txt")).split()
     split_of = split_groups({r["prompt"]: 1 for r in remarks}, {r["prompt"]: "all" for r in remarks}, SHARES)
     splits = {}
     for split in SPLITS:
