@@ -162,8 +162,8 @@ def broadcast_weights(unit, device):
 def shard_model(model, device):
     """
     Split all weights over the processes, in place, one unit after the other. A unit is gathered at a time: a layer,
-    whose class transformers names in _no_split_modules; a decoder is called as body and head apart (models.classify),
-    so each of the two is a unit. Process 0 holds the weights in the computer's memory, the others hold none (device
+    whose class transformers names in _no_split_modules; decoders, T5 and BART are called as body and head apart
+    (models.classify), so each of the two is a unit. Process 0 holds the weights in the computer's memory, the others hold none (device
     "meta"). So no GPU, and no process but the first, ever holds more than its part and one unit.
     """
     import warnings
@@ -173,7 +173,8 @@ def shard_model(model, device):
     warnings.filterwarnings("ignore", message=".*returned a view tensor")      # no code here changes it in place
     mesh = torch.distributed.init_device_mesh(torch.device(device).type, (SIZE,))
     layers = [m for m in model.modules() if type(m).__name__ in (model._no_split_modules or ())]
-    parts = [model.base_model, model.score] if hasattr(model, "score") else [model]
+    head = getattr(model, "score", getattr(model, "classification_head", None))
+    parts = [model.base_model, head] if head is not None else [model]
     for unit in [*layers, *parts]:
         broadcast_weights(unit, device)
         fully_shard(unit, mesh=mesh, reshard_after_forward=True)

@@ -279,7 +279,8 @@ def learn_recipe(fusion, probs, truth, oob_mask, votes, calibrate=False, voted=1
     What a fusion needs to label new rows, a dict of plain numbers: {"combine": "loglik", "weights": [0.4, 0.6]}
 
     probs, truth, oob_mask   (M, N1, 2), (N1,), (M, N1): train1
-    votes, voted             (M, N2) verdicts on rows without truth (train2, valid), and who gave one: for dawid-skene
+    votes, voted             (M, N2) verdicts on train2 and valid (annotators: train1, too), and who gave one: for
+                             dawid-skene
     """
     recipe = {"combine": fusion}
     held = oob_mask[0]                                     # boosting: the same rows for every member
@@ -330,7 +331,7 @@ def combine(probs, recipe, oob_mask=None):
         total = np.tensordot(np.asarray(recipe["steps"], float), log_odds(probs) / 4, 1)
         p_yes = sigmoid(total) if recipe["combine"] == "gradient" else np.clip(0.5 + total, 0, 1)
     else:
-        weights = np.asarray(recipe["weights"], float)[:, None] * oob_mask
+        weights = np.maximum(np.asarray(recipe["weights"], float), 1e-12)[:, None] * oob_mask     # bma's may be 0
         values = votes if recipe["combine"] in ("vote", "samme") else probs[..., 1]
         p_yes = (weights * values).sum(0) / np.maximum(weights.sum(0), 1e-300)
     p_yes = np.where(oob_mask.any(0), p_yes, np.nan)
@@ -760,7 +761,7 @@ def print_reliability(names, votes, has_label, truth, source, most=20):
 def describe_annotators(names, probs, has_label, fused, recipe, truth):
     """
     Print what is odd about each annotator's labels, and how reliable they are: on the true labels of train1, else on
-    the fused labels. Dawid and Skene's estimate is shown as it is.
+    the fused labels. For Dawid and Skene these hold their estimate; the rows of test count here, and not in the recipe.
 
     probs (M, N, 2), has_label (M, N), fused (N, 2), truth (N1,) of train1, whose rows come first
     """
@@ -806,10 +807,10 @@ def fuse_labels(names, splits, fusion, args):
 
 def plan_fusion(parser, args):
     """Check the flags of --supervisors. -> (names of the annotators, the fusion, folder and config of the run)"""
-    typed = [key for key in ("method", "by", "members", "models", "epochs", "lr")
-             if getattr(args, key) != parser.get_default(key)]
+    typed = [key for key in ("method", "by", "members", "models", "epochs", "lr", "model", "head", "lora", "batch_size",
+                             "supervisor") if getattr(args, key) != parser.get_default(key)]
     if typed:
-        fail(f"--supervisors trains nothing: leave out --{typed[0].replace('_', '-')}")
+        fail(f"--supervisors trains and compares nothing: leave out --{typed[0].replace('_', '-')}")
     if args.combine == "samme":
         fail("--combine samme has the weights of --method adaboost")
     files, _ = read_task(args.task)

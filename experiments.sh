@@ -134,7 +134,8 @@ def write(path, rows):
     with open(path, "w", encoding="utf-8") as f:
         f.writelines(json.dumps(row) + "\n" for row in rows)
 
-if not os.path.exists(f"{new}/task.json"):
+made, source = f"{new}/task.json", f"{old}/task.json"
+if not os.path.exists(made) or os.path.getmtime(made) < os.path.getmtime(source):
     os.makedirs(f"{new}/truth", exist_ok=True)
     for name in ("train2.jsonl", "valid.jsonl", "test.jsonl", "truth/labels.jsonl"):
         shutil.copy(f"{old}/{name}", f"{new}/{name}")

@@ -5,7 +5,8 @@ $ bash run.sh --dry-run --seeds 0,1 | python jobs.py --jobs 2
 
 A line of the input is a command as run.sh prints it: `$ python icl.py --labels weak --out icl --seed 0`. It waits for
 every earlier command whose --out and --seed it names. A command without --out (prepare.py, report.py) waits for all
-before it, and all after it wait for it. The first that fails ends everything.
+before it, and all after it wait for it. So a command must name every run that it reads. After one has failed no other
+is started; those that are running come to their end.
 
 Each command is a process of its own with its share of the cores (OMP_NUM_THREADS, if it is not set). Its files are the
 same bytes as those of `python icl.py ...` with that many threads. On Linux without a GPU, processes are forked from

@@ -93,6 +93,9 @@ def read_run(folder):
     of train2). For any other model nothing is known, and the threshold is 1/2.
     """
     config = read_config(folder) if os.path.exists(os.path.join(folder, "results.json")) else {}
+    if config.get("role") == "oversight" or config.get("control") == "untrained" and config.get("truth_budget"):
+        fail(f"--model {folder}: its checkpoint alone does not make its labels: they are calibrated, or it reads "
+             "transcripts")
     task = os.path.join(ROOT, "data", str(config.get("task")))
     if not os.path.exists(os.path.join(task, "task.json")):
         return config, 0.5, "its task is not there to choose it on", {}, []
@@ -188,7 +191,7 @@ def label_table(args, config, threshold, names, train_texts):
     if unlike:
         print(f"WARNING: the texts look unlike the training rows: {unlike}")
     device = pick_device(args.device)
-    model, tokenizer, max_length = load_classifier(args.model, "lm", [" no", " yes"], device, args)
+    model, tokenizer, max_length = load_classifier(args.model, "random", [], device, args)
     if not (model.config.architectures or [""])[0].endswith("ForSequenceClassification"):
         fail(f"--model {args.model} is no classifier. Give the folder of a run of train_strong.py or train_weak.py")
     progress = start_or_resume(args.out, config)           # only now: a table or model that is wrong leaves no file

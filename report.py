@@ -180,8 +180,9 @@ def describe_runs(task, runs):
     low, high = np.percentile(bootstrap(hits, groups), [2.5, 97.5]).clip(0, 1)
     probs = [predictions_on_test(task, folder, max_rows)[0] for folder in folders]
     row = {"run": os.path.basename(folders[0]), "stage": stage, "model": os.path.basename(config["model"]),
-           "learns from": config.get("labels") or config.get("evaluator") or "train1", "seeds": str(len(runs)),
-           "n": f"{len(test):,}", "accuracy": [mean, low, high], "accuracy [95 %]": format_interval(mean, low, high),
+           "learns from": config.get("labels") or config.get("evaluator") or config.get("supervisors") or "train1",
+           "seeds": str(len(runs)), "n": f"{len(test):,}", "accuracy": [mean, low, high],
+           "accuracy [95 %]": format_interval(mean, low, high),
            "AUROC": f"{np.mean([auroc(p, truth) for p in probs]):.3f}",
            "ECE": f"{np.mean([ece(p, truth) for p in probs]):.2f}",
            "says yes": f"{np.mean([(p > 0.5).mean() for p in probs]):.2f}",
@@ -213,7 +214,7 @@ def describe_runs(task, runs):
         draws = bootstrap(hits, groups)
         low, high = np.percentile(draws[:, 1] - draws[:, 0], [2.5, 97.5])
         row[f"minus {baseline} [95 %]"] = format_difference(mean - hits[:, 0].mean(), low, high)
-    if config.get("ceiling"):
+    if config.get("ceiling") and all(results.get("comparison", True) for _, results in runs):
         supervisors = [results.get("supervisor") or c.get("supervisor") or c.get("labels") or c["evaluator"]
                        for c, (_, results) in zip(configs, runs)]
         hits = hits_of(supervisors, folders, [c["ceiling"] for c in configs])

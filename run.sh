@@ -24,7 +24,7 @@ while [ $# -gt 0 ]; do
         --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;       # --flag=value is --flag value
     esac
     case "$1" in
-        --preset | --seed | --seeds | --task | --device | --dtype | --max-rows | --jobs)
+        --preset | --seed | --seeds | --task | --device | --dtype | --max-rows | --max-length | --truncate | --jobs)
             [ $# -ge 2 ] || die "$1 needs a value" ;;
     esac
     case "$1" in
@@ -34,8 +34,8 @@ while [ $# -gt 0 ]; do
         --dry-run) dry=yes ;;
         --jobs) jobs=(--jobs "$2"); shift ;;
         --task) task="${2%/}" task="${task#./}" task="${task#data/}"; shift ;;
-        --device | --dtype | --max-rows) all+=("$1" "$2"); shift ;;
-        --force) all+=("$1") ;;
+        --device | --dtype | --max-rows | --max-length | --truncate) all+=("$1" "$2"); shift ;;
+        --force | --trust-remote-code) all+=("$1") ;;
         --model* | --out* | --labels* | --loss* | --supervisor* | --ceiling*)
             die "$1 differs between the stages; run them one by one (--dry-run prints the commands)" ;;
         *) trainers+=("$1") ;;
@@ -101,9 +101,9 @@ commands() {
         # without training: the supervisor's labels in the student's prompt
         ask icl.py --labels weak --out icl $helper
         # better supervision: several supervisors, and one that the strong model assists, each with its student
-        train ensemble.py $weak $crowd --out crowd
+        train ensemble.py $weak $crowd --supervisor weak --out crowd
         student crowd student-crowd
-        train debate.py $oversight --out oversight $weak $assistant
+        train debate.py $oversight --supervisor weak --out oversight $weak $assistant
         student oversight student-oversight
         # phase 2: the best of these supervisors on valid becomes the evaluator, updated with every stronger student
         train auto_align.py --evaluator weak,crowd,oversight --ceiling ceiling --out align $attacks $ladder

@@ -602,8 +602,9 @@ def train_students(plan, train2, valid, args, device):
             student_p = probs[:len(train2), 1]
         bought = select_rows_to_label(labels[:len(train2)], args.truth_budget, args.pick, student_p, args.seed)
         true_labels = read_labels(plan.truth_folder, [train2[i] for i in bought])
+        known = np.where(np.isnan(labels[bought, 1]), np.nan, true_labels[:, 1])
         print(f"truth: {len(bought):,} labels of train2 bought ({args.pick}); the supervisor had "
-              f"{accuracy(labels[bought, 1], true_labels[:, 1]):.3f} of them right")
+              f"{format_share(agreement(labels[bought, 1], known))} of them right")
     for k, name in enumerate(plan.models, 1):
         if len(plan.models) > 1:
             print(f"student {k} of {len(plan.models)}: {os.path.basename(name)}")
@@ -733,6 +734,9 @@ def check_labels(plan, args):
         fail(f"--early-stop and --probe need labels of valid, and {name} has none")
     if args.oracle_stop and np.isnan(truth).all():
         fail("--oracle-stop needs true labels of valid, and there are none")
+    asked = train2 + valid if args.control == "dealt" else train2 if args.truth_budget else []
+    if asked and np.isnan(read_known(plan.truth_folder, asked)).any():
+        fail("--truth-budget needs a true label of every row of train2, --control dealt also of valid")
 
 
 def check_args(args):
@@ -747,9 +751,11 @@ def check_args(args):
     if is_ceiling and (args.ceiling or args.supervisor or args.control != "none"):
         fail("--labels truth makes a ceiling; --ceiling, --supervisor and --control are for students")
     if args.control == "untrained":
-        if args.clean != "none" or args.probe != "none" or args.generative_steps or args.chain or args.self_train:
-            fail("--control untrained trains nothing: it takes no --clean, --probe, --generative-steps, --chain or "
-                 "--self-train")
+        unused = ("clean", "probe", "generative_steps", "chain", "self_train", "loss", "early_stop", "oracle_stop",
+                  "hard")
+        typed = [key for key in unused if getattr(args, key) not in ("", "none", "xent", 0, False)]
+        if typed:
+            fail(f"--control untrained trains nothing: leave out --{typed[0].replace('_', '-')}")
         if args.truth_budget and args.pick != "random":
             fail("--control untrained is calibrated on random rows: add --pick random")
     models = args.chain.split(",") if args.chain else [args.model]

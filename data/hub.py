@@ -198,10 +198,17 @@ def fail_without_hub(what, repo, revision, error, advice):
 
 
 def find_commit(repo, revision):
-    """The commit that a dataset's revision means now on the hub. None if the hub cannot be asked (HF_HUB_OFFLINE=1)."""
+    """
+    The commit that a dataset's revision means now on the hub. None if the hub cannot be asked (HF_HUB_OFFLINE=1). A
+    revision that the hub does not have is an error.
+    """
+    hub = import_hub()
+    from huggingface_hub.errors import RevisionNotFoundError
     try:
-        return import_hub().HfApi().dataset_info(repo, revision=revision, timeout=10).sha
-    except Exception:                                      # whatever a network makes it raise
+        return hub.HfApi().dataset_info(repo, revision=revision, timeout=10).sha
+    except RevisionNotFoundError:
+        raise
+    except Exception:                                      # whatever else a network makes it raise
         return None
 
 
@@ -239,6 +246,8 @@ def download_file(repo, name, revision):
         snapshots = os.path.join(hub.constants.HF_HUB_CACHE, "datasets--" + repo.replace("/", "--"), "snapshots")
         which = revision if re.fullmatch("[0-9a-f]{40}", revision) else "*"
         path = max(glob.glob(os.path.join(snapshots, which, name)), key=os.path.getmtime)      # ValueError: none
+        if which == "*":
+            print(f"note: the hub was not asked what {revision} is now; {repo} is read from the cache")
         return path, os.path.relpath(path, snapshots).split(os.sep)[0]
     except Exception as error:
         fail_without_hub(f"{name} of {repo}", repo, revision, error,

@@ -8,10 +8,12 @@ import doctest
 import json
 import multiprocessing
 import os
+import shlex
 import subprocess
 
 import conftest
 import jobs
+from conftest import ROOT
 
 
 def test_the_worked_example_in_the_docstring_is_right():
@@ -63,3 +65,13 @@ def test_what_needs_a_gpu_runs_on_a_cpu_in_small(tmp_path):
     assert {"label", "fine-tune", "one row", "first word", "generate", "in-context", "lora"} <= set(cases)
     assert found["accuracies"]["weak"]["agree"]
     assert sorted(os.listdir(tmp_path)) == ["gpu.json", "gpu.log"]
+
+
+def test_run_sh_names_every_run_that_a_command_reads():
+    """A command that read the run `weak` without naming it would start beside it."""
+    done = subprocess.run(["bash", "run.sh", "--dry-run"], cwd=ROOT, capture_output=True, text=True, check=True)
+    commands = [shlex.split(line.removeprefix("$ python ")) for line in done.stdout.splitlines() if line[0] == "$"]
+    outs = {jobs.value_of("--out", words): words for words in commands}
+    for name in ("student", "icl", "crowd", "oversight", "align"):
+        assert jobs.must_wait(outs[name], outs["weak"]), name
+    assert not jobs.must_wait(outs["ceiling"], outs["weak"])

@@ -315,6 +315,8 @@ def build_parser():
     parser.add_argument("--temperature", type=number(float, 0, 5), default=1.0,
                         help="generate: 0 always takes the likeliest token")
     parser.add_argument("--max-new-tokens", type=count, default=800, help="generate: length of an answer at most")
+    parser.add_argument("--max-length", type=count, default=4096,
+                        help="generate: tokens of a request and its answer, if the model can read so many")
     parser.add_argument("--seed", type=number(int, 0, 2 ** 31), default=0,
                         help="generate: of the samples and examples; take another one for another round")
     parser.add_argument("--limit", type=number(float, 0, 1), default=0.5,

@@ -162,7 +162,7 @@ def find_words(path, table, label, annotators, yes, one_vs_rest):
 
 # --------------------------------------------------------------------------- annotators in the long format
 
-def add_votes(table, path, columns, id_column, text):
+def add_votes(table, path, columns, id_column, text, label=None):
     """
     A table of row, annotator, label -> one more column of `table` for each annotator.
 
@@ -181,6 +181,12 @@ def add_votes(table, path, columns, id_column, text):
             kept.append((line, by_id[key]))
         elif fill_text(row, text, f"line {line} of --rows") != fill_text(by_id[key], text):
             fail(f"line {line} of --rows: {id_column} {row[id_column]!r} occurs twice, with different texts")
+        for name, value in row.items():                    # a label may stand on any of the lines of a row
+            known = word_of(by_id[key].get(name))
+            if name == label and known is not None and word_of(value) not in (None, known):
+                fail(f"line {line} of --rows: {id_column} {row[id_column]!r} occurs twice, with different labels")
+            if known is None:
+                by_id[key][name] = value
     votes = {}                                             # {(id, annotator): set of words}
     unknown = Counter()
     for line, vote in read_table(path):
@@ -199,11 +205,12 @@ def add_votes(table, path, columns, id_column, text):
     if not votes:
         fail(f"{path}: no vote on a row of --rows; does {columns[0]!r} hold the values of its column {id_column!r}?")
     folders = {}
+    taken = {str(name) for _, row in table for name in row}
     for _, annotator in votes:
         name = re.sub(r"[^A-Za-z0-9]+", "-", annotator).strip("-") or "annotator"
-        while annotator not in folders and name in {*folders.values(), *table[0][1], "truth"}:
+        while annotator not in folders and (name in taken or re.fullmatch(r"truth|seed\d+", name)):
             name += "-2"
-        folders.setdefault(annotator, name)
+        taken.add(folders.setdefault(annotator, name))
     for (key, annotator), labels in votes.items():
         if len(labels) == 1:
             by_id[key][folders[annotator]] = next(iter(labels.values()))
@@ -502,7 +509,7 @@ def main(argv=None):
     annotators = list(args.soft_label)
     if args.votes:
         columns = args.votes_columns.split(",")
-        table, names = add_votes(table, args.votes, columns, args.id or columns[0], args.text)
+        table, names = add_votes(table, args.votes, columns, args.id or columns[0], args.text, args.label)
         annotators += names
     if args.audit:
         args.label = args.label or "label"
