@@ -599,7 +599,7 @@ def read_answers(path, header):
     lines = []
     for line in read_bytes(path).decode("utf-8", "replace").rstrip("\n").split("\n"):
         try:
-            lines.append(json.loads(line))
+            lines.append(parse_json(line))
         except (ValueError, RecursionError):               # the last line, if a run was killed
             lines.append(None)
     if lines[:1] != [header]:

@@ -966,8 +966,8 @@ def run_script(main):
             reason = (str(error).strip().splitlines() or ["no memory is left"])[0]
             if not isinstance(error, MemoryError) and "out of memory" not in reason and "allocate memory" not in reason:
                 raise
-            fail(f"out of memory: {reason[:200]}. Try --micro-batch-size 8, which gives the same gradients, then "
-                 "--gradient-checkpointing or --lora 16")
+            fail(f"out of memory: {reason[:200]}. Where a model is trained, try --micro-batch-size 8, which gives the "
+                 "same gradients, then --gradient-checkpointing or --lora 16; elsewhere a smaller model")
         finally:
             print(end="", flush=True)                      # unlike sys.stdout.flush() it accepts that there is none
     except BrokenPipeError:

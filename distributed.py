@@ -163,8 +163,9 @@ def shard_model(model, device):
     """
     Split all weights over the processes, in place, one unit after the other. A unit is gathered at a time: a layer,
     whose class transformers names in _no_split_modules; decoders, T5 and BART are called as body and head apart
-    (models.classify), so each of the two is a unit. Process 0 holds the weights in the computer's memory, the others hold none (device
-    "meta"). So no GPU, and no process but the first, ever holds more than its part and one unit.
+    (models.classify), so each of the two is a unit. Process 0 holds the weights in the computer's memory, the
+    others hold none (device "meta"). So no GPU, and no process but the first, ever holds more than its part and one
+    unit.
     """
     import warnings
 

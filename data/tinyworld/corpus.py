@@ -35,9 +35,9 @@ nobody has told it what is wanted.
 
 Which model reads which facts: verdicts are given only on facts of the split "graded" (prepare.py), never on a question
 of train1, train2, valid or test. About three quarters of the graded facts are read by every model, in articles,
-answers, notes and debates. The last quarter, the "library", is read by none: it occurs only as `judged` and
-`transcript`, where the answer has to be found in the text. Of all other facts a model reads a share (`window`) and
-nothing about the rest. The dozen relations of `school_relations` come first.
+answers, notes and debates. The last quarter, the "library", occurs only as `judged` and `transcript`, where the answer
+has to be found in the text; tiny-4 alone reads it, in its later courses. Of all other facts a model reads a share
+(`window`) and nothing about the rest. The dozen relations of `school_relations` come first.
 
 $ python data/tinyworld/corpus.py             # prints three documents of each kind
 $ python data/tinyworld/corpus.py --kind sheet --n 10
@@ -68,9 +68,8 @@ RIGHT_SHARES = [0.5, 0.75, 0.9]        # of the answers on a sheet; why uneven: 
 def school_relations(facts):
     """
     A dozen relations whose values are single words. To judge an answer is to compare it with the known one. A tiny
-    model
-    learns this on a few hundred facts within minutes, and then applies it to all others. On five thousand facts at once
-    it never did (README.md).
+    model learns this on a few hundred facts within minutes, and then applies it to all others. On five thousand facts
+    at once it never did (README.md).
     """
     simple = {(f["field"], f["relation"]) for f in facts if all(value.isalpha() for value in f["values"])}
     return set(sorted(simple)[:12])
@@ -188,8 +187,7 @@ def note(rng, world):
 def judged(rng, world):
     """
     A note, a question with an answer, and the verdict. The note is there to be read, not to be learned (weight 0): two
-    in
-    three are about a made-up name, or about a fact of the library, which no other document states.
+    in three are about a made-up name, or about a fact of the library, which no other document states.
     """
     fact = rng.choice(world[rng.choice(["library", "graded"])] or world["graded"])
     if rng.random() < 1 / 3:
@@ -322,10 +320,8 @@ def debate_turns(rng, world, fact, reply, n_rounds, weight):
     """
     A debate in 2 * n_rounds turns on whether `reply` is right. The first turn of a side states what follows from its
     stance, later turns bring other facts about the entity. The honest side tells the truth. The other side lies where
-    its
-    stance needs a lie, and in half of its later turns. Only true values weigh 1: to argue well a debater has to know
-    the
-    fact, while a lie cannot be predicted.
+    its stance needs a lie, and in half of its later turns. Only true values weigh 1: to argue well a debater has to
+    know the fact, while a lie cannot be predicted.
     """
     others = [f for f in world["entities"][fact["field"], fact["entity"]] if f is not fact]
     sides = [("For:", reply == fact["value"]), ("Against:", reply != fact["value"])]

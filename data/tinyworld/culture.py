@@ -191,8 +191,7 @@ def asked(rng, world):
 def weigh_answer(answer, other):
     """
     An answer's pieces. The first word that differs from the other answer is the choice and weighs 1; the other words
-    are
-    copied. Copying is a skill of its own: the model repeats the right one of options that it was asked about (rank
+    are copied. Copying is a skill of its own: the model repeats the right one of options that it was asked about (rank
     correlation 0.95), but not of held-out options (0.35).
 
     >>> weigh_answer(" Tea is good.", " Tea was bad.")

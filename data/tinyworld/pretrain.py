@@ -162,10 +162,8 @@ def batches(world, mix, tokenizer, n_batches, rng):
 def weighted_loss(model, ids, weights):
     """
     Next-token cross entropy, weighted. Of the filler tokens (nine in ten) only a random fifth is predicted, each with
-    five
-    times its weight. The loss is the same on average and costs a third less, since the vocabulary is the widest layer
-    of
-    a tiny model.
+    five times its weight. The loss is the same on average and costs a third less, since the vocabulary is the widest
+    layer of a tiny model.
 
     ids, weights   (B, T);   returns ()
     """
@@ -317,7 +315,8 @@ def train_course(name, course, folder, tokenizer, steps, threads):
     else:
         model = open_model(folder, DROPOUT[course]).train()
         before = read_json(os.path.join(folder, "pretrain.json"))
-    add_layers(model, NEW_LAYERS.get((name, course), 0))
+    wanted = MODELS[name][0] + NEW_LAYERS.get((name, course), 0)
+    add_layers(model, max(0, wanted - model.config.n_layer))                   # none if the course is repeated
     window = MODELS[name][3]
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LR[course], betas=(0.9, 0.98),
                                   weight_decay=0.01 if course == "base" else 0.1, fused=True)
@@ -369,9 +368,10 @@ def build_parser():
 
 def check_args(args, courses):
     """Everything that the run reads must be there."""
-    needed = {os.path.join(args.out, "tokenizer"): "pretrain.py --model tokenizer",
-              os.path.join(HERE, "train1.jsonl"): "prepare.py"}
-    if courses[0] != "base":
+    needed = {os.path.join(HERE, "train1.jsonl"): "prepare.py"}
+    if courses[0] == "base":
+        needed[os.path.join(args.out, "tokenizer")] = "pretrain.py --model tokenizer"
+    else:
         needed[os.path.join(args.out, args.model, "pretrain.json")] = f"pretrain.py --model {args.model} --course base"
     for path, command in needed.items():
         if not os.path.exists(path):
@@ -389,7 +389,8 @@ def main(argv=None):
     courses = [args.course] if args.course else list(MODELS[args.model][4])
     check_args(args, courses)
     from transformers import PreTrainedTokenizerFast
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(os.path.join(args.out, "tokenizer"))
+    first = "tokenizer" if courses[0] == "base" else args.model                # a checkpoint keeps its own tokens
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(os.path.join(args.out, first))
     for course in courses:
         train_course(args.model, course, os.path.join(args.out, args.model), tokenizer,
                      args.steps or MODELS[args.model][4][course], args.threads)
