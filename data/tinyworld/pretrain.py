@@ -368,11 +368,12 @@ def build_parser():
 
 def check_args(args, courses):
     """Everything that the run reads must be there."""
-    needed = {os.path.join(HERE, "train1.jsonl"): "prepare.py"}
+    needed = {}
     if courses[0] == "base":
         needed[os.path.join(args.out, "tokenizer")] = "pretrain.py --model tokenizer"
     else:
         needed[os.path.join(args.out, args.model, "pretrain.json")] = f"pretrain.py --model {args.model} --course base"
+    needed[os.path.join(HERE, "train1.jsonl")] = "prepare.py"
     for path, command in needed.items():
         if not os.path.exists(path):
             fail(f"no {path}. Make it first:  python data/tinyworld/{command}")
