@@ -1,7 +1,7 @@
 """
 Broken inputs by the hundred. Each is given to a real command that runs to its end, in a copy of a small project.
 
-$ python tests/fuzz.py --folder /tmp/fuzz --cases 300 --seed 0
+$ python tests/fuzz.py --folder FOLDER --cases 300 --seed 0
 
 A case breaks one thing: a line of a file, a whole file, the kind of a file (a pipe in its place), a flag. The process
 of the command is forked from this one, which has imported torch. What it leaves is compared with what it leaves without
