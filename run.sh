@@ -83,7 +83,8 @@ if [ -n "$task" ] && [ "$task" != tinyworld ]; then      # rows of your own: per
         oversight="--mode debate" attacks="--attack-share 0"
     fi
 fi
-run() { echo "\$ $(printf '%q ' "$@" | sed 's/\\,/,/g; s/ $//')"; }            # print a command so that it can be copied
+# print a command so that it can be copied
+run() { echo "\$ $(printf '%q ' "$@" | sed 's/\\,/,/g; s/ $//')"; }
 ask() { run python "$@" ${all[@]+"${all[@]}"} --seed "$seed"; }
 train() { ask "$@" ${trainers[@]+"${trainers[@]}"}; }
 student() { train train_strong.py --labels "$1" --out "$2" --supervisor weak --ceiling ceiling $strong; }
