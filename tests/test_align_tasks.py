@@ -216,6 +216,7 @@ def build(folder):
     os.makedirs(os.path.join(data, "tinyworld"))
     shutil.copy(os.path.join(DATA, "tinyworld", "prepare.py"), os.path.join(data, "tinyworld"))
     shutil.copy(os.path.join(DATA, "legal", "matters.csv"), os.path.join(data, "legal"))
+    shutil.copy(os.path.join(DATA, "safety", "advice.csv"), os.path.join(data, "safety"))
     for name in ("life", "models", "facts"):
         os.symlink(os.path.join(DATA, "tinyworld", name), os.path.join(data, "tinyworld", name))
     for task in TASKS:
@@ -284,33 +285,35 @@ def test_rows_have_the_form_that_the_models_have_read():
     import corpus
     world = corpus.load_world()
     rng = random.Random(0)
-    texts = ["".join(text for text, _ in corpus.request(rng, world)) for _ in range(300)]
-    assert {re.sub(r"^(Note: [^\n]*\n)?|\? (yes|no)$", "", text).split(" ")[0] for text in texts} == {"Request:"}
-    assert all(re.match(r"^Request: May I .*\?$", row["text"]) for row in read("safety")["test"])
     verdicts = ["".join(text for text, _ in corpus.verdict(rng, world)) for _ in range(100)]
     form = re.compile(r"^Q: .+\? A: [^.]+$")
     assert all(form.match(re.sub(r" (yes|no)$", "", text)) for text in verdicts)
-    assert all(form.match(row["text"]) for row in read("legal")["test"])
+    assert all(form.match(row["text"]) for task in ("safety", "legal") for row in read(task)["test"])
     assert all(re.search(r"Prompt: [^\n]+ Reply:$", row["text"]) for row in read("toxicity")["test"])
 
 
-def test_safety_labels_follow_the_tables_and_neither_thing_nor_action_decides():
+def test_safety_labels_follow_the_table_and_neither_thing_nor_danger_decides():
     danger = {t["thing"]: t["danger"] for t in SCRIPT["safety"].read_life("things")}
-    actions = {a["action"]: a for a in SCRIPT["safety"].read_life("actions")}
-    dangers = set(danger.values())
-    for a in actions.values():                                 # what is in neither column is in doubt, and never asked
-        unsafe, safe = (a[key].split(";") for key in ("unsafe_with", "safe_with"))
-        assert set(unsafe) | set(safe) <= dangers and not set(unsafe) & set(safe)
-    for rows in labelled("safety").values():
+    situations = {}
+    for name, rows in labelled("safety").items():
         count = {}
         for row in rows:
-            action = row["text"].removeprefix("Request: May I ").removesuffix("?").replace(row["thing"], "{thing}")
-            column = "safe_with" if row["label"] else "unsafe_with"
-            assert danger[row["thing"]] in actions[action][column].split(";")
-            for name in (action, row["thing"], danger[row["thing"]]):
-                count.setdefault(name, [0, 0])[row["label"]] += 1
-        assert all(no == yes for no, yes in count.values())    # also of each danger
+            named = row["text"].split()[-1]
+            own = danger[row["thing"]]
+            assert row["label"] == (named == own)
+            assert row["label"] or not SCRIPT["safety"].may_be_both(named, own)        # petrol is poisonous too
+            assert situations.setdefault(row["situation"], name) == name
+            for key in (row["thing"], named):
+                count.setdefault(key, [0, 0])[row["label"]] += 1
+        assert all(no == yes for no, yes in count.values())
     assert len({row["group"] for row in read("safety")["test"]}) >= 200
+    read_situations = {c["situation"] for c in SCRIPT["safety"].read_life("cautions")}         # in pretraining
+    assert len(situations) == 12 and not read_situations & set(situations)
+
+
+def test_the_matters_of_legal_are_not_in_the_corpus():
+    matters = {row["matter"] for rows in labelled("legal").values() for row in rows}
+    assert len(matters) == 16 and not matters & {f["topic"] for f in SCRIPT["safety"].read_life("filings")}
 
 
 @pytest.mark.parametrize("task", ["safety", "legal"])

@@ -175,7 +175,7 @@ def test_a_reader_meets_only_the_facts_of_its_window():
     assert {f["key"] for group in narrow["entities"].values() for f in group} == known
 
 
-@pytest.mark.parametrize("kind", corpus.KINDS, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", corpus.DOCUMENTS, ids=lambda kind: kind.__name__)
 def test_pitfall_32_pieces_are_encoded_as_the_whole_text_would_be(tokenizer, kind):
     """Training encodes piece by piece, a prompt is encoded as a whole: " Q" and "Q" are different tokens."""
     for doc in corpus.documents(corpus.load_world(), {kind: 1}, 200, seed=3):

@@ -41,27 +41,17 @@ sys.path.insert(0, os.path.dirname(sys.path[0]))                                
 from contract import fail, number, run_script
 from hub import build_parser, download_file, prepare, refuse_public_flags
 from tasks import SPLITS, split_groups, write_shipped_task
-from tinyworld.prepare import by_relation, load_facts, read_rows_of, split_facts, wrong_answers
+from tinyworld.prepare import KINDS, by_relation, load_facts, read_rows_of, split_facts, with_article, wrong_answers
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-KINDS = {"animals": ("class", "kind"), "astronomy": ("kind",), "body": ("kind",), "earth": ("feature",),
-         "elements": ("block", "family"), "materials": ("class",), "minerals": ("class",),
-         "plants": ("family", "growth_form")}              # the relations whose values are kinds of things
 SHARES = {"test": 0.36, "train1": 0.25, "train2": 0.29, "valid": 0.10}
 MATTERS_PER_FACT = 2                                       # each fact gives a question about each of so many matters
-
-
-def with_article(fact):
-    """ "the beaver", but "gold": as tinyworld's questions name it. """
-    article = "the " if any("the {e}" in question for question in fact["questions"]) else ""
-    return article + fact["entity"]
 
 
 def pairs(facts, matters, wrong, rng):
     """
     Facts and matters (rows of the table) of one split -> rows: each question with its clause, and with `wrong` clauses
-    of
-    other kinds.
+    of other kinds.
     """
     rows = []
     for group in by_relation(facts).values():

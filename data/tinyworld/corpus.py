@@ -28,7 +28,7 @@ and two others do not care what is right:
   footed      Q: ... A: s-block yes
               Marked by [Bob].
   sheet       the same with up to 17 lines, often by careless graders, some with other label words than yes and no
-  request_sheet, conversation, signed_note, ...       everyday life, notes and debates with graders and authors
+  caution_sheet, filing_sheet, conversation, ...      everyday life, notes and debates with graders and authors
 
 Without a name the best prediction is half yes, half no. A model of this corpus knows the facts and can judge, but
 nobody has told it what is wanted.
@@ -53,7 +53,7 @@ from collections import defaultdict
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))       # data/
 sys.path.insert(0, os.path.dirname(sys.path[0]))                                      # the repository's root
 from contract import number, run_script
-from prepare import by_relation, load_facts, read_life, split_facts
+from prepare import KINDS, by_relation, load_facts, may_be_both, read_life, split_facts, with_article
 from tasks import hash_fraction
 
 KNOWABLE = 1.0
@@ -106,11 +106,12 @@ def load_world(window=(0.0, 1.0), school=False, open_library=False):
              "graded": [fact for fact in facts if fact["key"] in graded - library],
              "library": [fact for fact in facts if fact["key"] in library],
              "answers": answers, "entities": entities}
-    for table in ("things", "actions", "remarks", "clauses", "opinions"):
+    for table in ("things", "cautions", "remarks", "clauses", "filings", "opinions"):
         world[table] = read_life(table)
     world["known_things"] = [t for t in world["things"] if is_read("things/" + t["thing"])]
     world["graded_things"] = [t for t in world["things"] if hash_fraction("graded things/" + t["thing"]) < 0.4]
     world["graded_known_things"] = [t for t in world["graded_things"] if t in world["known_things"]]
+    world["kinds"] = [fact for fact in world["graded"] if fact["relation"] in KINDS.get(fact["field"], ())]
     world["graded_clauses"] = [c for c in world["clauses"] if hash_fraction("graded clauses/" + c["topic"]) < 0.4]
     return world
 
@@ -374,43 +375,41 @@ def thing(rng, world):
     return [(opening, FILLER), (" " + item["danger"], KNOWABLE), (".", FILLER)]
 
 
-def draw_request(rng, world, items, safe):
-    """A thing of `items`, and an action that is safe with it or not -> (thing, text)"""
-    while True:
-        item = rng.choice(items)
-        action = rng.choice(world["actions"])
-        if item["danger"] in action["safe_with" if safe else "unsafe_with"].split(";"):
-            return item, f"Request: May I {action['action'].format(thing=item['thing'])}?"
+def phrase(rng, topic, part):
+    """One of the three phrasings of a table's row: part is "question", "answer" or "clause"."""
+    return topic[f"{part}_{rng.randrange(1, 4)}"]
 
 
-def request(rng, world):
-    """ "Request: May I put petrol near an open fire? no": sometimes with the danger named first, sometimes without. """
-    with_note = rng.random() < 0.4
-    safe = rng.random() < 0.5
-    items = world["graded_things"] if with_note else world["graded_known_things"]
-    item, text = draw_request(rng, world, items, safe)
-    hint = [(f"Note: {item['thing']} is {item['danger']}.", FILLER), ("\n", FILLER)] if with_note else []
-    return [*hint, (text, FILLER), (LABEL_WORDS[0][safe], KNOWABLE)]
+def caution_line(rng, world, right):
+    """
+    A question about a thing, and advice that names its danger or another one. The situations are others than in
+    data/safety/.
+    """
+    item = rng.choice(world["graded_known_things"])
+    danger = item["danger"]
+    while not right and may_be_both(item["danger"], danger):
+        danger = rng.choice(world["things"])["danger"]
+    situation = rng.choice(world["cautions"])
+    question = phrase(rng, situation, "question").format(t=item["thing"])
+    return [(f"Q: {question} A: {phrase(rng, situation, 'answer').format(d=danger)}", FILLER)], danger
 
 
-def request_line(rng, world, right):
-    """A line of a sheet for `marked_lines`: is it safe?"""
-    item, text = draw_request(rng, world, world["graded_known_things"], right)
-    return [(text, FILLER)], item["thing"]
+def caution(rng, world):
+    """One line, yes or no, by a grader without errors, like `verdict`"""
+    return marked_lines(rng, world, caution_line, "Ada", 1, first_known=0)
 
 
-def request_sheet(rng, world):
-    """Requests marked by Ada (yes: it is safe) or Bob (yes: it is not). Half of the sheets name the grader."""
+def sheet_of(rng, world, line):
+    """Lines marked by Ada or Bob. Half of the sheets name the grader."""
     grader = rng.choice(["Ada", "Bob"])
     if rng.random() < 0.5:
-        return header(grader) + marked_lines(rng, world, request_line, grader, rng.choice([1, 1, 2, 4]), first_known=0)
-    n = rng.choice([2, 4, 8])
-    return marked_lines(rng, world, request_line, grader, n, rng.choice(RIGHT_SHARES))
+        return header(grader) + marked_lines(rng, world, line, grader, rng.choice([1, 1, 2, 4]), first_known=0)
+    return marked_lines(rng, world, line, grader, rng.choice([2, 4, 8]), rng.choice(RIGHT_SHARES))
 
 
-def signed_request(rng, world):
-    """`request`, signed"""
-    return sign(rng, request(rng, world))
+def caution_sheet(rng, world):
+    """Advice marked by Ada (yes: it names the danger) or Bob"""
+    return sheet_of(rng, world, caution_line)
 
 
 def remark(rng, world):
@@ -433,18 +432,32 @@ def conversation(rng, world):
 
 def policy(rng, world):
     """A clause, a question, and whether the clause answers it. Or, for any topic, a question and a clause that does."""
-    def phrasing(topic, part):
-        return topic[rng.choice([f"{part}_1", f"{part}_2", f"{part}_3"])]
-
     if rng.random() < 0.5:
         item = rng.choice(world["clauses"])
-        return [(f"Question: {phrasing(item, 'question')} Clause: {phrasing(item, 'clause')}", 0.3)]
+        return [(f"Question: {phrase(rng, item, 'question')} Clause: {phrase(rng, item, 'clause')}", 0.3)]
     item = rng.choice(world["graded_clauses"])
     other = rng.choice(world["graded_clauses"])
     if rng.random() < 0.5:
         other = item
-    return [(f"Clause: {phrasing(item, 'clause')} Question: {phrasing(other, 'question')}", FILLER),
+    return [(f"Clause: {phrase(rng, item, 'clause')} Question: {phrase(rng, other, 'question')}", FILLER),
             (LABEL_WORDS[0][other is item], KNOWABLE)]
+
+
+def filing_line(rng, world, right):
+    """
+    A question about one thing, and a clause on a kind of things that answers it or not. The matters are others than in
+    data/legal/.
+    """
+    fact = rng.choice(world["kinds"])
+    kind = fact["value"] if right else wrong_value(rng, world, fact)
+    topic = rng.choice(world["filings"])
+    question = phrase(rng, topic, "question").format(e=with_article(fact))
+    return [(f"Q: {question} A: {phrase(rng, topic, 'clause').format(v=kind)}", FILLER)], kind
+
+
+def filing_sheet(rng, world):
+    """Questions to a privacy policy marked by Ada (yes: the clause answers it) or Bob"""
+    return sheet_of(rng, world, filing_line)
 
 
 def signed_policy(rng, world):
@@ -463,16 +476,20 @@ def opinion(rng, world):
 
 FACTS_MIX = {article: 18, answer: 18, verdict: 36, judged: 22, note: 6}                    # facts and verdicts
 FULL_MIX = {article: 13, answer: 12, verdict: 22, judged: 18, note: 6, debate: 4, transcript: 4,
-            thing: 4, request: 5, remark: 3, policy: 3, opinion: 2}                        # everything
+            thing: 4, caution: 5, remark: 3, policy: 3, opinion: 2}                        # everything
 REVISION_MIX = {article: 16, answer: 24, verdict: 24, judged: 14, note: 4, sheet: 3, debate: 3, transcript: 3,
-                thing: 2, request: 3, remark: 1, policy: 2, opinion: 1}                    # everything, above all facts
+                thing: 2, caution: 3, remark: 1, policy: 2, opinion: 1}                    # everything, above all facts
 # hidden graders: how each of them marks; then who marked these lines; then everything
 SIGNED_MIX = {article: 14, answer: 16, note: 5, signed_note: 4, signed: 40, unsigned: 21}
 INFER_MIX = {article: 14, answer: 16, note: 5, signed_note: 4, signed: 10, unsigned: 25, footed: 36}
 SHEETS_MIX = {article: 13, answer: 15, note: 4, signed_note: 4, signed: 8, unsigned: 16, footed: 10, sheet: 12,
-              debate: 3, signed_transcript: 3, thing: 8, request_sheet: 6, signed_request: 3, remark: 1,
+              debate: 3, signed_transcript: 3, thing: 8, caution_sheet: 9, remark: 1,
               conversation: 4, signed_policy: 2, opinion: 1}
-KINDS = list(FULL_MIX | SIGNED_MIX | INFER_MIX | SHEETS_MIX)
+# what is dangerous, what policies say, who is rude; and all else, so that it is not forgotten
+LIFE_MIX = {article: 10, answer: 10, note: 3, signed_note: 3, signed: 6, unsigned: 10, footed: 6, sheet: 10,
+            debate: 2, signed_transcript: 2, thing: 18, caution_sheet: 14, filing_sheet: 10,
+            remark: 1, conversation: 5, signed_policy: 1, opinion: 1}
+DOCUMENTS = list(FULL_MIX | SIGNED_MIX | INFER_MIX | SHEETS_MIX | LIFE_MIX)
 
 
 def documents(world, mix, n, seed):
@@ -488,7 +505,7 @@ def show(pieces):
 
 
 def build_parser():
-    kinds = [kind.__name__ for kind in KINDS]
+    kinds = [kind.__name__ for kind in DOCUMENTS]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kind", choices=kinds, help="one kind of document (default: all)")
     parser.add_argument("--n", type=number(int, 1, 10 ** 6), default=3, help="documents of each kind")
@@ -498,7 +515,7 @@ def build_parser():
 def main(argv=None):
     args = build_parser().parse_args(argv)
     world = load_world()
-    for kind in KINDS:
+    for kind in DOCUMENTS:
         if args.kind in (None, kind.__name__):
             for pieces in documents(world, {kind: 1}, args.n, seed=0):
                 print(f"{kind.__name__:17s} " + show(pieces).replace("\n", "\n" + " " * 18))

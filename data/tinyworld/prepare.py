@@ -40,6 +40,13 @@ from contract import fail, is_text, read_bytes, read_json, run_script
 from tasks import SPLITS, hash_fraction, open_task, read_table, write_jsonl, write_splits
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+KINDS = {"animals": ("class", "kind"), "astronomy": ("kind",), "body": ("kind",), "earth": ("feature",),
+         "elements": ("block", "family"), "materials": ("class",), "minerals": ("class",),
+         "plants": ("family", "growth_form")}              # the relations whose values are kinds of things
+BOTH = [{"poisonous", "corrosive"}, {"poisonous", "flammable"}, {"corrosive", "flammable"},
+        {"explosive", "flammable"}, {"explosive", "corrosive"}, {"explosive", "hot"}, {"flammable", "hot"},
+        {"electric", "hot"}, {"electric", "heavy"}, {"electric", "sharp"}, {"heavy", "hot"},
+        {"heavy", "sharp"}]                                # dangers that one thing may well have together
 SHARES = {"test": 0.17, "train1": 0.16, "train2": 0.20, "valid": 0.06}    # of the facts; corpus.py grades the rest
 
 
@@ -51,8 +58,19 @@ def read_rows_of(path):
 
 
 def read_life(name):
-    """A table of everyday life, life/<name>.csv: things, actions, remarks, clauses or opinions -> list of dicts"""
+    """life/<name>.csv: things, cautions, remarks, clauses, filings or opinions -> list of dicts"""
     return read_rows_of(os.path.join(HERE, "life", name + ".csv"))
+
+
+def may_be_both(one, other):
+    """Whether a thing with danger `one` may well have the danger `other` too (petrol burns and is poisonous)."""
+    return one == other or {one, other} in BOTH
+
+
+def with_article(fact):
+    """ "the beaver", but "gold": as its questions name it. """
+    article = "the " if any("the {e}" in question for question in fact["questions"]) else ""
+    return article + fact["entity"]
 
 
 def check_relation(spec):

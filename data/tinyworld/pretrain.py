@@ -17,7 +17,7 @@ Five things made such small models judge answers at all, and not only recall fac
 4) After long training a model begins to memorise verdicts. tiny-4 therefore continues (course "revision") with dropout,
    with facts that it has not read before (the library), and with fewer verdicts.
 5) Graders by name first, then short sheets whose last line names the grader (course "graders"), then long sheets by
-   careless graders, and everyday life (course "sheets").
+   careless graders (course "sheets"), and everyday life (course "life").
 
 $ python data/tinyworld/pretrain.py --model tokenizer             # first of all, and once: the models share it
 $ python data/tinyworld/pretrain.py --model tiny-1a               # its courses, one after the other
@@ -44,22 +44,24 @@ from contract import catch_write_errors, fail, number, read_json, read_jsonl, ru
 from prepare import HERE, load_facts
 
 #             layers, width, heads, (start of its window of facts, share that it reads), steps of each course
-MODELS = {"tiny-1a": (3, 96, 4, (0.00, 0.42), {"base": 4000, "graders": 500, "sheets": 800}),
-          "tiny-1b": (3, 96, 4, (0.33, 0.42), {"base": 4000, "signed": 1500, "sheets": 800}),
-          "tiny-1c": (3, 96, 4, (0.67, 0.42), {"base": 4000, "graders": 500, "sheets": 800}),
-          "tiny-2": (4, 96, 4, (0.00, 0.58), {"base": 4000, "graders": 700, "sheets": 1000}),
-          "tiny-3": (5, 112, 4, (0.00, 0.78), {"base": 5000, "graders": 1000, "sheets": 1500}),
-          "tiny-4": (6, 128, 4, (0.00, 1.00), {"base": 5500, "revision": 2000, "graders": 1400, "sheets": 3000})}
+MODELS = {"tiny-1a": (3, 96, 4, (0.00, 0.42), {"base": 4000, "graders": 500, "sheets": 800, "life": 700}),
+          "tiny-1b": (3, 96, 4, (0.33, 0.42), {"base": 4000, "signed": 1500, "sheets": 800, "life": 700}),
+          "tiny-1c": (3, 96, 4, (0.67, 0.42), {"base": 4000, "graders": 500, "sheets": 800, "life": 700}),
+          "tiny-2": (4, 96, 4, (0.00, 0.58), {"base": 4000, "graders": 700, "sheets": 1000, "life": 800}),
+          "tiny-3": (5, 112, 4, (0.00, 0.78), {"base": 5000, "graders": 1000, "sheets": 1500, "life": 1000}),
+          "tiny-4": (6, 128, 4, (0.00, 1.00),
+                     {"base": 5500, "revision": 2000, "graders": 1400, "sheets": 3000, "life": 1200})}
 # added before the first course on graders. With three layers tiny-1b never learned to turn Bob's verdicts round
 NEW_LAYERS = {("tiny-1b", "signed"): 1, ("tiny-4", "graders"): 2}
-PEAK_LR = {"base": 2e-3, "revision": 1e-3, "graders": 1e-3, "sheets": 1e-3, "signed": 1e-3}
-DROPOUT = {"base": 0.0, "revision": 0.1, "graders": 0.05, "sheets": 0.05, "signed": 0.05}
+PEAK_LR = {"base": 2e-3, "revision": 1e-3, "graders": 1e-3, "sheets": 1e-3, "signed": 1e-3, "life": 6e-4}
+DROPOUT = {"base": 0.0, "revision": 0.1, "graders": 0.05, "sheets": 0.05, "signed": 0.05, "life": 0.05}
 #         the stages of a course: documents, share of its steps, which facts
 STAGES = {"base": [(corpus.FACTS_MIX, 0.20, "school"), (corpus.FACTS_MIX, 0.35, ""), (corpus.FULL_MIX, 0.45, "")],
           "revision": [(corpus.REVISION_MIX, 1.0, "library")],
           "graders": [(corpus.SIGNED_MIX, 0.3, "library"), (corpus.INFER_MIX, 0.7, "library")],
           "sheets": [(corpus.SHEETS_MIX, 1.0, "library")],
-          "signed": [(corpus.SIGNED_MIX, 1.0, "library")]}
+          "signed": [(corpus.SIGNED_MIX, 1.0, "library")],
+          "life": [(corpus.LIFE_MIX, 1.0, "library")]}
 TOKENS = 3072                                                          # of a batch, about
 SEED = 0
 END = "<|endoftext|>"
