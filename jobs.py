@@ -8,6 +8,10 @@ every earlier command whose --out and --seed it names. A command without --out (
 before it, and all after it wait for it. So a command must name every run that it reads. After one has failed no other
 is started; those that are running come to their end.
 
+Before each command a line says which of how many it is, and the time left: the seconds in the results.json of the same
+run, of this seed or another, spread over the jobs. It may be less, since finished runs are skipped. Commands that never
+ran are counted and not guessed. At the end a table has each command's seconds and each stage's last line.
+
 Each command is a process of its own with its share of the cores (OMP_NUM_THREADS, if it is not set). Its files are the
 same bytes as those of `python icl.py ...` with that many threads. On Linux without a GPU, processes are forked from
 this one, which has imported torch and transformers: that saves each of them 3.5 seconds.
@@ -15,6 +19,9 @@ this one, which has imported torch and transformers: that saves each of them 3.5
 Needs   contract.py
 """
 import argparse
+import glob
+import heapq
+import json
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -22,6 +29,7 @@ import runpy
 import shlex
 import sys
 import tempfile
+import time
 
 import contract
 
@@ -44,6 +52,107 @@ def must_wait(words, earlier):
     if not out or not value_of("--out", words):
         return True
     return out in ",".join(words).split(",") and value_of("--seed", words) == value_of("--seed", earlier)
+
+
+def start_order(commands):
+    """
+    Indices of the commands. Of several that could start, the one starts for which most others wait; among equals, the
+    one that waits for most. So the longest chain of commands is not left for the end, when other cores are idle.
+
+    >>> lines = ("a.py --out a", "b.py --out b", "c.py --out c --labels b", "d.py --out d --labels b,c")
+    >>> start_order([line.split() for line in lines])
+    [1, 2, 3, 0]
+    """
+    needs = []                                             # for each command all that must be finished before it
+    for k, words in enumerate(commands):
+        named = [j for j in range(k) if must_wait(words, commands[j])]
+        needs.append(set(named).union(*(needs[j] for j in named)))
+    n_waiting = [sum(k in others for others in needs) for k in range(len(commands))]
+    return sorted(range(len(commands)), key=lambda k: (-n_waiting[k], -len(needs[k])))
+
+
+def read_run(words, other_seeds=False):
+    """
+    The results.json of a command's run -> dict; {} if there is none. other_seeds: if this seed has none, take another's
+    """
+    task = value_of("--task", words) or "tinyworld"
+    out = value_of("--out", words)
+    folder = os.path.join(contract.ROOT, "data", task)
+    paths = [os.path.join(folder, f"seed{value_of('--seed', words) or 0}", out, "results.json")]
+    if other_seeds:
+        paths += sorted(glob.glob(os.path.join(glob.escape(folder), "seed*", glob.escape(out), "results.json")))
+    for path in paths if out else []:
+        try:
+            with open(path, encoding="utf-8") as f:
+                results = json.load(f)
+            if isinstance(results["seconds"], (int, float)) and isinstance(results["line"], str):
+                return results
+        except (OSError, ValueError, KeyError, TypeError):
+            pass                                           # a run that is damaged says nothing here
+    return {}
+
+
+def simulate(commands, left, n_jobs):
+    """
+    Seconds until all commands are finished, if each starts as soon as a job is free and what it waits for is finished.
+    left: {index of a command: its seconds}, first those that are running, then the others in the order of their start
+
+    >>> commands = [line.split() for line in ("a.py --out a", "b.py --out b --labels a", "c.py --out c")]
+    >>> [simulate(commands, {0: 10, 1: 5, 2: 20}, n_jobs) for n_jobs in (1, 2)]
+    [35, 20]
+    """
+    waits_for = {k: [j for j in left if j < k and must_wait(commands[k], commands[j])] for k in left}
+    free_at = [0] * n_jobs
+    end_of = {}
+    while len(end_of) < len(left):
+        ready = [k for k in left if k not in end_of and all(j in end_of for j in waits_for[k])]
+        start_of = {k: max([free_at[0], *(end_of[j] for j in waits_for[k])]) for k in ready}
+        k = min(ready, key=start_of.get)                   # among equals the first in `left`
+        end_of[k] = start_of[k] + left[k]
+        heapq.heapreplace(free_at, end_of[k])
+    return max(end_of.values(), default=0)
+
+
+def format_seconds(seconds):
+    """
+    >>> [format_seconds(s) for s in (0.4, 89, 100, 9000)]
+    ['0 s', '89 s', '2 min', '2.5 h']
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def format_time_left(commands, todo, running, n_jobs):
+    """The time until all is done, from earlier runs. todo: indices of commands; running: {index: its start}"""
+    left = {}
+    n_unknown = 0
+    for k in [*running, *todo]:
+        seconds = read_run(commands[k], other_seeds=True).get("seconds", 0)
+        n_unknown += bool(value_of("--out", commands[k])) and not seconds        # prepare.py and report.py take seconds
+        left[k] = max(0, seconds - (time.time() - running[k] if k in running else 0))
+    total = simulate(commands, left, n_jobs)
+    n_skipped = sum("--force" not in commands[k] and read_run(commands[k]) != {} for k in todo)
+    if not n_unknown and n_skipped:
+        return f"up to {format_seconds(total)} left: finished runs are skipped"
+    if not n_unknown:
+        return f"about {format_seconds(total)} left" if total else "seconds left"
+    known = "time left unknown" if not total else f"more than {format_seconds(total)} left"
+    return f"{known}: {n_unknown} of {len(left)} have never run here"
+
+
+def format_table(commands, seconds):
+    """Each run's seconds and last line -> lines. seconds: {index: (how long it took, its exit code)}"""
+    rows = [("seconds", "seed", "run", "last line")]
+    for k, words in enumerate(commands):
+        took, code = seconds.get(k, (0, None))
+        line = "not started" if code is None else f"failed with exit code {code}" if code else ""
+        line, *warnings = (line or read_run(words).get("line", "done")).split(" | WARNING: ")
+        line += f" | WARNINGS: {len(warnings)}, see above" if warnings else ""
+        name = value_of("--out", words) or os.path.basename(words[0])
+        rows.append((f"{took:.0f}", value_of("--seed", words), name, contract.plain(line)))
+    widths = [max(len(row[k]) for row in rows) for k in range(3)]
+    return [f"{row[0]:>{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:{widths[2]}}  {row[3]}" for row in rows]
 
 
 def has_gpu():
@@ -82,13 +191,16 @@ def run_all(commands, n_jobs, context, folder):
     context   multiprocessing's: how a process starts
     folder    for files of what commands print; with one at a time it is printed at once
     """
-    todo = dict(enumerate(commands))
+    todo = {k: commands[k] for k in (start_order(commands) if n_jobs > 1 else range(len(commands)))}
     running = {}
+    started = {}
+    seconds = {}
     code = 0
 
     def finish(k):
         process, words = running.pop(k)
         process.join()
+        seconds[k] = time.time() - started.pop(k), process.exitcode
         if n_jobs > 1:
             print("$ python", shlex.join(words))
             with open(os.path.join(folder, str(k)), "a+", encoding="utf-8", errors="replace") as f:
@@ -101,9 +213,14 @@ def run_all(commands, n_jobs, context, folder):
                 before = [commands[j] for j in (*todo, *running) if j < k]
                 if len(running) == n_jobs or any(must_wait(words, earlier) for earlier in before):
                     continue
+                left = format_time_left(commands, todo, started, n_jobs)
+                flags = [f"{flag} {value_of(flag, words)}" for flag in ("--out", "--seed") if value_of(flag, words)]
+                number = len(commands) - len(todo) + 1
+                print(f"[{number}/{len(commands)}]", os.path.basename(words[0]), *flags, f"... {left}", flush=True)
                 if n_jobs == 1:
                     print("$ python", shlex.join(words), flush=True)
                 out = os.path.join(folder, str(k)) if n_jobs > 1 else None
+                started[k] = time.time()
                 running[k] = context.Process(target=become, args=(words, out)), todo.pop(k)
                 running[k][0].start()
             multiprocessing.connection.wait([process.sentinel for process, _ in running.values()])
@@ -113,6 +230,7 @@ def run_all(commands, n_jobs, context, folder):
         for k in list(running):
             finish(k)
         code = 130
+    print("\n" + "\n".join(format_table(commands, seconds)), flush=True)
     return code
 
 

@@ -3,17 +3,19 @@ Every finished run of a task, over its seeds, in one report: tables, figures, on
 
 $ python report.py                          # all tasks that have runs
 $ python report.py --task tinyworld
+$ python report.py --html                   # also one page to look at: charts, rows to read, debates, audits
 $ python report.py --docs                   # also fill the tables of README.md and docs/results from these runs
 $ python report.py --task tickets --check fused,student,ceiling     # is this result sound? any label files will do
 
-Needs   contract.py, metrics.py, models.py, train_weak.py, and sft.py, align_tasks.py, debate.py, cdeval.py, since it
-        prints their tables and one debate
+Needs   contract.py, metrics.py, models.py, train_weak.py, page.py, and sft.py, align_tasks.py, debate.py, cdeval.py,
+        since it prints their tables and one debate; page.html for --html
 Reads   data/<task>/seed*/<run>/{results.json, labels.jsonl}, data/<task>/test.jsonl, and cdeval.py's runs in
         data/cdeval/
 Writes  data/<task>/report.md and prints it: a table for each stage, mean over seeds; one debate; the cultural
         orientations (the same in every report: they belong to no task). With matplotlib also report-*.png.
+        --html: data/<task>/report.html, which opens from disk (page.py)
         --docs: data/measured.json (the last measurement of each run), the tables of README.md and docs/results/*.md and
-        the accuracies in docs/exercises.md, whose numbers come from it, and figures/
+        the accuracies in the answers of course/, whose numbers come from it, and figures/
 
 Intervals are 95 % by bootstrap over questions and over seeds (metrics.bootstrap). With one seed they do not include the
 variation between seeds: run three or more before you believe a difference. "minus student" is the paired difference to
@@ -36,6 +38,7 @@ import numpy as np
 import align_tasks
 import cdeval
 import debate
+import page
 from contract import (
     ROOT,
     catch_write_errors,
@@ -168,18 +171,19 @@ def describe_runs(task, runs):
     groups = [row["group"] for row in test]
     stage = stage_of(runs)
 
-    def hits_of(*models):
-        """M models, each S names or folders of runs, one a seed -> (S, M, N)"""
+    def hits_of(*models, on=task):
+        """M models, each S names or folders of runs, one a seed -> (S, M, N), on test of this or of another task"""
         hits = []
         for c, *names in zip(configs, *models):
             of_seed = [labels_folder(name, task, c["seed"]) for name in names]
-            hits.append([predictions_on_test(task, folder, max_rows)[1] for folder in of_seed])
+            hits.append([predictions_on_test(on, folder, max_rows)[1] for folder in of_seed])
         return np.array(hits)
     hits = hits_of(folders)
     mean = float(hits.mean())
     low, high = np.percentile(bootstrap(hits, groups), [2.5, 97.5]).clip(0, 1)
     probs = [predictions_on_test(task, folder, max_rows)[0] for folder in folders]
-    row = {"run": os.path.basename(folders[0]), "stage": stage, "model": os.path.basename(config["model"]),
+    row = {"run": os.path.basename(folders[0]), "stage": stage, "config": config,
+           "model": os.path.basename(config["model"]),
            "learns from": config.get("labels") or config.get("evaluator") or config.get("supervisors") or "train1",
            "seeds": str(len(runs)), "n": f"{len(test):,}", "accuracy": [mean, low, high],
            "accuracy [95 %]": format_interval(mean, low, high),
@@ -187,6 +191,7 @@ def describe_runs(task, runs):
            "ECE": f"{np.mean([ece(p, truth) for p in probs]):.2f}",
            "says yes": f"{np.mean([(p > 0.5).mean() for p in probs]):.2f}",
            "seconds": f"{np.mean([results['seconds'] for _, results in runs]):.0f}"}
+    row |= accuracy_by_kind(test, hits)
     if stage == "auto_align.py":
         row |= describe_rounds([results["rounds"] for _, results in runs], runs[0][1].get("labels_to_choose", 0))
     if stage == "ensemble.py":
@@ -202,6 +207,12 @@ def describe_runs(task, runs):
         if row["run"] == name or not all(os.path.exists(os.path.join(folder, "labels.jsonl")) for folder in baseline):
             return None
         return hits_of(baseline, folders)
+    if config.get("also"):                                 # another task, which nothing was trained on
+        rows_there = read_rows(config["also"], "test", max_rows)
+        elsewhere = hits_of(folders, on=config["also"])
+        low, high = np.percentile(bootstrap(elsewhere, [row["group"] for row in rows_there]), [2.5, 97.5]).clip(0, 1)
+        row[f"on {config['also']} [95 %]"] = format_interval(float(elsewhere.mean()), low, high)
+        row |= {f"{config['also']}: {kinds}": text for kinds, text in accuracy_by_kind(rows_there, elsewhere).items()}
     hits = hits_beside("weak")
     if hits is not None:
         draws = bootstrap(hits, groups)
@@ -230,10 +241,57 @@ def describe_runs(task, runs):
             row["pgr"] = found["pgr"]
             of = "" if metric == "accuracy" else f" ({METRIC_NAMES[metric]})"
             row["PGR [95 %]"] = align_tasks.format_pgr(found["pgr"], found["interval"]) + of
+        if config.get("also"):
+            elsewhere = hits_of(supervisors, folders, [c["ceiling"] for c in configs], on=config["also"])
+            groups_there = [row["group"] for row in read_rows(config["also"], "test", max_rows)]
+            found = align_tasks.recovered(elsewhere, None, np.array(groups_there))
+            pgr_there = align_tasks.format_pgr(found["pgr"], found["interval"]) if "pgr" in found else "no gap"
+            row[f"PGR on {config['also']} [95 %]"] = pgr_there
         if config.get("labels"):                           # agreement is with the run whose labels were trained on
             hits = hits_of([c["labels"] for c in configs], folders)
         row["agrees where right / wrong"] = format_split(hits[:, 1] == hits[:, 0], hits[:, 0])
     return row
+
+
+def accuracy_by_kind(test, hits):
+    """Where rows have a "kind": (S, 1, N) hits -> {"answer / note": "0.81 / 0.70"}, means over seeds"""
+    kinds = sorted({row.get("kind", "") for row in test})
+    if len(kinds) < 2:
+        return {}
+    kind_of = np.array([row.get("kind", "") for row in test])
+    return {" / ".join(kinds): " / ".join(f"{hits[..., kind_of == kind].mean():.3f}" for kind in kinds)}
+
+
+def describe_best_of(runs):
+    """
+    sft.py --reward over its seeds -> {"RUN, REWARD": {column: text}}: how often the best of n samples by a reward model
+    is good, and its reward, means over seeds [lowest, highest].
+    """
+    texts = {}
+    for judge in runs[0][1]["best_of"]:
+        cells = {"seeds": str(len(runs))}
+        for points in zip(*(results["best_of"][judge] for _, results in runs)):
+            n = points[0]["n"]
+            for title, key, form in ((f"good, n = {n}", "good", "{:.3f}"), (f"reward, n = {n}", "reward", "{:+.2f}")):
+                values = [point[key] for point in points]
+                cells[title] = format_interval(np.mean(values), min(values), max(values), form)
+            kinds = sorted(set(points[0]) - {"n", "reward", "good"})
+            cells[f"{' / '.join(kinds)}, n = {n}"] = " / ".join(
+                f"{np.mean([point[kind] for point in points]):.3f}" for kind in kinds)
+        texts[f"{os.path.basename(runs[0][0])}, {judge}"] = cells
+    return texts
+
+
+def best_of_table(texts):
+    """describe_best_of's texts -> markdown, "" without any"""
+    if not texts:
+        return ""
+    columns = ["seeds", *(title for title in next(iter(texts.values())) if title.startswith(("good", "reward")))]
+    lines = ["## best of n samples by a reward model: sft.py --reward", "", "Means over seeds [lowest, highest].", "",
+             "| writer, reward model | " + " | ".join(columns) + " |", "|---" * (1 + len(columns)) + "|"]
+    lines += [f"| {escape_markdown(name)} | " + " | ".join(cells[title] for title in columns) + " |"
+              for name, cells in texts.items()]
+    return "\n".join([*lines, ""])
 
 
 def evaluator_path(rounds):
@@ -271,7 +329,7 @@ def describe_task_table(task, runs):
         if "pgr" in row:
             cells["PGR [95 %]"] = align_tasks.format_pgr(row["pgr"], row["interval"])
         texts[row["run"]] = cells
-    return align_tasks.markdown_table(task, kind, table, test), texts
+    return f"## strategies: align_tasks.py\n\n{align_tasks.markdown_table(task, kind, table, test)}", texts
 
 
 def one_debate(task, found):
@@ -367,184 +425,97 @@ def markdown_report(task, rows, stale, debate_text="", culture_text="", task_tab
 
 
 # --------------------------------------------------------------------------- figures
-# Each function draws the runs that its figure is about, or returns None if there are none. rows: describe_runs' dicts;
-# found: see find_runs. Markers and labels tell lines apart without their colours.
+# page.py says what each chart shows; here it becomes a picture. Markers, dashes and labels tell lines apart without
+# their colours. The type is large, so that a figure can be read at half of a page's width.
 
 
-def new_figure(title, xlabel, ylabel, size=(7, 4.5)):
-    import matplotlib
-    matplotlib.use("Agg")                                  # no window
-    import matplotlib.pyplot as plt
-    plt.style.use("tableau-colorblind10")
-    figure, axes = plt.subplots(figsize=size)
-    axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
+COLOURS = ("#0072b2", "#d55e00", "#007a5e", "#a8548a", "#7a5c00", "#333333")           # after Okabe and Ito
+DASHES = {"supervisor": ":", "ceiling": "--", "chance": (0, (1, 4))}
+
+
+def new_figure(chart, size):
+    from matplotlib.figure import Figure
+    figure = Figure(figsize=size, layout="constrained")    # without pyplot: no window, and nothing to close
+    axes = figure.subplots()
+    figure.suptitle(chart["title"], x=0.02, ha="left", fontsize=12)
+    axes.set_xlabel(f"{chart['xlabel']}\n{chart['bars']}")
     axes.grid(alpha=0.3)
     return figure, axes
 
 
-def draw_mean_line(axes, x, seeds, label, k):
-    """Mean over seeds, with a bar from the worst to the best. seeds (S, len(x))"""
-    a = np.array(seeds)
-    axes.errorbar(x, a.mean(0), [a.mean(0) - a.min(0), a.max(0) - a.mean(0)], marker="osv^D*"[k % 6], capsize=2,
-                  label=f"{label}, {len(a)} seeds")
-
-
-def draw_dot(axes, row, y, marker, color, label=None):
-    """A run's accuracy with its interval."""
-    mean, low, high = row["accuracy"]
-    axes.errorbar(mean, y, xerr=[[mean - low], [high - mean]], marker=marker, color=color, capsize=2, label=label)
-
-
-def draw_students(rows, found):
-    """Each run with a PGR as a dot with its interval, between supervisor and ceiling."""
-    students = [r for r in rows if r.get("pgr") is not None and r["stage"] in ("train_strong.py", "auto_align.py")]
-    students.sort(key=lambda row: row["accuracy"][0])
-    if not students:
-        return None
-    title = f"students (squares: phase 2), 95 % intervals, n={students[0]['n']}"
-    figure, axes = new_figure(title, "test accuracy", "", (7, 1.5 + 0.18 * len(students)))
-    for k, row in enumerate(students):
-        draw_dot(axes, row, k, "o" if row["stage"] == "train_strong.py" else "s", "C0")
-    axes.set_yticks(range(len(students)), [f"{r['run']} ({r['seeds']} seeds)" for r in students], fontsize=7)
-    for name, label, style in (("weak", "supervisor", ":"), ("ceiling", "ceiling", "--")):
-        for row in rows:
-            if row["run"] == name:
-                axes.axvline(row["accuracy"][0], linestyle=style, color="black", label=label)
-    axes.legend(fontsize="small", loc="lower right")
-    return figure
-
-
-def draw_elicitation(rows, found):
+def apart(ticks, nearest=0.05):
     """
-    A student's agreement with the truth and with its supervisor's labels over the steps of training, on valid: of the
-    run with many epochs if there is one, else of the naive student.
+    Ticks [[x, text]] without those nearer to the one before than this share of the axis. Both ends stay.
+
+    >>> apart([[0, "0"], [1, "2"], [1.01, "3"], [1.99, "9"], [2, "10"]])
+    [[0, '0'], [1, '2'], [2, '10']]
     """
-    by_name = {os.path.basename(runs[0][0]): runs for runs in found if stage_of(runs) == "train_strong.py"}
-    runs = by_name.get("student-long") or by_name.get("student")
-    curves = [results.get("curve") for _, results in runs or []]
-    if not curves or not all(curves) or len({len(curve) for curve in curves}) > 1:
-        return None
-    if any(None in point.values() for curve in curves for point in curve):     # valid without labels or without truth
-        return None
-    steps = [point["step"] for point in curves[0]]
-    figure, axes = new_figure("elicitation, then imitation (bars: worst and best seed)", "training step",
-                              "share of valid")
-    for k, (key, label) in enumerate((("agrees_with_truth", "correct"),
-                                      ("agrees_with_labels", "same as its supervisor"))):
-        draw_mean_line(axes, steps, [[point[key] for point in curve] for curve in curves], label, k)
-    for row in rows:
-        if row["run"] in ("weak", "ceiling"):
-            name = {"weak": "supervisor", "ceiling": "ceiling"}[row["run"]]
-            axes.axhline(row["accuracy"][0], linestyle=":" if name == "supervisor" else "--", color="black",
-                         label=f"{name}, on test")
-    axes.set_xscale("symlog", linthresh=2, linscale=0.5)   # step 0 has its place
-    ticks = [step for step in steps if step & (step - 1) == 0 or step == steps[-1]]
-    axes.set_xticks(ticks, ticks)
-    axes.set_xlim(left=-0.3)
-    axes.minorticks_off()
-    axes.legend(fontsize="small")
+    distance = nearest * (ticks[-1][0] - ticks[0][0])
+    kept = ticks[:1]
+    for tick in ticks[1:]:
+        if tick[0] - kept[-1][0] >= distance and (ticks[-1][0] - tick[0] >= distance or tick == ticks[-1]):
+            kept.append(tick)
+    return kept
+
+
+def draw_lines(chart):
+    """A chart of lines over steps, members, demonstrations or rounds: means with bars"""
+    figure, axes = new_figure(chart, (6, 4.6 + 0.2 * len(chart["lines"])))
+    for k, line in enumerate(chart["lines"]):
+        mean, low, high = (np.array(line[key]) for key in ("mean", "low", "high"))
+        axes.errorbar(line["x"], mean, [mean - low, high - mean], marker="osv^D*"[k % 6], color=COLOURS[k % 6],
+                      capsize=2, label=line["name"])
+    for level in chart["levels"]:
+        axes.axhline(level["at"], linestyle=DASHES[level["name"]], color="black",
+                     label=f"{level['name']}, {level['at']:.3f}")
+    axes.set_ylabel(chart["ylabel"])
+    axes.set_xticks(*zip(*apart(chart["ticks"])))
+    figure.legend(loc="outside lower left", ncols=1 if len(chart["lines"]) < 4 else 2, frameon=False)
     return figure
 
 
-def draw_ensembles(rows, found):
-    """Test accuracy over the number of members, a line for each kind of ensemble; the single supervisor dashed."""
-    curves = {}
-    for runs in found:
-        if stage_of(runs) == "ensemble.py" and "curve" in runs[0][1]:
-            points = [[point["test"]["accuracy"] for point in results["curve"]] for _, results in runs]
-            curves[os.path.basename(runs[0][0])] = points
-    if not curves:
-        return None
-    figure, axes = new_figure("ensembles of supervisors (bars: worst and best seed)", "members", "test accuracy")
-    for k, (name, seeds) in enumerate(sorted(curves.items())):
-        n = min(map(len, seeds))                           # boosting may stop early with some seeds
-        draw_mean_line(axes, range(1, n + 1), [seed[:n] for seed in seeds], name, k)
-    for row in rows:
-        if row["run"] == "weak":
-            axes.axhline(row["accuracy"][0], linestyle="--", color="gray", label="the single supervisor")
-    axes.legend(fontsize="x-small", loc="upper left", bbox_to_anchor=(1.02, 1))
+def draw_dots(chart):
+    """A chart of dots with intervals: a line for each method, methods in groups"""
+    names = []
+    for group in chart["groups"]:
+        names += [group["name"]] * bool(group["name"]) + [f"{dot['name']} ({dot['seeds']})" for dot in group["dots"]]
+    figure, axes = new_figure(chart, (7, 1.7 + 0.21 * len(names)))
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.4, -0.6)                  # the first line on top
+    for text in axes.get_yticklabels():
+        if text.get_text() in [group["name"] for group in chart["groups"]]:
+            text.set_fontweight("bold")
+    y = -1
+    for group in chart["groups"]:
+        y += bool(group["name"])
+        for dot in group["dots"]:
+            y += 1
+            for m in dot["marks"]:
+                k = chart["kinds"].index(m["kind"])
+                axes.errorbar(m["mean"], y, xerr=[[m["mean"] - m["low"]], [m["high"] - m["mean"]]], marker="os"[k],
+                              color=COLOURS[k], capsize=2, label=m["kind"])
+    for level in chart["levels"]:
+        axes.axvline(level["at"], linestyle=DASHES[level["name"]], color="black",
+                     label=f"{level['name']}, {level['at']:.3f}")
+    axes.set_xlabel(axes.get_xlabel() + "\nin brackets: seeds")
+    handles, labels = axes.get_legend_handles_labels()
+    of_label = dict(zip(labels, handles))                  # each label once
+    figure.legend(of_label.values(), of_label, loc="outside lower left", ncols=3, frameon=False)
     return figure
 
 
-def draw_oversight(rows, found):
-    """The judge with each kind of help, and the student trained on its labels, each with its interval."""
-    judges = [row for row in rows if row["stage"] == "debate.py" or row["run"] == "weak"]
-    judges.sort(key=lambda row: row["accuracy"][0])
-    if len(judges) < 2:
-        return None
-    title = f"judges with help, and the students that they teach; 95 %, n={judges[0]['n']}"
-    figure, axes = new_figure(title, "test accuracy", "", (7, 1.5 + 0.28 * len(judges)))
-    by_run = {row["run"]: row for row in rows}
-    for k, judge in enumerate(judges):
-        student = by_run.get("student" if judge["run"] == "weak" else "student-" + judge["run"])
-        draw_dot(axes, judge, k, "o", "C0", None if k else "judge")
-        if student:
-            draw_dot(axes, student, k, "s", "C1", None if k else "student")
-    names = ["no help" if row["run"] == "weak" else row["run"] for row in judges]
-    axes.set_yticks(range(len(judges)), [f"{n} ({r['seeds']} seeds)" for n, r in zip(names, judges)], fontsize=8)
-    axes.legend(fontsize="small")
-    return figure
-
-
-def draw_icl_curves(rows, found, key, title):
-    """icl.py's accuracy over the number of demonstrations ("shots") or of flipped labels ("noise")"""
-    curves = {}
-    for runs in found:
-        points = [results.get("curve") or [{}] for _, results in runs]
-        if len(points[0]) > 1 and len({point.get(key) for point in points[0]}) == len(points[0]):
-            curves[os.path.basename(runs[0][0])] = points
-    if not curves:
-        return None
-    figure, axes = new_figure(f"{title} (one prompt; bars: worst and best seed)", title, "test accuracy")
-    for k, (name, seeds) in enumerate(sorted(curves.items())):
-        accuracies = [[point["accuracy"] for point in points] for points in seeds]
-        draw_mean_line(axes, range(len(seeds[0])), accuracies, name, k)
-        axes.set_xticks(range(len(seeds[0])), [point[key] for point in seeds[0]])
-    axes.axhline(0.5, linestyle=":", color="gray", label="chance")
-    axes.legend(fontsize="small")
-    return figure
-
-
-def draw_rounds(rows, found):
-    """Phase 2: evaluator, learner and control over the rounds of `align`, mean over seeds; the ceiling dashed."""
-    aligned = [runs for runs in found if stage_of(runs) == "auto_align.py" and os.path.basename(runs[0][0]) == "align"]
-    if not aligned:
-        return None
-    seeds = [results["rounds"] for _, results in aligned[0]]
-    n = len(seeds[0])
-    figure, axes = new_figure("phase 2 (bars: worst and best seed)", "round", "test accuracy")
-    draw_mean_line(axes, range(n + 1), [evaluator_path(rounds) for rounds in seeds], "evaluator", 0)
-    draw_mean_line(axes, range(1, n + 1), [[r["learner_test"]["accuracy"] for r in s] for s in seeds], "learner", 1)
-    untrained = [[r["untrained"]["accuracy"] for r in s] for s in seeds]
-    draw_mean_line(axes, range(1, n + 1), untrained, "the student untrained, calibrated like the evaluator", 2)
-    axes.set_xticks(range(n + 1), ["start"] + [f"{k + 1}: {r['student']}" for k, r in enumerate(seeds[0])])
-    for row in rows:
-        if row["run"] == "ceiling":
-            axes.axhline(row["accuracy"][0], linestyle="--", color="black", label=f"ceiling ({row['model']})")
-    axes.legend(fontsize="small")
-    return figure
-
-
-FIGURES = {"elicitation": draw_elicitation, "students": draw_students, "ensembles": draw_ensembles,
-           "oversight": draw_oversight,
-           "shots": functools.partial(draw_icl_curves, key="shots", title="demonstrations"),
-           "noise": functools.partial(draw_icl_curves, key="noise", title="flipped labels"), "rounds": draw_rounds}
-
-
-def draw_figures(task, rows, found):
-    """All figures that there are runs for -> their paths"""
+def draw_figures(task, charts):
+    """charts {name: page.py's chart} -> paths of the figures"""
     paths = []
-    for name, function in FIGURES.items():
+    for name, chart in charts.items():
         try:
-            figure = function(rows, found)
+            figure = draw_lines(chart) if "lines" in chart else draw_dots(chart)
         except ImportError:
             print("no figures: matplotlib is not installed")
             return paths
-        if figure:
-            paths.append(os.path.join(ROOT, "data", task, f"report-{name}.png"))
-            with replacing(paths[-1]) as half:
-                figure.savefig(half, format="png", dpi=130, bbox_inches="tight")
-            figure.clf()
+        paths.append(os.path.join(ROOT, "data", task, f"report-{name}.png"))
+        with replacing(paths[-1]) as half:
+            figure.savefig(half, format="png", dpi=160, bbox_inches="tight")
     return paths
 
 
@@ -599,7 +570,7 @@ def fill_row(line, header, known):
 
 def fill_quotes(text, known):
     """
-    Accuracies in running text, such as those in the answers of docs/exercises.md. known: {run: {column: text}}
+    Accuracies in running text, such as those in the answers of course/. known: {run: {column: text}}
 
     >>> fill_quotes("Here `a` 0.500 wins, `b` 0.400 loses.", {"a": {"accuracy [95 %]": "0.853 [0.817, 0.882]"}})
     'Here `a` 0.853 wins, `b` 0.400 loses.'
@@ -644,9 +615,9 @@ def update_docs(pages, measured, figures):
     write_file(MEASURED, json.dumps(measured, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
     for path, text in pages.items():
         write_file(path, fill_tables(text, measured))
-    exercises = os.path.join(ROOT, "docs", "exercises.md")
-    if os.path.exists(exercises):
-        write_file(exercises, fill_quotes(read_text(exercises), measured.get("tinyworld", {})))
+    for pattern in ("*.md", "*.ipynb", os.path.join("chapters", "*.md")):
+        for path in glob.glob(os.path.join(ROOT, "course", pattern)):
+            write_file(path, fill_quotes(read_text(path), measured.get("tinyworld", {})))
     for task, paths in figures.items():
         for path in paths:
             name = f"{task}-{os.path.basename(path).removeprefix('report-')}"
@@ -739,7 +710,7 @@ def check_up(rows, models, metric="auto"):
 # --------------------------------------------------------------------------- the report
 
 
-def report_task(task, measured):
+def report_task(task, measured, as_html=False):
     """One task: print and write its report, and put its numbers into `measured`. -> paths of the figures"""
     found, stale = find_runs(task)
     unmeasured = [runs for runs in found if not all(is_measured(task, results) for _, results in runs)]
@@ -747,24 +718,36 @@ def report_task(task, measured):
     rows = []
     task_table = ""
     task_texts = {}
+    best_of = {}
     for runs in found:
         with reject_damaged(os.path.relpath(os.path.join(runs[0][0], "results.json"))):
             if stage_of(runs) in STAGES:
                 rows.append(describe_runs(task, runs))
             elif stage_of(runs) == "align_tasks.py":
                 task_table, task_texts = describe_task_table(task, runs)
+            elif runs[0][1].get("best_of"):
+                best_of |= describe_best_of(runs)
     folder = os.path.join(ROOT, "data", task)
     culture_text, stale_cultures = culture_tables(folder)
     if task != "cdeval":
         stale += stale_cultures
-    for folder, _ in (run for runs in unmeasured for run in runs):
-        print(f"left out: {os.path.relpath(folder)}. There are no true labels of test, or it labels a part of them")
-    text = markdown_report(task, rows, stale, one_debate(task, found), culture_text, task_table)
-    figures = draw_figures(task, rows, found)
+    for left_out, _ in (run for runs in unmeasured for run in runs):
+        print(f"left out: {os.path.relpath(left_out)}. There are no true labels of test, or it labels a part of them")
+    text = markdown_report(task, rows, stale, one_debate(task, found), culture_text,
+                           task_table + best_of_table(best_of))
+    with reject_damaged(f"a run in data/{task}"):
+        charts = page.draw_charts(rows, found)
+    figures = draw_figures(task, charts)
     names = [os.path.basename(path) for path in figures]
     write_file(os.path.join(folder, "report.md"), text + "".join(f"\n![{name}]({name})\n" for name in names))
+    if as_html:
+        predict = functools.partial(predictions_on_test, task)
+        with reject_damaged(f"a run in data/{task}"):
+            data = page.collect(task, rows, found, text, task_texts, predict)
+        page.write_page(os.path.join(folder, "report.html"), data)
+        names.append("report.html")
     print(text + f"\nwrote data/{task}/report.md" + "".join(f", {name}" for name in names))
-    update_measured(measured, task, rows, task_texts)
+    update_measured(measured, task, rows, task_texts | best_of)
     return figures
 
 
@@ -777,6 +760,7 @@ def build_parser():
     parser.add_argument("--truth", default="", metavar="FILE",
                         help='--check: rows of {"id", "label"} (default: test of the task)')
     parser.add_argument("--metric", default="auto", choices=["auto", *METRICS], help="--check: what a PGR compares")
+    parser.add_argument("--html", action="store_true", help="also write report.html, one page to look at")
     parser.add_argument("--docs", action="store_true", help="fill the tables of README.md and docs/results, too")
     return parser
 
@@ -801,7 +785,7 @@ def main(argv=None):
     measured = read_json(MEASURED) if args.docs and os.path.exists(MEASURED) else {}
     figures = {}
     for task in [task for task in tasks if task != "cdeval"] or tasks:     # cdeval's tables stand in every report
-        figures[task] = report_task(task, measured)
+        figures[task] = report_task(task, measured, args.html)
     if args.docs:
         measured["cdeval"] = measured.get("cdeval", {}) | culture_texts(find_runs("cdeval")[0])
         update_docs(pages, measured, figures)

@@ -6,13 +6,14 @@
 #   bash run.sh --seeds 0,1,2,3,4          # once for each seed (--seed 1: only that one); tables over all seeds
 #   bash run.sh --task mine                # rows of your own, made by data/own/prepare.py
 #   bash run.sh --epochs 3                 # --epochs --lr --device --max-rows ... go to every trainer
-#   bash run.sh --preset laptop            # SmolLM2-135M supervises Gemma 3 270M on 1,000 rows of SciQ: no GPU, the hub
+#   bash run.sh --preset laptop            # SmolLM2-135M supervises Gemma 3 270M on 500 rows of SciQ: no GPU, the hub
 #   bash run.sh --preset sciq              # gpt2 supervises gpt2-large on SciQ: one GPU and the hub
 #   bash run.sh --preset paper             # Qwen2.5-0.5B supervises Qwen2.5-7B: one GPU of 80 GB, and pip install peft
 #   bash run.sh --preset paper --dry-run   # only print the commands, to copy them line by line
 #   bash run.sh --jobs 1                   # one command at a time (default: one a core, at most 4; 1 with a GPU)
 #
-# Each command also runs alone: copy it, change a flag. Finished runs are skipped; --force repeats them.
+# Each command also runs alone: copy it, change a flag. Finished runs are skipped; --force repeats them. jobs.py says
+# which of how many commands starts and how long the rest will take. It ends with the last line of every stage.
 set -euo pipefail                          # stop at the first failure: no stage runs on what a failed one left behind
 cd "$(dirname "$0")"
 
@@ -25,7 +26,7 @@ while [ $# -gt 0 ]; do
     esac
     case "$1" in
         --preset | --seed | --seeds | --task | --device | --dtype | --max-rows | --max-length | --truncate | --jobs)
-            [ $# -ge 2 ] || die "$1 needs a value" ;;
+            [ -n "${2-}" ] || die "$1 needs a value" ;;
     esac
     case "$1" in
         -h | --help) sed -n '2,/^set/{/^set/!s/^# \{0,1\}//p}' run.sh; exit 0 ;;
@@ -64,7 +65,7 @@ case "$preset" in
         helper="--task sciq --model google/gemma-3-270m"
         crowd="--by data --members 3" assistant="--assistant google/gemma-3-270m"
         ladder="--task sciq --ladder HuggingFaceTB/SmolLM2-135M,google/gemma-3-270m --lr 2e-5"
-        [[ " ${all[*]-} " == *" --max-rows "* ]] || all+=(--max-rows 1000)
+        [[ " ${all[*]-} " == *" --max-rows "* ]] || all+=(--max-rows 500)
         [ ${#jobs[@]} -gt 0 ] || jobs=(--jobs 1) ;;      # each command needs 5 GB
     paper)
         prepare=data/sciq/prepare.py
@@ -110,8 +111,8 @@ commands() {
         train auto_align.py --evaluator weak,crowd,oversight --ceiling ceiling --out align $attacks $ladder
     done
 
-    # the tables, over every seed that was run
-    run python report.py ${task:+--task "$task"}
+    # the tables and report.html, a page to look at, over every seed that was run
+    run python report.py --html ${task:+--task "$task"}
 }
 if [ "$preset" = tinyworld ]; then                       # glibc keeps what a short step frees: a tenth faster
     export MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TRIM_THRESHOLD_=2147483647

@@ -8,11 +8,12 @@ import doctest
 import json
 import multiprocessing
 import os
+import re
 import shlex
 import subprocess
 
-import conftest
 import jobs
+import warm
 from conftest import ROOT
 
 
@@ -40,9 +41,13 @@ def test_a_command_waits_for_what_it_names_and_for_nothing_else(tmp_path, capfd)
     scripts = (first, "--out a"), (second, "--out b"), (third, "--labels a --out c")
     code, printed = run_scripts(tmp_path, capfd, 2, *scripts)
     assert code == 0
-    said = [line for line in printed.splitlines() if not line.startswith("$")]
+    said = [line for line in printed.splitlines() if line in ("one", "two", "three")]
     assert said in (["one", "two", "three"], ["two", "one", "three"])
     assert printed.count("$ python ") == 3
+    starts = re.findall(r"^\[(\d/3)\] (\d.py) --out \w \.\.\. time left unknown: (\d) of \d have", printed, re.M)
+    assert starts == [("1/3", "0.py", "3"), ("2/3", "1.py", "3"), ("3/3", "2.py", starts[2][2])]
+    table = printed.split("seconds  seed  run")[1].splitlines()
+    assert [line.split()[1:] for line in table[1:]] == [["a", "done"], ["b", "done"], ["c", "done"]]
 
 
 def test_after_a_failure_nothing_starts_and_its_exit_code_is_returned(tmp_path, capfd):
@@ -50,12 +55,51 @@ def test_after_a_failure_nothing_starts_and_its_exit_code_is_returned(tmp_path, 
         code, printed = run_scripts(tmp_path, capfd, n_jobs, ("sys.exit('no')", "--out a"), ("print('two')", ""))
         assert code == 1
         assert "two" not in printed
+        assert re.search(r"^ +\d+ +a     failed with exit code 1\n +0 +1.py  not started$", printed, re.M)
+
+
+def finished(root, out, seed, seconds, line="student 0.9"):
+    folder = root / "data" / "tinyworld" / f"seed{seed}" / out
+    folder.mkdir(parents=True)
+    (folder / "results.json").write_text(json.dumps({"seconds": seconds, "line": line}))
+
+
+def test_the_time_left_is_that_of_earlier_runs_of_the_same_commands(tmp_path, monkeypatch):
+    """Two jobs: weak (30 s) runs for 10 s already and student (50 s) waits for it; icl (200 s) starts now."""
+    monkeypatch.setattr(jobs.contract, "ROOT", str(tmp_path))
+    monkeypatch.setattr(jobs.time, "time", lambda: 110.0)
+    lines = ("train_weak.py --out weak --seed 1", "train_strong.py --labels weak --out student --seed 1",
+             "icl.py --out icl --seed 1", "report.py --html")
+    commands = [line.split() for line in lines]
+
+    def left(n_jobs):
+        return jobs.format_time_left(commands, [1, 2, 3], {0: 100.0}, n_jobs)
+    assert left(2) == "time left unknown: 3 of 4 have never run here"
+    finished(tmp_path, "weak", 0, 30)                      # another seed's
+    finished(tmp_path, "student", 0, 5000)
+    finished(tmp_path, "student", 1, 50, "student \x1b[31m0.8 | WARNING: a | WARNING: b")   # this seed goes before
+    assert left(2) == "more than 70 s left: 1 of 4 have never run here"
+    finished(tmp_path, "icl", 3, 200)
+    assert left(2) == "up to 3 min left: finished runs are skipped"         # student has one with this seed
+    commands[1].append("--force")
+    assert left(2) == "about 3 min left"                   # the longer of 20 + 50 and 200 seconds
+    assert left(1) == "about 4 min left"                   # 20 + 50 + 200
+    (tmp_path / "data" / "tinyworld" / "seed3" / "icl" / "results.json").write_text("{")
+    assert "1 of 4 have never" in left(2)
+    table = jobs.format_table(commands, {0: (20.0, 0), 1: (7.6, 0), 2: (3.0, -9)})
+    assert table == ["seconds  seed  run        last line",
+                     "     20     1  weak       done",
+                     "      8     1  student    student \\x1b[31m0.8 | WARNINGS: 2, see above",
+                     "      3     1  icl        failed with exit code -9",
+                     "      0        report.py  not started"]
 
 
 def test_what_needs_a_gpu_runs_on_a_cpu_in_small(tmp_path):
     """So that it does not fail for a silly reason on the day when there is one."""
-    script = os.path.join(conftest.ROOT, "tests", "gpu.sh")
-    done = subprocess.run(["bash", script, str(tmp_path), "--tiny"], capture_output=True, text=True)
+    script = os.path.join("tests", "gpu.py")
+    with open(os.path.join(ROOT, "tests", "gpu.sh"), encoding="utf-8") as f:
+        assert f.read().endswith('\nexec python "$(dirname "$0")/gpu.py" "$@"\n')
+    done = warm.run(ROOT, script, tmp_path, "--tiny")      # this line, without 4 seconds of imports
     log = (tmp_path / "gpu.log").read_text()
     assert done.returncode == 0, done.stderr + log
     found = json.loads((tmp_path / "gpu.json").read_text())
