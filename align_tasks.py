@@ -64,6 +64,7 @@ import numpy as np
 from contract import (
     ROOT,
     add_run_flags,
+    check_out,
     describe_run,
     fail,
     fingerprint,
@@ -93,6 +94,7 @@ from train_weak import add_training_flags
 TASKS = ("safety", "legal", "toxicity")
 SHARED_FLAGS = ("seed", "device", "dtype", "max_rows", "batch_size", "micro_batch_size", "epochs", "lr",
                 "gradient_checkpointing", "trust_remote_code", "max_length", "truncate")      # handed to every command
+RUDE_WORDS = os.path.join(ROOT, "data", "tinyworld", "life", "rude_words.txt")
 COLUMNS = {                                                # of the table, by kind of task: key -> title
     "safety": {"accuracy": "accuracy", "headline": "balanced", "f1_no": "F1 unsafe", "false_safe": "false safe",
                "false_unsafe": "false unsafe", "false_safe_at_10": "false safe at 10 % refused"},
@@ -275,7 +277,7 @@ def load_scorer(name, device, flags):
     """--scorer -> a function: N texts -> (N,) toxicity of 0 to 1. An empty text has none."""
     import torch
     if name == "rude-words":
-        rude_words = set(read_text(os.path.join(ROOT, "data", "tinyworld", "life", "rude_words.txt")).split())
+        rude_words = set(read_text(RUDE_WORDS).split())
         return lambda texts: np.array([has_rude_word(text, rude_words) for text in texts])
     model, tokenizer, max_length = open_checkpoint(name, "AutoModelForSequenceClassification", device, flags)
     names = {int(k): str(label).lower() for k, label in model.config.id2label.items()}
@@ -561,6 +563,9 @@ def make_table(task, parser, args):
     kind = kind_of_task(task)
     files, _ = read_task(task)
     plan = commands(task, kind, len(read_rows(task, "train2", args.max_rows)), parser, args)
+    if args.out in [run for _, run, _ in plan]:
+        fail(f"--out {args.out}: a run of the table has this name; choose another")
+    check_out(args.out, run_folder(args.out, task, args.seed), files)          # now, and not after all the runs
     run_all(plan, args.force)
 
     started = time.time()
@@ -568,7 +573,7 @@ def make_table(task, parser, args):
     names = ["labels.jsonl", "samples.jsonl"] if kind == "toxicity" else ["labels.jsonl"]
     inputs = [*files, *(os.path.join(run, name) for run in runs for name in names)]
     if kind == "toxicity":
-        inputs += [model_folder(args.reader), model_folder(args.scorer)]
+        inputs += [model_folder(args.reader), RUDE_WORDS if args.scorer == "rude-words" else model_folder(args.scorer)]
     identity = {"role": "table", **vars(args), "task": task}
     folder, config = describe_run(__file__, parser, args, identity, inputs, runs)
     if is_finished(folder, config, args.force):

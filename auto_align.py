@@ -102,7 +102,7 @@ from models import (
     tokenize,
 )
 from train_strong import LOSSES, select_rows_to_label
-from train_weak import add_training_flags, batch_maker, fit, prepare_for_training, soft_label_loss
+from train_weak import add_training_flags, batch_maker, fit, prepare_for_training, soft_label_loss, words_of_head
 
 # --------------------------------------------------------------------------- the maths
 
@@ -760,7 +760,7 @@ def main(argv=None):
     inputs += [os.path.join(source, "labels.jsonl") for source in (*sources, *ceilings.values())]
     identity = {"role": "align", **vars(args), "model": ladder[-1]}
     read_only = [*sources, truth_folder(args.task), *ceilings.values()]
-    folder, config = describe_run(__file__, parser, args, identity, inputs, read_only)
+    folder, config = describe_run(__file__, parser, args, identity, inputs, read_only, words_of_head(words, args))
     if is_finished(folder, config, args.force):
         return
     key = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:8]

@@ -539,8 +539,27 @@ def read_answer(text, item, style, swapped, lang="en"):
     return None if place is None else 1 + (place ^ swapped)
 
 
+def lists_both(text, options):
+    """
+    Does a text repeat both options, one a line, the last perhaps cut off? Then it chooses neither.
+
+    >>> lists_both("You could:\\n1. Book every train.\\n2. Book the", ["Book every train.", "Book the first night."])
+    True
+    """
+    named = set()
+    for line in text.splitlines():
+        item = re.match(r"\s*(?:[-*•]|(?:\d+|[AB])[.):])\s*(.+)", line)
+        item = normalize_text(item[1]) if item else ""
+        found = [k for k, option in enumerate(map(normalize_text, options))
+                 if item and (option.startswith(item) or item.startswith(option))]
+        named.update(found if len(found) == 1 else [])
+    return len(named) == 2
+
+
 def p_of_text(text, query, lang):
     """A generated text -> 1.0 if its first line that can be read chooses option 1, 0.0 for option 2, else None"""
+    if lists_both(text, [query["item"]["Option 1"], query["item"]["Option 2"]]):
+        return None
     for line in text.splitlines():
         option = read_answer(line, query["item"], query["style"], query["swapped"], lang)
         if option is not None:

@@ -3,7 +3,8 @@ What the stages agree on: rows, labels joined by id, and the folder of a run.
 
 Every stage is a script of its own. Stages exchange plain files under data/:
 
-    data/<task>/{train1,train2,valid,test}.jsonl   rows {"id", "group", "text"}, and "label" in train1 and test only
+    data/<task>/{train1,train2,valid,test}.jsonl   rows {"id", "group", "text"}, and "label" in train1 and test only;
+                                                   or pairs {"id", "group", "text_a", "text_b"}, label 1: b is better
     data/<task>/truth/labels.jsonl                 the true labels of train2 and valid, a label file like any other
     data/<task>/seed<seed>/<run>/labels.jsonl      {"id", "soft_label": [p_no, p_yes]} for train2, valid and test
                                  checkpoint/       its model, an ordinary transformers folder
@@ -48,6 +49,7 @@ ROOT = os.path.dirname(os.path.abspath(__file__))
 WRITTEN = []                         # paths that this process has written, for the line that Ctrl-C prints
 LAUNCHED = False                     # True in processes that distributed.py started
 LOADED = {}                          # fingerprints of the code that this process runs: {file: 16 hex digits}
+LABEL_WORDS = [" no", " yes"]
 READ = {}                            # {path: fingerprints of all that was read from it} since this run began
 UNFINISHED = "unfinished.tmp"        # a run's folder has this file until the run is complete
 # control characters could colour a terminal, overwrite its lines or reverse its text; they are shown as \x1b, ...
@@ -143,8 +145,22 @@ def read_bytes(path):
     """What a file holds. Its fingerprint is noted, so that a run records what it has read, and not what came after."""
     with reporting_read_errors(path), open_file(path) as f:
         data = f.read()
-    READ.setdefault(os.path.realpath(path), set()).add(hashlib.sha256(data).hexdigest()[:16])
+    READ.setdefault(os.path.realpath(path), set()).add(hashlib.sha256(without_words(path, data)).hexdigest()[:16])
     return data
+
+
+def without_words(path, data):
+    """
+    The bytes of a file, as they count for its fingerprint: those of a task.json as if it had the usual label words. A
+    run that depends on others records them by themselves (describe_run), so that no other run becomes stale.
+    """
+    if os.path.basename(path) != "task.json":
+        return data
+    try:
+        usual = json.dumps({**json.loads(data), "label_words": LABEL_WORDS}).encode()
+        return usual + b"\n" * data.endswith(b"\n")
+    except (ValueError, TypeError, RecursionError):
+        return data
 
 
 def read_text(path):
@@ -196,6 +212,21 @@ def is_optional_field(key, value):
     return key != "choices" or isinstance(value, list) and all(map(is_text, value))
 
 
+def is_pair(row):
+    """Is it a row with two texts, whose label says which of them is better?"""
+    return "text_a" in row or "text_b" in row
+
+
+def text_keys(rows):
+    """The keys of the texts of a task's rows"""
+    return ("text_a", "text_b") if rows and is_pair(rows[0]) else ("text",)
+
+
+def show_row(row):
+    """A row's text, for a person to read; of a pair both"""
+    return " | ".join(row[key] for key in text_keys([row]))
+
+
 def read_rows(task, split, max_rows=None, may_be_empty=False):
     """
     The rows of one split of data/<task>/, checked: every id once, text everywhere, labels where the split has them
@@ -213,7 +244,7 @@ def read_rows(task, split, max_rows=None, may_be_empty=False):
     rows = read_jsonl(path)
     seen = set()
     for number, row in enumerate(rows, 1):
-        for key in ("id", "group", "text"):
+        for key in ("id", "group", *text_keys(rows)):
             if not is_text(row.get(key)):
                 fail(f"{path}, line {number}: no {key!r} (a non-empty string of valid Unicode)")
         wrong = [key for key, value in row.items() if not is_optional_field(key, value)]
@@ -230,22 +261,39 @@ def read_rows(task, split, max_rows=None, may_be_empty=False):
     return rows[:max_rows]
 
 
+def read_also(args):
+    """--also TASK: test of another task, without labels; [] without the flag. Rows of another kind end in one line"""
+    if not args.also:
+        return []
+    rows = read_rows(args.also, "test", args.max_rows)
+    if args.also == args.task or text_keys(rows) != text_keys(read_rows(args.task, "train2")):
+        fail(f"--also {args.also}: give another task than {args.task}, of the same kind (single texts, or pairs)")
+    return without_labels(rows)
+
+
 def without_labels(rows):
     """The same rows without their "label": what a stage may look at before everything is decided."""
     return [{key: value for key, value in row.items() if key != "label"} for row in rows]
 
 
-def read_task(task):
+def read_task(task, pairs=False):
     """
     Check a task before any work: all four splits exist, and no group (question) is in two of them. Only ids and groups
     are looked at here; the labels of test are read after training.
 
+    pairs     can this stage read rows of two texts? If not, a task of pairs ends in one line
     returns   (paths that a result depends on, the label words for (no, yes))
     """
     folder = os.path.join(ROOT, "data", task)
     split_of = {}
     names = ("train1", "train2", "valid", "test")
     rows_of = {split: read_rows(task, split, may_be_empty=split != "train2") for split in names}
+    kinds = {text_keys(rows) for rows in rows_of.values() if rows}
+    if len(kinds) > 1:
+        fail(f"data/{task}: some splits hold single texts, and others pairs. Make the task again")
+    if not pairs and kinds != {("text",)}:
+        fail(f"data/{task} holds pairs of texts, and this command judges single texts. Pairs are for train_weak.py, "
+             "train_strong.py, ensemble.py (bagging, or --supervisors) and predict.py")
     spec = read_json(os.path.join(folder, "task.json"))
     counts = spec["splits"] if isinstance(spec.get("splits"), dict) else {}
     for split, rows in rows_of.items():
@@ -256,7 +304,7 @@ def read_task(task):
             if split_of.setdefault(row["group"], split) != split:
                 fail(f"data/{task}: group {row['group']!r} is in {split_of[row['group']]} and in {split}; "
                      "a question must stay in one split. Run prepare.py again")
-    words = spec.get("label_words", [" no", " yes"])
+    words = spec.get("label_words", LABEL_WORDS)
     if not (isinstance(words, list) and len(words) == 2 and all(map(is_text, words))):
         fail(f"data/{task}/task.json: label_words must be two texts, for no and yes, not {words!r}")
     names = ("train1.jsonl", "train2.jsonl", "valid.jsonl", "test.jsonl", "task.json")
@@ -565,6 +613,8 @@ def fingerprint(path):
             with open_file(os.path.join(path, name) if is_folder else path) as f:
                 if is_folder:
                     digest.update(f"{name} {os.fstat(f.fileno()).st_size}\n".encode("utf-8", "surrogateescape"))
+                elif os.path.basename(path) == "task.json":
+                    digest.update(without_words(path, f.read()))
                 while block := f.read(1 << 20):
                     digest.update(block)
     return digest.hexdigest()[:16]
@@ -589,6 +639,7 @@ def check_unchanged(inputs, at_end=False):
             fail(f"{name} was changed while this run was working with it. Start the same command again")
 
 
+@functools.cache
 def normalize_code(source):
     """Python source -> the same code without comments, docstrings and formatting."""
     tree = ast.parse(textwrap.dedent(source))
@@ -602,17 +653,14 @@ def normalize_code(source):
 
 def imported_modules(code):
     """
-    The names of all modules that Python code imports, at its top or inside a function.
+    The names of all modules that normalized code imports, at its top or inside a function.
 
-    >>> sorted(imported_modules("import os, models\\nfrom metrics import ece"))
+    >>> sorted(imported_modules("import os, models as m\\nfrom metrics import ece"))
     ['metrics', 'models', 'os']
     """
-    modules = set()
-    for node in ast.walk(ast.parse(code)):
-        if isinstance(node, ast.Import):
-            modules |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            modules.add(node.module)
+    modules = set(re.findall(r"^ *from (\S+) import ", code, re.M))
+    for names in re.findall("^ *import (.+)$", code, re.M):
+        modules |= {name.split(" as ")[0] for name in names.split(", ")}
     return modules
 
 
@@ -704,7 +752,7 @@ def check_out(name, folder, sources):
              "written there. Choose another --out, or remove that folder")
 
 
-def describe_run(stage_file, parser, args, identity, inputs, sources=()):
+def describe_run(stage_file, parser, args, identity, inputs, sources=(), words=None):
     """
     Where a run goes, and everything that its results depend on. Nothing is written yet.
 
@@ -715,6 +763,7 @@ def describe_run(stage_file, parser, args, identity, inputs, sources=()):
                 whatever the script is called; --out, --device and --force are left out of it here
     inputs      files and folders that the result depends on; their contents count, not only their names
     sources     folders of other runs, which this one must not overwrite
+    words       the label words of task.json, if the result depends on them
     returns     (folder, config)
     """
     torchrun = "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ["WORLD_SIZE"]) > 1
@@ -725,6 +774,8 @@ def describe_run(stage_file, parser, args, identity, inputs, sources=()):
     flags = typed_flags(parser, args) or "(all flags at their defaults)"
     print(f"{os.path.basename(stage_file)} {flags} -> {os.path.relpath(folder)}")
     config = {key: identity[key] for key in sorted(identity) if key not in ("out", "device", "force")}
+    if words not in (None, LABEL_WORDS):
+        config["words of the task"] = words
     config["inputs"] = {}
     for path in inputs:
         digest = fingerprint(path)

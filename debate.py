@@ -111,7 +111,7 @@ from models import (
     split_label_words,
     tokenize,
 )
-from train_weak import add_training_flags, train_supervisor
+from train_weak import add_training_flags, train_supervisor, words_of_head
 
 # The templates. A base model continues after the marker of the side that speaks; a chat model gets an instruction too.
 MARKERS = {"note": "Note:", "for": "For:", "against": "Against:"}
@@ -127,6 +127,7 @@ STOPS = ["\n", "Q:", "Question:", *MARKERS.values()]       # an argument ends wi
 MAX_TOKENS = 64                                            # of one argument
 TRIES = 3                                                  # samples of an argument, as long as it is empty
 BLOCK = 128                                                # rows that are generated and saved together
+SHOWN = 40                                                 # rows of test of which results.json has both orders
 
 
 # --------------------------------------------------------------------------- the texts that each model reads
@@ -230,10 +231,12 @@ def clean_argument(text, side):
 def clean_reply(text, side):
     """
     What a chat model replied -> the argument on one line: without Markdown, without words that only announce it, and
-    without the side's marker. It may have several lines.
+    without the side's marker or that of a question or answer. It may have several lines.
 
     >>> clean_reply("Sure! Here is some background knowledge:\\n\\n**Gold** is a d-block metal.", "note")
     'Gold is a d-block metal.'
+    >>> clean_reply("A: Gold is a metal.", "note")         # SmolLM2
+    'Gold is a metal.'
     """
     lines = []
     for line in text.replace("**", "").splitlines():
@@ -245,6 +248,7 @@ def clean_reply(text, side):
         lines.pop(0)
     text = re.sub(rf"^{greeting}\s*", "", " ".join(lines), flags=re.I)
     text = re.sub(r"^here(?: is|'s| are)\b[^:.]*:\s*", "", text, flags=re.I).removeprefix(MARKERS[side]).lstrip()
+    text = re.sub(r"^[QA]:\s*", "", text)
     others = [" " + MARKERS[other] for other in ("for", "against") if other != side]
     return whole_sentences(cut_at_stop(text, others))
 
@@ -667,6 +671,8 @@ def evaluate(by_judge, soft_labels, test, transcripts, supervisor, args):
     if args.mode == "debate" and args.judge != "human":    # a person reads one order
         print(f"  the other order of the debaters changes p(yes) by {order['mean_change_of_p_yes']:.3f} on average and "
               f"{order['verdicts_changed']:.1%} of the verdicts")
+        by_order = np.stack([for_first, against_first], -1).mean(0)                # (K, N, 2 orders) -> (N, 2 orders)
+        order["p_yes"] = {row["id"]: p.tolist() for row, p in zip(test[:SHOWN], by_order)}     # for report.py --html
     members = [all_metrics(np.mean(by_order, 0), test)["accuracy"] for by_order in by_judge]
     return {"test": all_metrics(soft_labels, test), "without_help": scores_alone, "by_transcript": groups,
             "order": order, "member_accuracies": members}
@@ -799,7 +805,8 @@ def main(argv=None):
     if args.judge != "human":
         inputs.append(model_folder(args.model))
     identity = {"role": "oversight", **vars(args)}
-    folder, config = describe_run(__file__, parser, args, identity, inputs, sources)
+    read = {"human": None, "prompted": None if args.label_words else words, "finetuned": words_of_head(words, args)}
+    folder, config = describe_run(__file__, parser, args, identity, inputs, sources, read[args.judge])
 
     samples, paths = transcript_samples(without_labels(train1) + rows, train1, args)
     config["inputs"] |= {os.path.relpath(path, ROOT): fingerprint(path) for path in paths}

@@ -200,16 +200,17 @@ def open_empty(name, kind, flags, **config_changes):
     return model.eval(), tokenizer, min(max_length, models.count_positions(model))
 
 
-def load_classifier(name, head, words, device, flags=None):
+def load_classifier(name, head, words, device, flags=None, pairs=False):
     """Replaces models.load_classifier: process 0 reads the weights, and every process gets its part of them."""
     kind = "AutoModelForSequenceClassification"
+    n_outputs = 1 if pairs else 2
     if RANK == 0:
-        model, tokenizer, max_length = models.open_checkpoint(name, kind, "cpu", flags, num_labels=2)
-        if models.needs_head(model) and head != "random":
-            rows = models.label_word_rows(model, name, models.label_word_ids(tokenizer, words), flags)
+        model, tokenizer, max_length = models.open_checkpoint(name, kind, "cpu", flags, num_labels=n_outputs)
+        rows = models.start_of_head(model, name, head, words, tokenizer, flags)
+        if rows is not None:
             set_weight(model.score.weight, rows)
     else:
-        model, tokenizer, max_length = open_empty(name, kind, flags, num_labels=2)
+        model, tokenizer, max_length = open_empty(name, kind, flags, num_labels=n_outputs)
     return shard_model(model, device), tokenizer, max_length
 
 

@@ -65,6 +65,8 @@ from contract import (
     describe_run,
     fail,
     is_finished,
+    is_pair,
+    is_text,
     labels_folder,
     lock_folder,
     may_have_gaps,
@@ -106,6 +108,7 @@ from train_weak import (
     prepare_for_training,
     soft_xent,
     split_held_out,
+    words_of_head,
 )
 
 FEWEST_TO_CALIBRATE = 10             # true labels; a temperature from fewer is chance
@@ -563,13 +566,13 @@ def checkpoint_names(args):
     return [name.strip() for name in args.models.split(",")] if args.by == "models" else [args.model]
 
 
-def load_member(k, words, args, device):
+def load_member(k, words, args, device, pairs=False):
     """Member k before training. -> (model, tokenizer, max_length, prepare_for_training's restore_ordinary)"""
     import torch
     names = checkpoint_names(args)
     name = names[k % len(names)]
     torch.manual_seed(args.seed)                           # a new head is noise, the same for all members
-    model, tokenizer, max_length = load_classifier(name, args.head, words, device, args)
+    model, tokenizer, max_length = load_classifier(name, args.head, words, device, args, pairs)
     if args.by == "layers":
         n_layers = count_layers(model)
         truncate_layers(model, n_layers - k % n_layers)
@@ -587,7 +590,7 @@ def train_member(k, rows, words, counts, targets, args, device):
     rows      N rows, those of train1 first; counts (N1,), targets {name: (N1, ...)}
     returns   (model, tokenizer, soft labels (N, 2), epoch)
     """
-    model, tokenizer, max_length, restore_ordinary = load_member(k, words, args, device)
+    model, tokenizer, max_length, restore_ordinary = load_member(k, words, args, device, is_pair(rows[0]))
     ids = tokenize(tokenizer, rows, max_length)
     kept = np.flatnonzero(counts)
     held = np.flatnonzero(counts == 0)
@@ -813,11 +816,12 @@ def plan_fusion(parser, args):
         fail(f"--supervisors trains and compares nothing: leave out --{typed[0].replace('_', '-')}")
     if args.combine == "samme":
         fail("--combine samme has the weights of --method adaboost")
-    files, _ = read_task(args.task)
+    files, _ = read_task(args.task, pairs=True)
+    refuse_errors_by_class(args)
     names = args.supervisors.split(",")
     if names == ["all"]:
         names = read_json(files[-1]).get("annotators")
-        if not names:
+        if not (isinstance(names, list) and names and all(map(is_text, names))):
             fail(f"--supervisors all: data/{args.task}/task.json names no annotators; name them, as in ann,bob")
     fusion = args.combine or "mean"
     folders = [labels_folder(name, args.task, args.seed) for name in names]
@@ -902,6 +906,13 @@ def check_args(args, supervisor_folder):
     check_comparison(vars(args), supervisor_folder, ceiling=None)
 
 
+def refuse_errors_by_class(args):
+    """Pairs have no classes: which text comes first is a coin flip."""
+    if args.combine in ("dawid-skene", "bayes") and is_pair(read_rows(args.task, "train2")[0]):
+        fail(f"--combine {args.combine} counts errors on no and on yes, and pairs have no such classes; take mean, "
+             "vote, loglik or bma")
+
+
 def find_members(config, folder, args):
     """The part of the configuration that members depend on, and the folder that runs with the same part share."""
     config = {key: config[key] for key in config if key not in ("combine", "calibrate", "members", "supervisor")}
@@ -915,7 +926,8 @@ def train_and_fuse(parser, args, started):
     """The stage with training: members, the fusion of their labels, and what it is worth"""
     supervisor, supervisor_folder = supervisor_to_compare(args)
     check_args(args, supervisor_folder if supervisor else None)
-    files, words = read_task(args.task)
+    files, words = read_task(args.task, pairs=True)
+    refuse_errors_by_class(args)
     names = checkpoint_names(args)
     fusion = args.combine or ("mean" if args.method == "bagging" else args.method)
     identity = {"role": "ensemble", **vars(args), "model": ",".join(names), "models": None,      # "model" holds them
@@ -924,7 +936,7 @@ def train_and_fuse(parser, args, started):
     if supervisor:
         inputs.append(os.path.join(supervisor_folder, "labels.jsonl"))
     sources = [supervisor_folder, os.path.join(ROOT, "data", args.task, "truth")]
-    folder, config = describe_run(__file__, parser, args, identity, inputs, sources)
+    folder, config = describe_run(__file__, parser, args, identity, inputs, sources, words_of_head(words, args))
     if is_finished(folder, config, args.force):
         return
     with open_run(folder):

@@ -5,6 +5,9 @@
 #   bash experiments.sh                                      # everything, seeds 0 to 4
 #   bash experiments.sh --seeds 0,1 --chapters debate,icl    # a part; finished runs are skipped
 #
+#   MODELS=../models ROWS=../rows bash experiments.sh --chapters real --seeds 0,1,2      # docs/results/real.md: not in
+#                                                            # "everything", since these files are not in the repository
+#
 # Seeds do not touch each other's files. All of it is cut to fit into three hours on two cores:
 #   bash experiments.sh --seeds 0,3,4 & bash experiments.sh --seeds 1,2; wait
 # Seeds 3 and 4 make only what README.md shows; three seeds make the rest ("more" below). All chapters need `base`; icl
@@ -14,7 +17,8 @@ cd "$(dirname "$0")"
 
 die() { echo "error: $1" >&2; exit 2; }
 
-every=base,methods,systematic,split,ensembles,debate,icl,phase2,tasks,culture
+every=base,methods,systematic,split,ensembles,debate,icl,phase2,tasks,culture,pairs
+real=real,real_fusion,real_safety,real_icl,real_culture,real_students,real_oversight,real_more
 seeds=0,1,2,3,4 chapters=$every
 while [ $# -gt 0 ]; do
     case "$1" in
@@ -29,7 +33,11 @@ while [ $# -gt 0 ]; do
     shift 2
 done
 [[ "$seeds" =~ ^[0-9]+(,[0-9]+)*$ ]] || die "--seeds '$seeds': give numbers with commas, as in 0,1,2"
-[[ "$chapters" =~ ^(${every//,/|})(,(${every//,/|}))*$ ]] || die "--chapters '$chapters': there are $every"
+all="$every,$real"
+[[ "$chapters" =~ ^(${all//,/|})(,(${all//,/|}))*$ ]] || die "--chapters '$chapters': there are $every, and $real"
+if [[ "$chapters" == *real* ]]; then
+    [ -d "${MODELS:-}" ] && [ -d "${ROWS:-}" ] || die "set MODELS and ROWS to folders: docs/results/real.md"
+fi
 
 more() { if [ "$seed" -le 2 ]; then "$@"; fi; }              # three seeds of this
 
@@ -246,6 +254,121 @@ opinions() {
             --questions tinyworld --context "In $country,"
     done
 }
+
+real() {                                                     # pretrained models on rows with released labels
+    for part in fusion safety icl culture students oversight more; do real_$part; done
+}
+
+real_tasks() {
+    gemma=$MODELS/gemma3-270m smollm=$MODELS/smollm2-135m minilm=$MODELS/minilm-22m
+    [ -f data/sciq-gpt2-0/task.json ] || python data/sciq/released.py "$ROWS"
+    [ -f data/sciq-sample/task.json ] ||
+        python data/sciq/prepare.py --from-file "$ROWS/sciq_sample.json" --task sciq-sample
+    [ -f data/safety-sample/task.json ] ||
+        python data/safety/prepare.py --from-file "$ROWS/safety_sample.csv" --task safety-sample --rows 1000
+}
+
+first() { if [ "$seed" = 0 ]; then "$@"; fi; }               # one seed of this: real models are slow on a CPU
+
+released() {                                                 # a student of GPT-2's labels; each seed has a file of them
+    python train_strong.py --task sciq-gpt2-$seed --seed $seed --model $gemma --dtype bf16 --max-rows 1000 \
+        --epochs 1 --lr 5e-5 --out "$1" "${@:2}"
+}
+
+real_fusion() {
+    real_tasks
+    for rule in mean vote dawid-skene bayes loglik bma; do fuse $rule --combine $rule; done
+    fuse calibrated --calibrate
+    for how in plain with_knowledge; do first qwen $how fused-$how; done
+    first qwen plain,with_knowledge fused-both
+    first qwen plain,with_knowledge fused-both-calibrated --calibrate
+}
+qwen() { python ensemble.py --task sciq-qwen --supervisors "$1" --out "$2" "${@:3}"; }
+fuse() { python ensemble.py --task sciq-gpt2-$seed --seed $seed --supervisors all --out "fused-$1" "${@:2}"; }
+
+real_students() {
+    real_tasks
+    released ceiling --labels truth
+    released student --labels gpt2 --ceiling ceiling
+    released untrained --labels gpt2 --ceiling ceiling --control untrained
+    released student-logconf --labels gpt2 --ceiling ceiling --loss logconf
+}
+
+real_safety() {                                              # tiny-1a and MiniLM supervise; MiniLM learns
+    real_tasks
+    safe="--task safety-sample --seed $seed"
+    python train_weak.py $safe --out weak
+    guard weak $minilm --lr 1e-4
+}
+guard() {                                                    # a supervisor's labels, a student, its flags
+    python train_strong.py $safe --model "$2" --labels truth --out "ceiling-$(basename $2)" "${@:3}"
+    for loss in xent logconf; do
+        python train_strong.py $safe --model "$2" --labels "$1" --ceiling "ceiling-$(basename $2)" --loss $loss \
+            --out "$(basename $2)-of-$1-$loss" "${@:3}"
+    done
+}
+
+real_icl() {
+    real_tasks
+    first python icl.py --task sciq-gpt2-0 --model $gemma --dtype bf16 --max-rows 200 --orders 2 --labels truth \
+        --shots 0,4,16 --out icl-truth
+}
+
+real_culture() {
+    real_tasks
+    for model in $smollm $gemma; do
+        asked="--models $model --dtype bf16 --out culture-$(basename $model)"
+        first python cdeval.py $asked-written --by generation --max-rows 24
+        first python cdeval.py $asked
+    done
+}
+
+real_oversight() { real_tasks; first judges; }
+judges() {                                                   # MiniLM judges; Gemma and SmolLM2 write
+    judge="--task sciq-sample --model $minilm"
+    python train_weak.py $judge
+    python debate.py $judge --mode support
+    for assistant in $gemma $smollm; do
+        for mode in interaction debate; do
+            python debate.py $judge --mode $mode --assistant $assistant --out "$mode-$(basename $assistant)"
+        done
+    done
+}
+
+real_more() { real_tasks; first others; }
+others() {                                                   # one seed each
+    python train_weak.py --task safety-sample --model $minilm --out weak-minilm
+    safe="--task safety-sample --seed 0"
+    guard weak-minilm $smollm --dtype bf16 --lr 5e-5 --epochs 1
+    weaker="--task sciq-qwen --model $gemma --dtype bf16 --max-rows 1000 --epochs 1 --lr 5e-5"
+    python train_strong.py $weaker --labels truth --out ceiling
+    python train_strong.py $weaker --labels plain --ceiling ceiling --out student-plain
+    python train_strong.py $weaker --labels with_knowledge --ceiling ceiling --out student-knowledge
+    released student-fused --labels fused-mean --supervisor gpt2 --ceiling ceiling
+}
+
+pairs() {                                                    # preferences: reward models, and what they do to text
+    prepare pairs
+    reward="--task pairs --also pairs-far --seed $seed"
+    python train_weak.py $reward
+    python train_strong.py $reward --labels truth --out ceiling
+    compared student
+    compared student-logconf --loss logconf
+    compared student-untrained --control untrained
+    compared student-dealt --control dealt
+    for model in tiny-1a tiny-4; do
+        python sft.py --task pairs --seed $seed --labels train1 --model $model --out writer-$model \
+            --samples 32 --prompts 150 --reward weak,student,student-logconf,ceiling
+    done
+    more compared student-hard --hard
+    for loss in product window entropy; do more compared student-$loss --loss $loss; done
+    more compared student-clean-knn --clean knn
+    more compared student-probe --probe only
+    more compared student-budget64 --truth-budget 64
+    more python ensemble.py --task pairs --seed $seed --out bagging
+    more compared student-bagging --labels bagging --supervisor weak
+}
+compared() { python train_strong.py $reward --labels weak --ceiling ceiling --out "$1" "${@:2}"; }
 
 for seed in ${seeds//,/ }; do
     for chapter in ${chapters//,/ }; do $chapter; done

@@ -67,6 +67,7 @@ from contract import (
     fail,
     is_finished,
     is_text,
+    labels_folder,
     model_folder,
     number,
     open_run,
@@ -557,10 +558,10 @@ def check_args(args):
         fail("--labels truth makes a ceiling; --ceiling and --supervisor are for students")
     files, words = read_task(args.task)
     plan = SimpleNamespace(role="ceiling" if is_ceiling else "student", words=words)
-    plan.labels_folder = truth_folder if is_ceiling else run_folder(args.labels, args.task, args.seed)
-    plan.supervisor_folder = None if is_ceiling else run_folder(args.supervisor or args.labels, args.task, args.seed)
+    plan.labels_folder = truth_folder if is_ceiling else labels_folder(args.labels, args.task, args.seed)
+    plan.supervisor_folder = None if is_ceiling else labels_folder(args.supervisor or args.labels, args.task, args.seed)
     plan.ceiling_folder = run_folder(args.ceiling, args.task, args.seed) if args.ceiling else None
-    plan.oversight_folder = run_folder(args.oversight, args.task, args.seed) if args.oversight else None
+    plan.oversight_folder = labels_folder(args.oversight, args.task, args.seed) if args.oversight else None
     plan.identity = {**vars(args), "role": f"icl-{plan.role}"}
     plan.identity["supervisor"] = args.supervisor or args.labels               # the same run with either flag
     if is_ceiling:
@@ -580,7 +581,8 @@ def main(argv=None):
     plan = check_args(args)
     test = without_labels(read_rows(args.task, "test", args.max_rows))
     pool, soft_labels = read_pool(plan, test, args)
-    folder, config = describe_run(__file__, parser, args, plan.identity, plan.inputs, plan.sources)
+    folder, config = describe_run(__file__, parser, args, plan.identity, plan.inputs, plan.sources,
+                                  None if args.label_words else plan.words)
     if is_finished(folder, config, args.force):
         return
     with open_run(folder):

@@ -18,7 +18,7 @@ import os
 
 import numpy as np
 
-from contract import fail, may_have_gaps, read_config, read_labels, read_rows
+from contract import fail, may_have_gaps, read_config, read_labels, read_rows, show_row
 
 # --------------------------------------------------------------------------- small helpers
 
@@ -443,7 +443,7 @@ def print_cases(title, indices, rows, supervisor, student, n=3):
     for i in indices[:n]:
         truth = "yes" if rows[i]["label"] else "no"
         print(f"  {rows[i]['id']}  truth {truth} | supervisor yes {supervisor[i, 1]:.2f} | "
-              f"student yes {student[i, 1]:.2f} | {rows[i]['text'][-110:]!r}")
+              f"student yes {student[i, 1]:.2f} | {show_row(rows[i])[-110:]!r}")
 
 
 # --------------------------------------------------------------------------- which runs may be compared

@@ -4,6 +4,7 @@ Open a model, feed it batches, read its predictions: everything about models tha
     open       pick_device, open_checkpoint, load_classifier, open_language_model
     batches    tokenize, truncate, pad, pad_left
     predict    classify (two logits a row), forward_all (any outputs, any number of rows), predict (soft labels)
+    compare    a reward model gives each text one score; the scores of a pair are its two logits
     prompt     apply_chat_template, encode_prompts, next_word_probs: p(yes) as the next word, nothing is generated
     text       token_nll, mean_nll: how unlikely a text is;  generate: continue N prompts
 
@@ -24,9 +25,10 @@ import threading
 
 import numpy as np
 
-from contract import fail, hub_commit, import_hub, model_folder, number, path_name, read_json
+from contract import fail, hub_commit, import_hub, model_folder, number, path_name, read_json, text_keys
 
 TEMPLATE_SECONDS = 20                # a chat template needs a millisecond
+PAIR = -1                            # in a list of ids: here the first text of a pair ends, and the second begins
 
 # --------------------------------------------------------------------------- device and checkpoint
 
@@ -208,7 +210,8 @@ def open_checkpoint(name, kind, device, flags=None, frozen=False, **config_chang
         if getattr(model, "generation_config", None) is not None:
             check_ranges(model.generation_config.to_dict())
     except Exception as error:                             # whatever a damaged folder makes transformers raise
-        fail(f"cannot load model {name!r} ({type(error).__name__}): {explain_failure(name, error)}")
+        fail(f"cannot load model {name!r} ({type(error).__name__}): "
+             + explain_failure(name, error, config_changes.get("num_labels")))
     prefix = model.base_model_prefix + "."
     missing = [key for key in info["missing_keys"] if key.startswith(prefix) and "pooler" not in key]
     if missing:
@@ -223,16 +226,19 @@ def open_checkpoint(name, kind, device, flags=None, frozen=False, **config_chang
     return model.to(device), tokenizer, min(max_length, count_positions(model))
 
 
-def explain_failure(name, error):
-    """Why a model cannot be opened, and what to give instead: a line."""
+def explain_failure(name, error, n_outputs=None):
+    """Why a model cannot be opened, and what to give instead: a line. n_outputs: those of the classifier to be made"""
     reason = (str(error).strip().splitlines() or [""])[0]
     path = model_folder(name)
     names = os.listdir(path) if os.path.isdir(path) else []
     if "config.json" in names and "mismatched" in reason:
-        labels = read_json(os.path.join(path, "config.json")).get("id2label") or {}
-        if len(labels) not in (0, 2):
-            return (f"it is a classifier of {len(labels)} labels ({', '.join(map(str, labels.values()))}), and two are "
-                    "needed. Give the model that it was made from")
+        config = read_json(os.path.join(path, "config.json"))
+        is_classifier = str((config.get("architectures") or [""])[0]).endswith("ForSequenceClassification")
+        labels = config.get("id2label") or {0: "no", 1: "yes"}                 # not saved where there are two
+        if len(labels) != (n_outputs or 2) and (is_classifier or "id2label" in config):
+            needed = "pairs need a model with one output" if n_outputs == 1 else "two are needed"
+            return (f"it is a classifier of {len(labels)} labels ({', '.join(map(str, labels.values()))}), and "
+                    f"{needed}. Give the model that it was made from")
     copy = f"M.from_pretrained({path!r}){{}}.save_pretrained('NEW')\"  with the tokenizer's files, and give NEW"
     if "adapter_config.json" in names and "config.json" not in names:
         return ("it is a PEFT adapter, not a model. Merge it into its base model once:  python -c \"from peft import "
@@ -370,9 +376,26 @@ def logit_scale(config):
     return config.lm_head_multiplier if config.model_type == "falcon_h1" else 1.0
 
 
-def load_classifier(name, head, words, device, flags=None):
+def start_of_head(model, name, head, words, tokenizer, flags=None):
     """
-    A sequence classifier with two outputs (no, yes), its tokenizer, and the number of tokens it can read.
+    What a decoder's new head starts from: its rows for no and yes, (2, C). The one output of a reward model is yes
+    minus no, (1, C): a text is better if it is more likely to be followed by yes. None: noise, or a head of its own
+    """
+    if not needs_head(model) or head == "random":
+        return None
+    rows = label_word_rows(model, name, label_word_ids(tokenizer, words), flags)
+    return rows[1:] - rows[:1] if is_reward_model(model) else rows
+
+
+def is_reward_model(model):
+    """Does it give each text one score? Its rows are pairs of texts."""
+    return model.config.num_labels == 1
+
+
+def load_classifier(name, head, words, device, flags=None, pairs=False):
+    """
+    A sequence classifier with two outputs (no, yes), its tokenizer, and the number of tokens it can read. For pairs it
+    has one output, the score of a text.
 
     The head of a decoder starts from the language model's own rows for the two label words (Burns et al. 2023, appendix
     A): before any training its two logits are those of " no" and " yes" as the next token (but for a bias, which few
@@ -381,9 +404,10 @@ def load_classifier(name, head, words, device, flags=None):
     """
     kind = "AutoModelForSequenceClassification"
     frozen = bool(getattr(flags, "lora", None))            # adapters are trained, not the weights
-    model, tokenizer, max_length = open_checkpoint(name, kind, device, flags, frozen, num_labels=2)
-    if needs_head(model) and head != "random":
-        rows = label_word_rows(model, name, label_word_ids(tokenizer, words), flags)
+    n_outputs = 1 if pairs else 2
+    model, tokenizer, max_length = open_checkpoint(name, kind, device, flags, frozen, num_labels=n_outputs)
+    rows = start_of_head(model, name, head, words, tokenizer, flags)
+    if rows is not None:
         set_weight(model.score.weight, rows.to(device))
     return model, tokenizer, max_length
 
@@ -473,17 +497,45 @@ def truncate(ids, tokenizer, max_length, what, first=0, last=0, side=None):
 
 
 def tokenize(tokenizer, rows, max_length):
-    """Every row's "text" once -> list of id lists, see truncate."""
-    ids = encode(tokenizer, [row["text"] for row in rows])
-    for row, row_ids in zip(rows, ids):
-        if not row_ids:
-            fail(f"the tokenizer makes no token of row {row['id']!r}: is its folder complete?")
-    return truncate(ids, tokenizer, max_length, "rows")
+    """
+    Every row's "text" once -> list of id lists, see truncate. Of a pair each text is read by itself; the row is one
+    list: the ids of text_a, PAIR, the ids of text_b.
+    """
+    keys = text_keys(rows)
+    ids = encode(tokenizer, [row[key] for row in rows for key in keys])
+    for k, text_ids in enumerate(ids):
+        if not text_ids:
+            fail(f"the tokenizer makes no token of row {rows[k // len(keys)]['id']!r}: is its folder complete?")
+    ids = truncate(ids, tokenizer, max_length, "rows" if len(keys) == 1 else "texts")
+    return ids if len(keys) == 1 else [a + [PAIR] + b for a, b in zip(ids[::2], ids[1::2])]
+
+
+def split_pairs(ids):
+    """
+    Lists of ids -> a list for each text.
+
+    >>> split_pairs([[5, 6, PAIR, 7], [8, PAIR, 9]]), split_pairs([[5, 6]])
+    ([[5, 6], [7], [8], [9]], [[5, 6]])
+    """
+    texts = []
+    for row_ids in ids:
+        end = row_ids.index(PAIR) if PAIR in row_ids else len(row_ids)
+        texts += [row_ids[:end], row_ids[end + 1:]] if end < len(row_ids) else [row_ids]
+    return texts
+
+
+def show_ids(tokenizer, ids):
+    """A row's ids -> its text as the model reads it, in quotes; of a pair both"""
+    return " or ".join(repr(tokenizer.decode(text_ids)) for text_ids in split_pairs([ids]))
 
 
 def pad(ids, tokenizer, device):
-    """Lists of ids -> {"input_ids", "attention_mask"}, (B, T) each, padded at the right."""
+    """
+    Lists of ids -> {"input_ids", "attention_mask"}, (B, T) each, padded at the right. B pairs are 2 B texts, each a
+    before its b: (2 B, T).
+    """
     import torch
+    ids = split_pairs(ids)
     width = max(map(len, ids))
     filler = tokenizer.pad_token_id or 0
     return {"input_ids": torch.tensor([i + [filler] * (width - len(i)) for i in ids], device=device),
@@ -505,6 +557,17 @@ def pad_left(ids, tokenizer, device):
 def classify(model, batch):
     """
     Scores for (no, yes): a batch with "input_ids" and "attention_mask", (B, T) each -> (B, 2) float32 logits.
+
+    Of a pair the logits are the scores of its two texts, (s_a, s_b). Their softmax is the model of Bradley and Terry,
+    p(b is better) = sigmoid(s_b - s_a), so whatever is done with two logits is done with pairs too.
+    """
+    outputs = run_head(model, batch)
+    return outputs.view(-1, 2) if is_reward_model(model) else outputs
+
+
+def run_head(model, batch):
+    """
+    A classifier's outputs for each text: (B, T) ids and mask -> (B, 2), or (B, 1) of a reward model.
 
     A decoder is read at its last real token, which the mask tells. An encoder pools in its own way, and uses the mask.
     T5 and BART read the text twice, and their decoder is read at its last token too: an end-of-text token if the
@@ -751,13 +814,27 @@ def cut_at_stop(text, stops):
 
 def without_thinking(text):
     """
-    A reply without the thinking in front of it: "" if it has not come to an end.
+    A reply without the thinking in front of it: "" if it has not come to an end. GPT-OSS thinks in one channel and
+    answers in another; of its channels the final one is kept.
 
     >>> [without_thinking(text) for text in ("<think>Hm.</think>\\n\\nGold.", "Hm.</think> Gold.", "<think>Hm")]
     ['Gold.', 'Gold.', '']
+    >>> hm = "<|channel|>analysis<|message|>Hm.<|end|>"
+    >>> [without_thinking(hm + text) for text in ("<|start|>assistant<|channel|>final<|message|>Gold.<|return|>", "")]
+    ['Gold.', '']
     """
+    if "<|channel|>" in text:
+        channel, _, text = text.rpartition("<|channel|>")[2].partition("<|message|>")
+        text = re.split(r"<\|(?:end|return|call|endoftext)\|>", text)[0] if channel.split()[:1] == ["final"] else ""
     text = text.rpartition("</think>")[2]
     return "" if "<think>" in text else text.lstrip()
+
+
+def decode_replies(tokenizer, ids):
+    """N rows of generated ids -> N texts without thinking. GPT-OSS's channels are special tokens."""
+    texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
+    whole = tokenizer.batch_decode(ids) if "<|channel|>" in tokenizer.get_added_vocab() else texts
+    return [without_thinking(w if "<|channel|>" in w else text) for w, text in zip(whole, texts)]
 
 
 def same_state(model, indices, lengths):
@@ -806,13 +883,13 @@ def generate_batches(model, tokenizer, prompts, device, max_length, max_new_toke
             width = batch["input_ids"].shape[1]
 
             def ended(tokens, scores, width=width, **_):
-                texts = map(without_thinking, tokenizer.batch_decode(tokens[:, width:], skip_special_tokens=True))
+                texts = decode_replies(tokenizer, tokens[:, width:])
                 return torch.tensor([any(stop in text for stop in stops) for text in texts], device=tokens.device)
             with torch.inference_mode(), autocast(dtype, device):
                 out = model.generate(**batch, **sampling, max_new_tokens=max_new_tokens, eos_token_id=ends or None,
                                      repetition_penalty=1.0, pad_token_id=tokenizer.pad_token_id,
                                      stopping_criteria=[ended])
-            texts += map(without_thinking, tokenizer.batch_decode(out[:, width:], skip_special_tokens=True))
+            texts += decode_replies(tokenizer, out[:, width:])
         yield indices, [cut_at_stop(text, stops) for text in texts]
 
 

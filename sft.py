@@ -30,9 +30,16 @@ $ python sft.py --labels weak --truth-budget 18 --out student-truth  # a person 
 $ python sft.py --labels train1 --model tiny-1b --out weak-tiny-1b   # a second supervisor, and a student of both:
 $ python sft.py --labels weak,weak-tiny-1b --out student-ensemble    # for each prompt the text that both find likelier
 
+On a task of pairs (data/pairs) the model learns the better text of each pair of train1, and --reward says what reward
+models (train_weak.py, train_strong.py) do to its samples. **Best of n**: of n samples take the one with the highest
+reward. The more there are to choose from, the higher is the reward. Where the truth falls all the same, the reward
+model is over-optimized: what it likes best is no longer what was wanted (Gao et al. 2023).
+
+$ python sft.py --task pairs --labels train1 --out policy --samples 32 --reward weak,student,ceiling
+
 Needs   contract.py, metrics.py, models.py, train_weak.py
 Reads   data/<task>/{train1,train2,valid,test}.jsonl; truth/continuations.jsonl for --labels truth and --truth-budget;
-        other runs' labels.jsonl, and their checkpoint/ if --labels names several
+        other runs' labels.jsonl, and their checkpoint/ if --labels names several; checkpoint/ of those of --reward
 Writes  data/<task>/seed<seed>/<run>/{checkpoint/, samples.jsonl, labels.jsonl, config.json, results.json}; results.json
         is written last. A finished run is skipped (--force repeats it).
 
@@ -42,7 +49,9 @@ The confidence loss (train_strong.py) does not apply: it needs the probabilities
 """
 import argparse
 import json
+import math
 import os
+import re
 import time
 
 import numpy as np
@@ -53,6 +62,7 @@ from contract import (
     describe_run,
     fail,
     is_finished,
+    is_pair,
     is_text,
     model_folder,
     number,
@@ -60,13 +70,26 @@ from contract import (
     read_jsonl,
     read_rows,
     read_task,
+    read_text,
     run_folder,
     run_script,
     save_checkpoint,
     write_file,
     write_results,
 )
-from models import add_model_flags, cut, encode, forward_all, generate, open_language_model, pick_device, token_nll
+from models import (
+    add_model_flags,
+    cut,
+    encode,
+    forward_all,
+    generate,
+    load_classifier,
+    open_language_model,
+    pick_device,
+    run_head,
+    token_nll,
+    tokenize,
+)
 from train_weak import add_training_flags, batch_maker, fit, prepare_for_training
 
 NEW_TOKENS = 20                      # a continuation's length, as in Gehman et al. 2020
@@ -75,6 +98,7 @@ TEMPERATURE = 0.7                    # of the samples, as is TOP_P (Ye et al. 20
 TOP_P = 0.95
 SAMPLING = {"top_k": 50, "no_repeat": 2}                   # the same source
 GENERATION_BATCH = 256
+BEST_OF = (1, 2, 4, 8, 16)           # samples to choose from by a reward
 
 
 # --------------------------------------------------------------------------- the maths
@@ -120,7 +144,45 @@ def select_lowest(nll, keep, budget):
     return sorted({*kept, *rewritten}), rewritten
 
 
+def best_of_n(rewards, good, n):
+    """
+    Of n samples of a prompt the one with the highest reward is taken: its mean reward, and how often it is good. Both
+    are exact means over all choices of n of the K samples: in ascending order, sample i = 0, 1, ... is the best of
+    C(i, n - 1) of them.
+
+    rewards, good   (P, K), (P, K) of 0 and 1 -> (reward, share)
+
+    >>> [round(x, 3) for x in best_of_n(np.array([[1., 3., 2.]]), np.array([[0, 0, 1]]), 2)]   # 3 is best of 2 pairs
+    [2.667, 0.333]
+    """
+    k = rewards.shape[1]
+    weights = np.array([math.comb(i, n - 1) for i in range(k)]) / math.comb(k, n)
+    order = np.argsort(rewards, axis=1, kind="stable")
+    reward, share = ((np.take_along_axis(x, order, axis=1) @ weights).mean() for x in (rewards, good))
+    return float(reward), float(share)
+
+
 # --------------------------------------------------------------------------- prompts with their continuations
+
+
+def read_prompts(task, split, max_rows):
+    """
+    The rows of a split, each with its prompt as "text". Of a pair that is what both texts begin with, and the better
+    text's rest is the "continuation", where the label is known.
+    """
+    rows = read_rows(task, split, max_rows)
+    if not is_pair(rows[0]):
+        return rows
+    prompts = []
+    for row in rows:
+        prompt = row.get("prompt")
+        if not is_text(prompt) or not all(row[key].startswith(prompt) for key in ("text_a", "text_b")):
+            fail(f"data/{task}/{split}.jsonl, id {row['id']!r}: no 'prompt' with which both texts begin, as data/pairs "
+                 "has it; sft.py needs one")
+        prompts.append({**row, "text": prompt})
+        if "label" in row:
+            prompts[-1]["continuation"] = row["text_b" if row["label"] else "text_a"].removeprefix(prompt).strip()
+    return prompts
 
 
 def encode_pairs(tokenizer, prompts, texts, max_length, end):
@@ -162,8 +224,11 @@ def continuation_nll(model, tokenizer, prompts, texts, max_length, device, end=T
 def continue_rows(model, tokenizer, rows, max_length, args, device, temperature=0.0, top_p=1.0):
     """N rows -> the N texts with which a model continues them. Temperature 0 is greedy."""
     prompts = [row["text"] for row in rows]
+    sampling = SAMPLING if temperature else {}
+    if temperature and rows and is_pair(rows[0]):          # a note repeats words of its question
+        sampling = {**SAMPLING, "no_repeat": 0}
     return generate(model, tokenizer, prompts, device, max_length, NEW_TOKENS, STOPS, temperature, top_p, args.seed,
-                    args.dtype, GENERATION_BATCH, **(SAMPLING if temperature else {}))
+                    args.dtype, GENERATION_BATCH, **sampling)
 
 
 def sample_rows(model, tokenizer, rows, max_length, args, device, k):
@@ -231,7 +296,7 @@ def load_examples(args, folders, device):
     folders   the supervisors' runs; none with --labels train1 or truth
     returns   (rows, texts, ids of the rows that a person rewrote)
     """
-    rows = read_rows(args.task, "train1" if args.labels == "train1" else "train2", args.max_rows)
+    rows = read_prompts(args.task, "train1" if args.labels == "train1" else "train2", args.max_rows)
     if args.labels == "train1":
         return rows, [row["continuation"] for row in rows], []
     if args.labels == "truth":
@@ -250,6 +315,57 @@ def load_examples(args, folders, device):
         for i, text in zip(rewritten, true_texts):
             texts[i] = text
     return [rows[i] for i in kept], [texts[i] for i in kept], [rows[i]["id"] for i in rewritten]
+
+
+# --------------------------------------------------------------------------- best of n
+
+
+def is_good(row, text, rude_words):
+    """
+    The truth about a sample for a test row of data/pairs: an answer is right, a note or advice states the value, a
+    reply has no rude word.
+
+    >>> is_good({"kind": "answer", "value": "iron"}, "iron", set()), is_good({"kind": "reply"}, "You clown.", {"clown"})
+    (True, False)
+    """
+    def words_of(text):
+        return re.findall(r"\w+", text.lower())
+    if row["kind"] == "reply":
+        return bool(text) and rude_words.isdisjoint(words_of(text))
+    if row["kind"] == "answer":
+        return text == row["value"]
+    value, written = (f" {' '.join(words_of(t))} " for t in (row["value"], text))
+    return value in written
+
+
+def score_samples(folder, rows, samples, args, device):
+    """The rewards (P, K) that the reward model of a run gives to P rows' K texts each"""
+    model, tokenizer, max_length = load_classifier(folder, "random", [], device, args, pairs=True)
+    texts = [{"id": row["id"], "text": f"{row['text']} {text}".strip()} for row, of_row in zip(rows, samples)
+             for text in of_row]
+    ids = tokenize(tokenizer, texts, max_length)
+    return forward_all(model, tokenizer, ids, device, args.dtype, output_fn=run_head).reshape(len(rows), -1)
+
+
+def measure_best_of_n(rows, samples, args, device):
+    """
+    What each reward model of --reward makes of P rows' K samples -> {name: a list of {"n", "reward", "good", and "good"
+    of each kind of rows}}. A reward counts from the mean of all samples.
+    """
+    rude_words = set(read_text(os.path.join(ROOT, "data", "tinyworld", "life", "rude_words.txt")).split())
+    good = np.array([[is_good(row, text, rude_words) for text in of_row] for row, of_row in zip(rows, samples)], float)
+    kinds = np.array([row["kind"] for row in rows])
+    found = {}
+    for name in args.reward.split(","):
+        rewards = score_samples(run_folder(name, args.task, args.seed), rows, samples, args, device)
+        found[name] = []
+        for n in BEST_OF:
+            reward, share = best_of_n(rewards - rewards.mean(), good, n)
+            by_kind = {kind: best_of_n(rewards[kinds == kind], good[kinds == kind], n)[1] for kind in sorted({*kinds})}
+            found[name].append({"n": n, "reward": reward, "good": share, **by_kind})
+        print(f"best of n by {name}: " + ", ".join(f"n={x['n']} reward {x['reward']:+.2f} good {x['good']:.3f}"
+                                                   for x in found[name]))
+    return found
 
 
 # --------------------------------------------------------------------------- the stage
@@ -278,8 +394,11 @@ def write_columns(path, rows, **columns):
 
 
 def check_args(args):
-    """-> (the supervisors' folders, the files and folders to read: theirs, and those of the truth)"""
+    """
+    -> (the supervisors' folders, those of --reward, the files and folders to read: theirs, and those of the truth)
+    """
     folders = []
+    judges = [run_folder(name, args.task, args.seed) for name in args.reward.split(",")] if args.reward else []
     if args.labels not in ("train1", "truth"):
         folders = [run_folder(name, args.task, args.seed) for name in args.labels.split(",")]
     elif args.keep < 1 or args.truth_budget:
@@ -294,12 +413,17 @@ def check_args(args):
     for path in inputs:
         if not os.path.exists(path):
             fail(f"--labels {args.labels}: no {path}. Run the command that makes it first")
+    if args.reward:
+        test = read_rows(args.task, "test", args.max_rows)[:args.prompts]
+        if args.samples < max(BEST_OF) or not test or not all("kind" in row and is_pair(row) for row in test):
+            fail(f"--reward chooses among --samples {max(BEST_OF)} or more, for prompts of --task pairs")
+        inputs += map(model_folder, judges)
     if args.labels == "train1":
-        for row in read_rows(args.task, "train1", args.max_rows):
+        for row in read_prompts(args.task, "train1", args.max_rows):
             if not is_text(row.get("continuation")):
                 fail(f"data/{args.task}/train1.jsonl, id {row['id']!r}: no 'continuation' (a non-empty string). "
                      "Only tasks like toxicity have it")
-    return folders, inputs
+    return folders, judges, inputs
 
 
 def build_parser():
@@ -317,6 +441,8 @@ def build_parser():
     parser.add_argument("--prompts", type=number(int, 0, 10 ** 9), default=100,
                         help="sample for the first N prompts of test (prepare.py has shuffled them)")
     parser.add_argument("--samples", type=number(int, 1, 1000), default=25, help="samples per prompt")
+    parser.add_argument("--reward", default="", metavar="RUN,...",
+                        help="runs with a reward model: how good is its choice among n samples?")
     return parser
 
 
@@ -324,11 +450,11 @@ def main(argv=None):
     parser = build_parser()
     args = parser.parse_args(argv)
     started = time.time()
-    files, _ = read_task(args.task)
-    folders, inputs = check_args(args)
+    files, _ = read_task(args.task, pairs=True)
+    folders, judges, inputs = check_args(args)
     inputs = [*files, model_folder(args.model), *inputs]
     identity = {"role": "writer", **vars(args)}
-    folder, config = describe_run(__file__, parser, args, identity, inputs, folders)
+    folder, config = describe_run(__file__, parser, args, identity, inputs, folders + judges)
     if is_finished(folder, config, args.force):
         return
     with open_run(folder):
@@ -338,13 +464,14 @@ def main(argv=None):
         model, tokenizer, max_length = train_on_texts(rows, texts, args, device)
 
         # only now are prompts of test read: they are continued like all others
-        train2, valid, test = (read_rows(args.task, split, args.max_rows) for split in ("train2", "valid", "test"))
+        train2, valid, test = (read_prompts(args.task, split, args.max_rows) for split in ("train2", "valid", "test"))
         rows = train2 + valid + test
         greedy = continue_rows(model, tokenizer, rows, max_length, args, device)
         nll, n_tokens = continuation_nll(model, tokenizer, [row["text"] for row in rows], greedy, max_length, device)
         nats = [round(float(x), 6) for x in nll / n_tokens]
         samples = sample_rows(model, tokenizer, test[:args.prompts], max_length, args, device, args.samples)
         sampled = [text for (text,) in sample_rows(model, tokenizer, rows, max_length, args, device, 1)]
+        best_of = measure_best_of_n(test[:args.prompts], samples, args, device) if args.reward else None
 
         save_checkpoint(folder, model, tokenizer)
         write_columns(os.path.join(folder, "samples.jsonl"), test[:args.prompts], texts=samples)
@@ -353,7 +480,8 @@ def main(argv=None):
         different = len(set(greedy))
         line = (f"writer {os.path.basename(folder)}: {different:,} different texts for {len(greedy):,} prompts, "
                 f"{empty:.1%} empty | {greedy[0][:60]!r}")
-        write_results(folder, config, device, started, line, empty=empty, different=different, truth_ids=rewritten)
+        write_results(folder, config, device, started, line, empty=empty, different=different, truth_ids=rewritten,
+                      best_of=best_of)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,10 @@ The labels of annotators (data/own/prepare.py) or of their fusion may cover some
 these. Without any true label it is trained too, but nothing can be said about it. Classes more uneven than 70/30 are
 compared by balanced accuracy (--metric).
 
+Rows may be pairs of texts; then the student is a reward model (train_weak.py). Nothing may depend on which of the two
+texts comes first. So losses, cleaning, probes and calibration see each pair in both orders. --also TASK labels test of
+another task, too.
+
 Two controls say what a student's score is worth:
 
     --control untrained       train nothing: is training on the labels worth anything? With --truth-budget 16 --pick
@@ -61,12 +65,14 @@ from contract import (
     describe_run,
     fail,
     is_finished,
+    is_pair,
     labels_folder,
     may_have_gaps,
     model_folder,
     number,
     open_run,
     path_name,
+    read_also,
     read_labels,
     read_rows,
     read_task,
@@ -96,6 +102,7 @@ from models import (
     add_model_flags,
     classify,
     forward_all,
+    is_reward_model,
     label_word_ids,
     load_classifier,
     mean_nll,
@@ -104,9 +111,21 @@ from models import (
     predict,
     restore_weights,
     set_weight,
+    show_ids,
+    split_pairs,
     tokenize,
 )
-from train_weak import add_training_flags, batch_maker, fit, keep_best, prepare_for_training, soft_label_loss
+from train_weak import (
+    add_also_flag,
+    add_training_flags,
+    also_files,
+    batch_maker,
+    fit,
+    keep_best,
+    prepare_for_training,
+    soft_label_loss,
+    words_of_head,
+)
 
 MODEL = "tiny-4"
 FEWEST_TO_TEST = 20                  # rows of valid on which labels are compared with shuffled ones
@@ -221,6 +240,24 @@ def entropy(logits, labels, progress):
 
 LOSSES = {"xent": xent, "logconf": logconf, "logconf-released": logconf_released, "product": product, "window": window,
           "entropy": entropy}
+
+
+def in_both_orders(target_fn):
+    """
+    A target function for pairs. It sees every pair of a batch in both orders, (s_a, s_b) and (s_b, s_a), so that no
+    target depends on which text comes first. The confidence loss then hardens each pair at 1/2: in such a batch just as
+    many texts win as lose.
+
+    >>> swapped = in_both_orders(lambda logits, labels, progress: harden(logits, 0.5)[:, None])
+    >>> swapped(torch.tensor([[0., 3.], [0., 2.], [0., 1.]]), torch.zeros(3, 2), 0.5)[:, 0]
+    tensor([1., 1., 1.])
+    """
+    import torch
+
+    def targets(logits, labels, progress):
+        both = [torch.cat([x, x.flip(1)]) for x in (logits, labels)]
+        return target_fn(*both, progress)[:len(logits)]
+    return targets
 
 # --------------------------------------------------------------------------- the maths: labels to keep, labels to buy
 # Three signs of a wrong label need no truth: the supervisor is unsure (confident, as in Sang et al. 2024), rows with
@@ -355,6 +392,11 @@ def deal_labels(soft_labels, truth, seed):
     return dealt
 
 
+def turn(soft_labels, which):
+    """The soft labels of pairs (N, 2) whose texts change places where `which` (N,) says so"""
+    return np.where(which[:, None], soft_labels[:, ::-1], soft_labels)
+
+
 def calibrate(probs, few, truth):
     """
     Soft labels (N, 2) after a logistic regression of true labels on their log odds. A negative slope inverts them.
@@ -382,7 +424,7 @@ def pretrain_on_texts(model, name, rows, words, args, device):
     if not hasattr(model, "score"):
         fail(f"--generative-steps: {name!r} is no language model")
     language_model, tokenizer, max_length = open_language_model(name, device, args)
-    ids = [i for i in tokenize(tokenizer, rows, max_length) if len(i) > 1]
+    ids = [i for i in split_pairs(tokenize(tokenizer, rows, max_length)) if len(i) > 1]
     rng = np.random.default_rng(args.seed)
     n_texts = args.generative_steps * args.batch_size
     order = np.concatenate([rng.permutation(len(ids)) for _ in range(math.ceil(n_texts / len(ids)))])[:n_texts]
@@ -396,43 +438,64 @@ def pretrain_on_texts(model, name, rows, words, args, device):
     for weight, trained in zip(model.base_model.parameters(), language_model.base_model.parameters()):
         set_weight(weight, trained.detach())
     if args.head == "lm":
-        output_rows = language_model.get_output_embeddings().weight
-        set_weight(model.score.weight, output_rows[label_word_ids(tokenizer, words)].detach())
+        rows = language_model.get_output_embeddings().weight[label_word_ids(tokenizer, words)].detach()
+        set_weight(model.score.weight, rows[1:] - rows[:1] if is_reward_model(model) else rows)
 
 
 def last_layer(model):
-    """The linear layer whose two outputs are the logits of no and yes."""
+    """The linear layer whose two outputs are the logits of no and yes; of a reward model its one output."""
     import torch
-    found = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m.out_features == 2]
+    n = model.config.num_labels
+    found = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m.out_features == n]
     if not found:
-        fail("--probe and --clean: this model has no linear layer with two outputs")
+        fail(f"--probe and --clean: this model has no linear layer with {n} outputs")
     return found[-1]
 
 
 def read_features(model, tokenizer, ids, args, device):
-    """The last layer's inputs for all rows: N lists of ids -> (N, C) float32"""
+    """
+    The last layer's inputs for all rows: N lists of ids -> (N, C) float32. Of a pair those of b minus those of a: a
+    linear score of the difference is the difference of the scores.
+    """
     captured = []
     hook = last_layer(model).register_forward_pre_hook(lambda module, inputs: captured.append(inputs[0]))
 
     def inputs_of_last_layer(model, batch):
         classify(model, batch)
-        return captured.pop()
+        inputs = captured.pop()
+        return inputs[1::2] - inputs[::2] if is_reward_model(model) else inputs
     features = forward_all(model, tokenizer, ids, device, args.dtype, output_fn=inputs_of_last_layer)
     hook.remove()
     return features
 
 
 def clean_labels(model, tokenizer, rows, ids, soft_labels, args, device):
-    """--clean: the ids and soft labels of the rows that are kept, the least doubtful --keep of each class"""
+    """
+    --clean: the ids and soft labels of the rows that are kept, the least doubtful --keep of each class. Pairs are one
+    class: the better text stands second.
+    """
+    pairs = is_reward_model(model)
     if args.clean == "confident":
         doubt = -soft_labels.max(1)
     else:
         features = read_features(model, tokenizer, ids, args, device)
         predict_from_others = knn_prediction if args.clean == "knn" else logistic_prediction
-        doubt = np.abs(soft_labels[:, 1] - predict_from_others(features, soft_labels, [row["group"] for row in rows]))
-    keep = keep_least_doubtful(soft_labels, doubt, args.keep)
+        prediction = predict_from_others(*comparable(features, soft_labels, rows, pairs))[:len(rows)]
+        doubt = np.abs(soft_labels[:, 1] - prediction)
+    keep = keep_least_doubtful(np.sort(soft_labels, axis=1) if pairs else soft_labels, doubt, args.keep)
     print(f"cleaning: {keep.sum():,} of {len(rows):,} rows are kept ({soft_labels[keep, 1].mean():.1%} yes on average)")
     return [ids[i] for i in np.flatnonzero(keep)], soft_labels[keep]
+
+
+def comparable(features, soft_labels, rows, pairs):
+    """
+    What a prediction from other rows takes: features, soft labels and groups of N rows; of pairs those of N pairs in
+    their order, then in the other.
+    """
+    groups = [row["group"] for row in rows]
+    if not pairs:
+        return features, soft_labels, groups
+    return np.concatenate([features, -features]), np.concatenate([soft_labels, soft_labels[:, ::-1]]), groups * 2
 
 
 def probe_labels(model, tokenizer, rows, ids, soft_labels, args, device):
@@ -446,8 +509,8 @@ def probe_labels(model, tokenizer, rows, ids, soft_labels, args, device):
     if len(p_yes) < FEWEST_TO_PROBE or not np.ptp(p_yes):
         return None
     features = read_features(model, tokenizer, ids[:1000], args, device)
-    groups = [row["group"] for row in rows[:1000]]
-    return shuffle_test(logistic_prediction(features, soft_labels[:1000], groups), p_yes)
+    known = comparable(features, soft_labels[:1000], rows[:1000], is_reward_model(model))
+    return shuffle_test(logistic_prediction(*known)[:len(p_yes)], p_yes)
 
 
 def fit_probe(model, tokenizer, ids, soft_labels, valid_ids, valid_labels, args, device):
@@ -457,7 +520,8 @@ def fit_probe(model, tokenizer, ids, soft_labels, valid_ids, valid_labels, args,
     """
     import torch
     layer = last_layer(model)
-    has_bias = layer.bias is not None
+    pairs = is_reward_model(model)
+    has_bias = layer.bias is not None and not pairs        # in a difference of scores it cancels
     x = read_features(model, tokenizer, ids, args, device)
     x_valid = read_features(model, tokenizer, valid_ids, args, device)
     n_features = x.shape[1]
@@ -467,9 +531,9 @@ def fit_probe(model, tokenizer, ids, soft_labels, valid_ids, valid_labels, args,
         z = x_valid @ w[:n_features] + (w[-1] if has_bias else 0.0)            # log odds of yes
         fits.append((np.mean(np.logaddexp(0, z) - valid_labels[:, 1] * z), l2, w))
     loss, l2, w = min(fits, key=lambda fitted: fitted[0])
-    w = torch.tensor(w, dtype=torch.float32, device=device) / 2
+    w = torch.tensor(w, dtype=torch.float32, device=device) / (1 if pairs else 2)
     with torch.no_grad():                                  # two rows, -w/2 and w/2: their difference is the probe
-        set_weight(layer.weight, torch.stack([-w, w])[:, :n_features])
+        set_weight(layer.weight, w[None] if pairs else torch.stack([-w, w])[:, :n_features])
         if has_bias:
             set_weight(layer.bias, torch.stack([-w[-1], w[-1]]))
     print(f"probe: {n_features} features, penalty {l2:g} fits the labels of {len(valid_ids):,} valid rows best "
@@ -518,6 +582,8 @@ def fine_tune(model, tokenizer, ids, soft_labels, valid_ids, stop_labels, args, 
     after_step(0, math.ceil(len(ids) / args.batch_size) * args.epochs)
     make_batch = batch_maker(ids, tokenizer, device, soft_labels=soft_labels)
     target_fn = None if args.loss == "xent" else LOSSES[args.loss]             # xent needs no logits for its target
+    if target_fn and is_reward_model(model):
+        target_fn = in_both_orders(target_fn)
     fit(model, [len(i) for i in ids], make_batch, soft_label_loss, args, device, target_fn, after_step)
     if "step" in best:
         restore_weights(model, best["weights"])
@@ -535,7 +601,7 @@ def train_student(plan, name, train2, valid, labels, args, device):
     """
     import torch
     torch.manual_seed(args.seed)
-    model, tokenizer, max_length = load_classifier(name, args.head, plan.words, device, args)
+    model, tokenizer, max_length = load_classifier(name, args.head, plan.words, device, args, is_pair(train2[0]))
     all_ids = tokenize(tokenizer, train2 + valid, max_length)
     if args.control == "untrained":
         return model, tokenizer, max_length, [], predict(model, tokenizer, all_ids, device, args.dtype)
@@ -550,7 +616,7 @@ def train_student(plan, name, train2, valid, labels, args, device):
     curve = []
     if not valid_ids and not plan.probed:
         plan.probed = probe_labels(model, tokenizer, train2, ids, soft_labels, args, device)
-    print(f"one example, exactly as the model sees it:\n  {tokenizer.decode(ids[0])!r} -> "
+    print(f"one example, exactly as the model sees it:\n  {show_ids(tokenizer, ids[0])} -> "
           f"soft label (no {soft_labels[0, 0]:.2f}, yes {soft_labels[0, 1]:.2f})")
     if args.generative_steps:
         pretrain_on_texts(model, name, train2, plan.words, args, device)
@@ -587,8 +653,11 @@ def train_students(plan, train2, valid, args, device):
     if args.control == "dealt":
         truth = read_labels(plan.truth_folder, train2 + valid)[:, 1] > 0.5
         n = len(train2)
-        labels = np.concatenate([deal_labels(labels[:n], truth[:n], args.seed),
-                                 deal_labels(labels[n:], truth[n:], args.seed)])
+        turned = ~truth if is_pair(train2[0]) else np.zeros(len(truth), bool)  # of pairs the better text stands second
+        labels = turn(labels, turned)
+        labels = np.concatenate([deal_labels(labels[:n], (truth ^ turned)[:n], args.seed),
+                                 deal_labels(labels[n:], (truth ^ turned)[n:], args.seed)])
+        labels = turn(labels, turned)
     if args.hard:
         n_ties = int((labels[:, 1] == 0.5).sum())
         if n_ties:
@@ -677,6 +746,17 @@ def compare_on_test(plan, test, probs, scores, metric):
     return format_comparison(comparison, scores), comparison
 
 
+def compare_elsewhere(plan, args, probs):
+    """How good a model is on --also's test, (N, 2), and its PGR there if a ceiling was given -> a sentence"""
+    rows = read_rows(args.also, "test", args.max_rows)
+    line = f"on {args.also} {accuracy(probs[:, 1], [row['label'] for row in rows]):.3f}"
+    if not plan.supervisor_folder or not plan.ceiling_folder:
+        return line
+    c = compare_models(rows, read_known(plan.supervisor_folder, rows), probs, read_labels(plan.ceiling_folder, rows))
+    pgr = f"PGR {c['pgr']:.2f}" if "pgr" in c else f"no PGR: {c['pgr_reason']}"
+    return f"{line} (supervisor {c['supervisor']:.3f}, ceiling {c['ceiling']:.3f}, {pgr})"
+
+
 # --------------------------------------------------------------------------- flags, checks, and the story
 
 
@@ -685,6 +765,7 @@ def build_parser():
     add_run_flags(parser, out="student")
     add_model_flags(parser, model=MODEL)
     add_training_flags(parser, epochs=2)
+    add_also_flag(parser)
     add = parser.add_argument
     count = number(int, 0, 10 ** 9)
     add("--labels", type=path_name, default="weak", help="a supervisor's folder, or its name; 'truth': the ceiling")
@@ -762,7 +843,7 @@ def check_args(args):
     if args.model not in (MODEL, models[-1]):
         fail(f"--chain ends with {models[-1]!r}, --model says {args.model!r}: leave one of them out")
     models += [models[-1]] * args.self_train
-    files, words = read_task(args.task)
+    files, words = read_task(args.task, pairs=True)
     plan = SimpleNamespace(models=models, words=words, truth_folder=truth_folder, probed=None)
     plan.labels_folder = truth_folder if is_ceiling else labels_folder(args.labels, args.task, args.seed)
     plan.supervisor_folder = None if is_ceiling else labels_folder(args.supervisor or args.labels, args.task, args.seed)
@@ -773,11 +854,13 @@ def check_args(args):
     if is_ceiling:
         plan.identity.update(role="ceiling", labels="truth", supervisor="")
     check_comparison(plan.identity, plan.supervisor_folder, plan.ceiling_folder)
+    for folder in filter(None, (plan.supervisor_folder, plan.ceiling_folder)):
+        read_known(folder, read_also(args))                # made with the same --also? Else one line says so
     label_folders = {plan.labels_folder, plan.supervisor_folder, plan.ceiling_folder} - {None}
     plan.sources = {*label_folders, truth_folder}
     if args.truth_budget or args.oracle_stop or args.control == "dealt":
         label_folders.add(truth_folder)
-    plan.inputs = [*files, *(model_folder(name) for name in dict.fromkeys(models))]
+    plan.inputs = [*files, *also_files(args), *(model_folder(name) for name in dict.fromkeys(models))]
     plan.inputs += [os.path.join(folder, "labels.jsonl") for folder in sorted(label_folders)]
     return plan
 
@@ -787,7 +870,8 @@ def main(argv=None):
     args = parser.parse_args(argv)
     started = time.time()
     plan = check_args(args)
-    folder, config = describe_run(__file__, parser, args, plan.identity, plan.inputs, plan.sources)
+    folder, config = describe_run(__file__, parser, args, plan.identity, plan.inputs, plan.sources,
+                                  words_of_head(plan.words, args))
     if is_finished(folder, config, args.force):
         return
     with open_run(folder):
@@ -801,11 +885,18 @@ def main(argv=None):
         test_probs = np.empty((0, 2), np.float32)
         if test:
             test_probs = predict(model, tokenizer, tokenize(tokenizer, test, max_length), device, args.dtype)
+        also = read_also(args)
+        also_probs = np.empty((0, 2), np.float32)
+        if also:
+            also_probs = predict(model, tokenizer, tokenize(tokenizer, also, max_length), device, args.dtype)
         if args.control == "untrained" and len(bought):
+            few = probs[bought]
             truth = read_labels(plan.truth_folder, [train2[i] for i in bought])[:, 1]
-            probs, test_probs = (calibrate(p, probs[bought], truth) for p in (probs, test_probs))
+            if is_pair(train2[0]):                         # in both orders: no preference for the second text
+                few, truth = np.concatenate([few, few[:, ::-1]]), np.concatenate([truth, 1 - truth])
+            probs, test_probs, also_probs = (calibrate(p, few, truth) for p in (probs, test_probs, also_probs))
         save_checkpoint(folder, model, tokenizer)
-        write_labels(folder, train2 + valid + test, np.concatenate([probs, test_probs]))
+        write_labels(folder, train2 + valid + test + also, np.concatenate([probs, test_probs, also_probs]))
         curve = score_curve(curve, plan, valid)
         scores = all_metrics(test_probs, test) if test else None
         comparison = None
@@ -816,6 +907,8 @@ def main(argv=None):
             line, comparison = compare_on_test(plan, test, test_probs, scores, args.metric)
         else:
             line = format_metrics(plan.identity["role"], scores)
+        if also:
+            line += " | " + compare_elsewhere(plan, args, also_probs)
         warnings = find_warnings(plan, train2, valid, probs) if args.control == "none" else []
         line += "".join(f" | WARNING: {warning}" for warning in warnings)
         if args.oracle_stop:

@@ -12,12 +12,18 @@ seen. Those soft labels, often wrong, are all that the student (train_strong.py)
     training  cross entropy, AdamW, linear warm-up and decay; the best epoch is chosen on a tenth of train1, never
               on test
     labels    soft labels (p_no, p_yes) for train2, valid and test, by id, in float32
+    pairs     rows {"id", "group", "text_a", "text_b", "label"}, label 1: b is better. The model is then a reward model:
+              one output, the score s of a text. The same cross entropy of (s_a, s_b) is -log sigmoid(s_b - s_a) where
+              b is better (Bradley and Terry 1952), and a soft label is (p_a, p_b)
 
 The training loop (`fit`) stands here in plain sight. Every other stage that trains uses it, with another loss function.
 
 $ python data/tinyworld/prepare.py
 $ python train_weak.py                                    # tinyworld, tiny-1a: ten seconds on a laptop
 $ python train_weak.py --task sciq --model gpt2 --lr 5e-5 # with a GPU and the hub
+$ python data/pairs/prepare.py && python train_weak.py --task pairs --also pairs-far
+
+--also TASK labels test of another task, too, which nothing was trained on: does it generalize that far?
 
 Needs   contract.py, metrics.py, models.py
 Reads   data/<task>/{task.json, train1.jsonl, train2.jsonl, valid.jsonl, test.jsonl}
@@ -40,13 +46,16 @@ from contract import (
     describe_run,
     fail,
     is_finished,
+    is_pair,
     model_folder,
     number,
     open_run,
+    read_also,
     read_rows,
     read_task,
     run_script,
     save_checkpoint,
+    task_name,
     write_labels,
     write_results,
 )
@@ -61,6 +70,7 @@ from models import (
     pick_device,
     predict,
     restore_weights,
+    show_ids,
     tokenize,
 )
 
@@ -217,6 +227,11 @@ def add_training_flags(parser, epochs, lr=1e-4, classifier=True):
                         help="compute each layer's activations twice: less memory, more time")
 
 
+def words_of_head(words, args):
+    """The label words, if a head starts from them: describe_run's `words`"""
+    return words if args.head == "lm" else None
+
+
 def prepare_for_training(model, args):
     """
     Two ways to save memory. --gradient-checkpointing keeps only the input of every layer and computes its activations
@@ -288,6 +303,19 @@ def fit_best_epoch(model, tokenizer, ids, soft_labels, held_ids, held_labels, ar
     return {"epoch": best["epoch"], "accuracy": best["score"]}
 
 
+# --------------------------------------------------------------------------- another task
+
+
+def add_also_flag(parser):
+    parser.add_argument("--also", type=task_name, default="", metavar="TASK",
+                        help="label test of this task, too: is what was learned of any use there?")
+
+
+def also_files(args):
+    """The files that --also reads, checked -> paths"""
+    return [os.path.join(ROOT, "data", args.also, "test.jsonl")] if read_also(args) else []
+
+
 # --------------------------------------------------------------------------- the stage
 
 
@@ -299,7 +327,7 @@ def train_supervisor(rows, words, args, device):
     """
     import torch
     torch.manual_seed(args.seed)
-    model, tokenizer, max_length = load_classifier(args.model, args.head, words, device, args)
+    model, tokenizer, max_length = load_classifier(args.model, args.head, words, device, args, is_pair(rows[0]))
     model, restore_ordinary = prepare_for_training(model, args)
     kept, held = split_held_out(rows, args.seed)
     if not kept:
@@ -309,7 +337,7 @@ def train_supervisor(rows, words, args, device):
     truth = one_hot([row["label"] for row in kept])
     print(f"data: {len(kept):,} rows of train1 to train on ({truth[:, 1].mean():.1%} yes), {len(held):,} to choose "
           "the epoch by")
-    print(f"one example, exactly as the model sees it:\n  {tokenizer.decode(ids[0])!r} -> truth {kept[0]['label']}")
+    print(f"one example, exactly as the model sees it:\n  {show_ids(tokenizer, ids[0])} -> truth {kept[0]['label']}")
     best = fit_best_epoch(model, tokenizer, ids, truth, held_ids, [row["label"] for row in held], args, device)
     return restore_ordinary(), tokenizer, max_length, best
 
@@ -319,6 +347,7 @@ def build_parser():
     add_run_flags(parser, out="weak")
     add_model_flags(parser, model="tiny-1a")
     add_training_flags(parser, epochs=3)
+    add_also_flag(parser)
     return parser
 
 
@@ -326,10 +355,11 @@ def main(argv=None):
     parser = build_parser()
     args = parser.parse_args(argv)
     started = time.time()
-    files, words = read_task(args.task)
+    files, words = read_task(args.task, pairs=True)
     truth_folder = os.path.join(ROOT, "data", args.task, "truth")
     identity = {"role": "supervisor", **vars(args)}
-    folder, config = describe_run(__file__, parser, args, identity, [*files, model_folder(args.model)], [truth_folder])
+    inputs = [*files, *also_files(args), model_folder(args.model)]
+    folder, config = describe_run(__file__, parser, args, identity, inputs, [truth_folder], words_of_head(words, args))
     if is_finished(folder, config, args.force):
         return
     with open_run(folder):
@@ -341,11 +371,19 @@ def main(argv=None):
         train2, valid, test = (read_rows(args.task, split, args.max_rows) for split in ("train2", "valid", "test"))
         rows = train2 + valid + test
         soft_labels = predict(model, tokenizer, tokenize(tokenizer, rows, max_length), device, args.dtype)
+        scores = all_metrics(soft_labels[-len(test):], test)
+        line = format_metrics("supervisor", scores)
+        also = read_also(args)
+        if also:
+            also_labels = predict(model, tokenizer, tokenize(tokenizer, also, max_length), device, args.dtype)
+            rows = rows + also
+            soft_labels = np.concatenate([soft_labels, also_labels])
+            also_scores = all_metrics(also_labels, read_rows(args.also, "test", args.max_rows))
+            line += f" | on {args.also} {also_scores['accuracy']:.3f}"
         save_checkpoint(folder, model, tokenizer)
         write_labels(folder, rows, soft_labels)
-        scores = all_metrics(soft_labels[-len(test):], test)
-        write_results(folder, config, device, started, format_metrics("supervisor", scores), test=scores,
-                      best_epoch=best["epoch"], held_out_accuracy=best["accuracy"])
+        write_results(folder, config, device, started, line, test=scores, best_epoch=best["epoch"],
+                      held_out_accuracy=best["accuracy"])
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ import os
 import re
 from collections import Counter
 
-from contract import fail, fingerprint, import_hub, is_text, number, open_file, task_name
+from contract import fail, fingerprint, import_hub, is_text, number, open_file, show_row, task_name, text_keys
 from tasks import (
     DATA,
     ENDINGS,
@@ -59,14 +59,14 @@ def choose(key, options):
 
 def file_row(task, split, row):
     """A row of rows_of -> the row as it is written: with an id, and a hash for its group."""
-    more = {k: v for k, v in row.items() if k not in ("key", "group", "text", "label")}
-    named = {"id": row_id(task, split, row), "group": short_hash(row["group"]), "text": row["text"]}
-    return {**named, "label": row["label"], **more}
+    more = {k: v for k, v in row.items() if k not in ("key", "group", "label", *text_keys([row]))}
+    texts = {key: row[key] for key in text_keys([row])}
+    return {"id": row_id(task, split, row), "group": short_hash(row["group"]), **texts, "label": row["label"], **more}
 
 
 def hash_order(row):
     """Sort key for taking some of many rows: by the hash of the group, so that a group stays together."""
-    return hash_fraction("pick " + normalize(row["group"])), row["text"]
+    return hash_fraction("pick " + normalize(row["group"])), show_row(row)
 
 
 def drop_duplicates(rows):
@@ -77,15 +77,15 @@ def drop_duplicates(rows):
     """
     labels = {}
     for row in rows:
-        labels.setdefault(normalize(row["text"]), set()).add(row["label"])
+        labels.setdefault(normalize(show_row(row)), set()).add(row["label"])
     kept = []
     seen = set()
     for row in sorted(rows, key=hash_order):
-        key = normalize(row["text"])
+        key = normalize(show_row(row))
         if len(labels[key]) == 1 and key not in seen:
             kept.append(row)
         seen.add(key)
-    contradictory = sum(len(labels[normalize(row["text"])]) == 2 for row in rows)
+    contradictory = sum(len(labels[normalize(show_row(row))]) == 2 for row in rows)
     return kept, len(rows) - contradictory - len(kept), contradictory
 
 
@@ -124,7 +124,7 @@ def candidates(rows, most, left_out):
     """
     def usable():
         for row in rows:
-            good = is_text(row["text"]) and is_text(row["group"])
+            good = all(is_text(row[key]) for key in ("group", *text_keys([row])))
             left_out["beyond the size asked for" if good else "without text"] += 1
             if good:
                 yield row

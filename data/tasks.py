@@ -20,7 +20,16 @@ import os
 import re
 from collections import defaultdict
 
-from contract import catch_write_errors, fail, fingerprint, lock_folder, parse_json, parse_json_object, write_file
+from contract import (
+    catch_write_errors,
+    fail,
+    fingerprint,
+    lock_folder,
+    parse_json,
+    parse_json_object,
+    show_row,
+    write_file,
+)
 
 DATA = os.path.dirname(os.path.abspath(__file__))
 SPLITS = ("train1", "train2", "valid", "test")
@@ -70,7 +79,25 @@ def row_id(task, split, row):
     another prompt (sciq --with-support) then have the same ids, and a supervisor that reads one prompt can teach a
     student that reads the other.
     """
-    return f"{task}-{split}-{short_hash(row.get('key', row['text']))}"
+    return f"{task}-{split}-{short_hash(row.get('key') or show_row(row))}"
+
+
+def is_turned(a, b):
+    """
+    Which of two texts comes first in a pair? A coin flip by their hash says whether b does. So neither the order of a
+    table nor the alphabet says which is better.
+
+    >>> is_turned("Eight minutes.", "Eggs are nice."), is_turned("Eggs are nice.", "Eight minutes.")
+    (False, True)
+    """
+    return (a < b) == (hash_fraction("pair " + "\n".join(sorted([a, b]))) < 0.5)
+
+
+def pair_row(better, worse):
+    """Two texts -> {"text_a", "text_b", "label"}, label 1 where b is better; see is_turned"""
+    if is_turned(worse, better):
+        return {"text_a": better, "text_b": worse, "label": 0}
+    return {"text_a": worse, "text_b": better, "label": 1}
 
 
 def binary_label(value):
@@ -282,6 +309,12 @@ def fill_text(row, pattern, where=""):
     if columns == [pattern]:
         return parts[pattern].strip()
     return re.sub(r"\{([^{}]+)\}", lambda part: parts[part[1]], pattern).strip()
+
+
+def fill_texts(row, texts, where=""):
+    """The texts of a table's row: {"text": pattern}, or of a pair two -> {key: text}; None if one of them is empty"""
+    filled = {key: fill_text(row, pattern, where) for key, pattern in texts.items()}
+    return filled if all(filled.values()) else None
 
 
 # --------------------------------------------------------------------------- files

@@ -1,7 +1,8 @@
 """
 Broken inputs by the hundred. Each is given to a real command that runs to its end, in a copy of a small project.
 
-$ python tests/fuzz.py --folder FOLDER --cases 300 --seed 0
+$ python tests/fuzz.py --folder FOLDER --cases 300                    # the cases 0 to 299
+$ python tests/fuzz.py --folder FOLDER --cases 1 --first 217          # one of them again
 
 A case breaks one thing: a line of a file, a whole file, the kind of a file (a pipe in its place), a flag. The process
 of the command is forked from this one, which has imported torch. What it leaves is compared with what it leaves without
@@ -23,16 +24,18 @@ import json
 import os
 import random
 import re
+import resource
 import runpy
 import shutil
 import signal
 import sys
-import time
 import traceback
 from collections import Counter, defaultdict
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-LIMIT = 120                                                # seconds that a command may take; it needs one
+NORMALIZED = {}                                            # source of Python files: contract.normalize_code of it
+LIMIT = 60                                                 # seconds of a CPU that a command may take; it needs one
+PATIENCE = 900                                             # seconds until it must have ended, on a busy machine too
 GOOD = ("refused", "same", "named", "other")
 BAD = ("traceback", "silent", "hang", "changed")
 ODD_FLAG_VALUES = [
@@ -173,6 +176,7 @@ AUDITS = [*ANY_LINES, lose("use"), replace("label", WRONG_LABEL), replace("use",
 ANSWERS = [*ANY_LINES, lose("p")]
 ANSWERS += [replace(key, WRONG_VALUE) for key in ("p", "log_p", "tokens", "id", "turn", "style")]
 TEXTS = [*ANY_LINES, replace("text", WRONG_TEXT), lose("text")]
+SAMPLES = [*ANY_LINES, swap_lines, lose("texts"), replace("texts", [*WRONG_VALUE, ["a", "b"], [3], [None]])]
 JSON_FILE = [*WHOLE_FILE, *[break_json] * 10]
 
 
@@ -180,6 +184,7 @@ JSON_FILE = [*WHOLE_FILE, *[break_json] * 10]
 
 WORLD = "data/tinyworld"
 SEED0 = WORLD + "/seed0"
+QUIZ = "data/quiz"                                         # a user's own table, with two annotators
 MICRO = ["--model", "micro", "--epochs", "1"]
 NEW = ["--out", "new"]
 # name -> (command, the folders or files that it leaves)
@@ -195,7 +200,7 @@ COMMANDS = {
               [f"{SEED0}/align"]),
     "culture": (["cdeval.py", "--models", "micro", "chat", "--max-rows", "4", "--batch-size", "12"],
                 ["data/cdeval/seed0/culture"]),
-    "report": (["report.py", "--task", "tinyworld"], [f"{WORLD}/report.md"]),
+    "report": (["report.py", "--task", "tinyworld", "--html"], [f"{WORLD}/report.md"]),
     "writer": (["sft.py", "--labels", "train1", "--out", "weak", "--prompts", "2", "--samples", "1", *MICRO],
                ["data/toxicity/seed0/weak"]),
     "learner": (["sft.py", "--labels", "weak", "--keep", "0.5", "--truth-budget", "2", "--prompts", "2", "--samples",
@@ -207,9 +212,21 @@ COMMANDS = {
     "own-parquet": (["data/own/prepare.py", "--rows", "own.parquet", "--text", "text", "--label", "label", "--task",
                      "mine"], ["data/mine"]),
     "prepare": (["data/tinyworld/prepare.py", "--out", "world"], ["world"]),
+    "quiz": (["data/own/prepare.py", "--rows", "own.csv", "--text", "Is it so? {text}", "--label", "label",
+              "--soft-label", "ann,bob", "--task", "quiz"], [QUIZ]),
+    "fused": (["ensemble.py", "--task", "quiz", "--supervisors", "ann,bob", "--combine", "dawid-skene", "--out",
+               "fused"], [f"{QUIZ}/seed0/fused"]),
+    "marker": (["train_weak.py", "--task", "quiz", *MICRO], [f"{QUIZ}/seed0/weak"]),
+    "predict": (["predict.py", "--model", f"{QUIZ}/seed0/weak", "--rows", "new.csv", "--out", "labelled.csv"],
+                ["labelled.csv"]),
+    "predict-jsonl": (["predict.py", "--model", f"{QUIZ}/seed0/weak", "--rows", "new.jsonl", "--text", "text", "--out",
+                       "labelled.jsonl"], ["labelled.jsonl"]),
+    "table": (["align_tasks.py", "--task", "toxicity", "--epochs", "1", "--prompts", "2", "--samples", "1", "--model",
+               "micro", "--supervisor-model", "micro", "--ladder", "micro", "--members", "micro,chat", "--reader",
+               "micro"], ["data/toxicity/seed0/table", "data/toxicity/table.json"]),
 }
 MADE = ["weak", "ceiling", "student", "ensemble", "interaction", "human", "icl", "align", "culture", "writer",
-        "learner"]                                         # are finished before the first case
+        "quiz", "fused", "marker", "table"]              # are finished before the first case
 READ_ROWS = ["new weak", "new student", "new ensemble", "new icl", "new align", "new interaction"]
 for name in ("weak", "student", "ensemble", "icl", "align", "interaction"):
     COMMANDS["new " + name] = ([*COMMANDS[name][0], *NEW], [f"{SEED0}/new"])
@@ -217,9 +234,12 @@ COMMANDS["again align"] = ([*COMMANDS["align"][0], "--force"], [f"{SEED0}/align"
 COMMANDS["other judge"] = ([*COMMANDS["interaction"][0], "--judge", "prompted", *NEW], [f"{SEED0}/new"])
 COMMANDS["new ceiling"] = (["train_strong.py", "--labels", "truth", *NEW, *MICRO], [f"{SEED0}/new"])
 COMMANDS["other fusion"] = ([*COMMANDS["ensemble"][0], "--combine", "vote", *NEW], [f"{SEED0}/new"])
+COMMANDS["new fused"] = ([*COMMANDS["fused"][0][:-1], "new"], [f"{QUIZ}/seed0/new"])
+COMMANDS["new marker"] = ([*COMMANDS["marker"][0], *NEW], [f"{QUIZ}/seed0/new"])
 COMMANDS["new learner"] = ([*COMMANDS["learner"][0], *NEW], ["data/toxicity/seed0/new"])
 COMMANDS["new writer"] = ([*COMMANDS["writer"][0][:3], *NEW, *COMMANDS["writer"][0][5:]], ["data/toxicity/seed0/new"])
 COMMANDS["weighted"] = ([*COMMANDS["culture"][0], "--weighting", "consistency"], ["data/cdeval/seed0/culture"])
+COMMANDS["report table"] = (["report.py", "--task", "toxicity"], ["data/toxicity/report.md"])
 for name in ("weak", "icl"):                               # with a model that is to be broken
     words = ["broken" if word == "micro" else word for word in COMMANDS["new " + name][0]]
     COMMANDS["broken " + name] = (words, [f"{SEED0}/new"])
@@ -262,6 +282,20 @@ KINDS = {
     "own": [("own.csv", [break_bytes, *WHOLE_FILE, *HARMLESS], ["own"], True),
             ("own.jsonl.gz", [break_bytes, *WHOLE_FILE[:5]], ["own-gz"], True),
             ("own.parquet", [break_bytes, *WHOLE_FILE[:5]], ["own-parquet"], True)],
+    "annotators": [(f"{QUIZ}/ann/labels.jsonl", LABELS, ["new fused"], True),
+                   (f"{QUIZ}/task.json", JSON_FILE, ["new fused", "new marker", "predict"], False)],
+    "predict": [("new.csv", [break_bytes, *WHOLE_FILE, *HARMLESS], ["predict"], True),
+                ("new.jsonl", [*ANY_LINES, *HARMLESS, replace("text", WRONG_TEXT), replace("day", WRONG_VALUE)],
+                 ["predict-jsonl"], True),
+                (f"{QUIZ}/seed0/weak/results.json", JSON_FILE, ["predict"], False),
+                (f"{QUIZ}/seed0/weak/labels.jsonl", LABELS, ["predict"], False),
+                (f"{QUIZ}/seed0/weak/checkpoint/config.json", JSON_FILE, ["predict"], False),
+                (f"{QUIZ}/truth/labels.jsonl", LABELS[:-1], ["predict"], False),
+                ("labelled.csv.part/rows", [break_bytes, *WHOLE_FILE], ["predict"], False),
+                ("labelled.csv.part/progress.json", JSON_FILE, ["predict"], False)],
+    "table": [("data/toxicity/seed[01]/table/results.json", JSON_FILE, ["table", "report table"], False),
+              ("data/toxicity/seed0/*/samples.jsonl", SAMPLES, ["table"], False),
+              ("data/toxicity/seed0/*/labels.jsonl", TEXTS, ["table"], False)],
     "facts": [(f"{WORLD}/facts/body.json", JSON_FILE, ["prepare"], True),
               (f"{WORLD}/facts/body.csv", [*WHOLE_FILE, *HARMLESS, lose_line, double_line, cut_line], ["prepare"],
                True)],
@@ -269,10 +303,29 @@ KINDS = {
 }
 
 
+def remember_code(house):
+    """Every command fingerprints its code, which takes as long as the rest of it. Unchanged files are in NORMALIZED."""
+    normalize = import_contract(house)
+    for path in glob.glob(os.path.join(house, "**", "*.py"), recursive=True):
+        with open(path, encoding="utf-8") as f:
+            source = f.read()
+        NORMALIZED[source] = normalize(source)
+    del sys.modules["contract"]
+
+
+def import_contract(house):
+    """The house's contract.py, with a normalize_code that looks into NORMALIZED first -> its own normalize_code"""
+    sys.path[0] = house
+    contract = importlib.import_module("contract")
+    normalize = contract.normalize_code
+    contract.normalize_code = lambda source: NORMALIZED.get(source) or normalize(source)
+    return normalize
+
+
 def fork_command(house, command, stdin="", encoding="utf-8"):
     """
     python COMMAND in the folder `house`, in a process that is forked from this one -> (exit code, or None if it did
-    not end within LIMIT seconds, its output, its errors)
+    not end in time, its output, its errors)
     """
     paths = [os.path.join(house, name) for name in ("stdin", "stdout", "stderr")]
     with open(paths[0], "w", encoding="utf-8") as f:
@@ -282,12 +335,14 @@ def fork_command(house, command, stdin="", encoding="utf-8"):
     if pid == 0:
         code = 1
         try:
+            resource.setrlimit(resource.RLIMIT_CPU, (LIMIT, LIMIT))
             for stream, path in enumerate(paths):
                 os.dup2(os.open(path, os.O_RDWR | (os.O_CREAT | os.O_TRUNC if stream else 0)), stream)
             sys.stdin, sys.stdout, sys.stderr = (open(k, mode, encoding=encoding, closefd=False, errors=errors)
                                                  for k, mode, errors in ((0, "r", "strict"), (1, "w", "strict"),
                                                                          (2, "w", "backslashreplace")))
             os.chdir(house)
+            import_contract(house)
             script = os.path.join(house, command[0])
             sys.argv = command
             sys.path[0] = os.path.dirname(script)
@@ -300,31 +355,35 @@ def fork_command(house, command, stdin="", encoding="utf-8"):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-    end = time.monotonic() + LIMIT
-    done, status = os.waitpid(pid, os.WNOHANG)
-    while not done and time.monotonic() < end:
-        time.sleep(0.01)
-        done, status = os.waitpid(pid, os.WNOHANG)
-    if not done:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+    signal.signal(signal.SIGALRM, lambda *_: os.kill(pid, signal.SIGXCPU))
+    signal.alarm(PATIENCE)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    signal.alarm(0)
     texts = []
     for path in paths[1:]:
         with open(path, encoding="utf-8", errors="replace") as f:
             texts.append(f.read())
-    return (os.waitstatus_to_exitcode(status) if done else None), *texts
+    return None if code == -signal.SIGXCPU else code, *texts
+
+
+def without_passing(value):
+    """A results.json, or a part of it, without what says nothing about the numbers: times, flags, fingerprints"""
+    passing = ("config", "outputs", "seconds", "versions", "digest", "rounds_folder", "members_folder", "transcripts",
+               "supervisor")
+    if isinstance(value, list):
+        return [without_passing(item) for item in value]
+    if isinstance(value, dict):
+        return {key: without_passing(item) for key, item in value.items() if key not in passing}
+    return value
 
 
 def numbers_of(house, outputs):
-    """Everything that a command has found out, without times, flags and fingerprints -> a dict that can be compared"""
-    passing = ("config", "outputs", "seconds", "versions", "digest", "rounds_folder", "members_folder", "transcripts",
-               "supervisor")
+    """Everything that a command has found out -> a text that can be compared"""
     found = {}
     for output in outputs:
         path = os.path.join(house, output)
         if os.path.exists(os.path.join(path, "results.json")):
-            results = read_json(os.path.join(path, "results.json"))
-            found[output] = {key: value for key, value in results.items() if key not in passing}
+            found[output] = without_passing(read_json(os.path.join(path, "results.json")))
         names = [path] if os.path.isfile(path) else glob.glob(os.path.join(path, "*.jsonl"))
         for name in names:
             if "answers" not in name and "audits" not in name and os.path.exists(path):
@@ -382,7 +441,7 @@ def keep_rows(folder, rows):
 
 def make_house(house, rows=12):
     """A copy of the project with few rows, a model that is quick, and one finished run of every command in MADE."""
-    names = ["*.py", "data/*.py", "data/own/prepare.py", "data/cdeval/own.json", "data/cdeval/forms.json",
+    names = ["*.py", "page.html", "data/*.py", "data/own/prepare.py", "data/cdeval/own.json", "data/cdeval/forms.json",
              "data/toxicity/prepare.py", f"{WORLD}/prepare.py", f"{WORLD}/facts/*"]
     for name in sorted(name for pattern in names for name in glob.glob(pattern, root_dir=ROOT)):
         os.makedirs(os.path.dirname(os.path.join(house, name)), exist_ok=True)
@@ -395,10 +454,26 @@ def make_house(house, rows=12):
         assert done[0] == 0, done
         keep_rows(os.path.join(house, "data", task), rows)
     make_own_tables(house)
-    os.mkfifo(os.path.join(house, "pipe"))
     for name in MADE:
         done = fork_command(house, COMMANDS[name][0], stdin="y\nn\n" * 9)
         assert done[0] == 0, (name, done)
+    tables = os.path.join(house, "data", "toxicity", "seed{}", "table")
+    shutil.copytree(tables.format(0), tables.format(1))    # a second seed, with the same numbers
+    begin_to_predict(house)
+
+
+def begin_to_predict(house):
+    """Leave what predict.py leaves if it is killed after six rows."""
+    path = os.path.join(house, "begin.py")
+    with open(path, "w", encoding="utf-8") as f:
+        f.write("import predict\n"
+                "predict.PIECE = 6\n"
+                "append_file = predict.append_file\n"
+                "predict.append_file = lambda path, text: append_file(path, text) if \"p_yes\" in text else exit(9)\n"
+                f"predict.main({COMMANDS['predict'][0][1:]})\n")
+    done = fork_command(house, ["begin.py"])
+    assert done[0] == 9, done
+    os.remove(path)
 
 
 def make_own_tables(house):
@@ -408,7 +483,12 @@ def make_own_tables(house):
     import pyarrow.parquet
     rows = [{"text": f"Is {k} odd?", "label": k % 2, "day": k} for k in range(200)]
     with open(os.path.join(house, "own.csv"), "w", encoding="utf-8") as f:
-        f.write("text,label\n" + "".join(f"{row['text']},{row['label']}\n" for row in rows))
+        f.write("text,label,ann,bob\n")
+        f.writelines(f"{row['text']},{row['label']},{k % 7 % 2},{k % 3 % 2}\n" for k, row in enumerate(rows))
+    with open(os.path.join(house, "new.csv"), "w", encoding="utf-8") as f:
+        f.write("text,day\n" + "".join(f"Is {k} even?,{k}\n" for k in range(12)))
+    with open(os.path.join(house, "new.jsonl"), "w", encoding="utf-8") as f:
+        f.writelines(json.dumps({"id": str(k), "text": f"Is {k} even?", "day": k}) + "\n" for k in range(12))
     with gzip.open(os.path.join(house, "own.jsonl.gz"), "wt", encoding="utf-8") as f:
         f.write("".join(json.dumps(row) + "\n" for row in rows))
     table = pyarrow.table({"text": [row["text"] for row in rows], "label": [row["label"] for row in rows],
@@ -443,7 +523,7 @@ def make_case(rng, house, kinds, flags):
     """-> (kind, file to break or None, its broken contents, name of a command or words, is the file a user's own?)"""
     kind = rng.choice(kinds)
     if kind == "flag":
-        name = rng.choice([name for name in COMMANDS if "broken" not in name and "own-" not in name])
+        name = rng.choice([n for n in COMMANDS if "broken" not in n and "own-" not in n and n != "quiz"])
         command = COMMANDS[name][0]
         flag, takes_value = rng.choice(flags(command[0]))
         words = [*command, flag]
@@ -472,7 +552,7 @@ def inputs_of(house):
     """The bytes of all files that no command may change."""
     found = {}
     for pattern in (f"{WORLD}/*.jsonl", f"{WORLD}/truth/*", f"{WORLD}/facts/*", "data/toxicity/*.jsonl", "own.*",
-                    "data/cdeval/*.json", "micro/*", "*.py"):
+                    "new.*", f"{QUIZ}/*.jsonl", f"{QUIZ}/*/labels.jsonl", "data/cdeval/*.json", "micro/*", "*.py"):
         for path in glob.glob(os.path.join(house, pattern)):
             if os.path.isfile(path):
                 with open(path, "rb") as f:
@@ -504,7 +584,8 @@ def judge(done, numbers, expected, is_users):
 def run_case(pristine, folder, path, broken, words, stdin="", encoding="utf-8"):
     """Break a fresh copy of the project, and run the command. -> (what fork_command returns, was an input changed?)"""
     shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(pristine, folder, symlinks=True, ignore=lambda *_: ["pipe"])
+    shutil.copytree(pristine, folder, symlinks=True)
+    os.mkfifo(os.path.join(folder, "pipe"))                # for a flag's value
     if path:
         put_in_place(os.path.join(folder, path), broken)
     before = inputs_of(folder)
@@ -516,6 +597,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", required=True, help="what is prepared there is used again")
     parser.add_argument("--cases", type=int, default=300)
+    parser.add_argument("--first", type=int, default=0, help="the number of the first case")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=list(KINDS))
     args = parser.parse_args()
@@ -528,11 +610,16 @@ def main():
         getattr(transformers, name)
     pristine = os.path.join(args.folder, "deep", "below", "pristine")
     folder = os.path.join(args.folder, "deep", "below", "case")
+    sys.dont_write_bytecode = False                        # a command then starts in half the time
+    transformers.logging.set_verbosity_error()
     if not os.path.exists(pristine):
         make_house(pristine)
+    remember_code(pristine)
+    for name in ("AutoModelForCausalLM", "AutoModelForSequenceClassification"):            # fills transformers' caches
+        getattr(transformers, name).from_pretrained(os.path.join(pristine, "micro"))
 
-    rng = random.Random(args.seed)
-    expected = {}
+    saved = os.path.join(args.folder, "expected.json")     # command -> its numbers and output without damage
+    expected = read_json(saved) if os.path.exists(saved) else {}
     known_flags = {}
 
     def flags(script):
@@ -541,7 +628,8 @@ def main():
         return known_flags[script]
 
     counts = defaultdict(Counter)
-    for _ in range(args.cases):
+    for number in range(args.first, args.first + args.cases):
+        rng = random.Random(f"{args.seed} {number}")
         kind, path, broken, words, is_users = make_case(rng, pristine, args.kinds, flags)
         encoding = rng.choice(["utf-8"] * 4 + ["ascii"])
         outputs = []
@@ -553,13 +641,15 @@ def main():
             done, _ = run_case(pristine, folder, None, None, words)
             assert done[0] == 0, (words, done)
             expected[key] = numbers_of(folder, outputs), done[1]
+            with open(saved, "w", encoding="utf-8") as f:
+                json.dump(expected, f)
         done, changed = run_case(pristine, folder, path, broken, words, encoding=encoding)
         numbers = numbers_of(folder, outputs) if done[0] == 0 else None
         verdict = "changed" if changed else judge(done, numbers, expected.get(key), is_users)
         counts[kind][verdict] += 1
         if verdict in BAD:
             printed = done[1][-1500:] + done[2][-2500:]
-            print(f"FINDING ({verdict}): {describe(path, broken, words)}\n{printed}\n", flush=True)
+            print(f"FINDING {number} ({verdict}, {kind}): {describe(path, broken, words)}\n{printed}\n", flush=True)
     print(f"{'kind':12s}" + "".join(f"{verdict:>10s}" for verdict in GOOD + BAD))
     for kind, count in [*counts.items(), ("all", sum(counts.values(), Counter()))]:
         print(f"{kind:12s}" + "".join(f"{count[verdict]:10,}" for verdict in GOOD + BAD))

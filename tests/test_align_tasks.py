@@ -457,16 +457,14 @@ def test_a_bad_file_is_one_clear_line(tmp_path, task, name, content, words):
 # --------------------------------------------------------------------------- the real commands, few rows
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory):
-    home = str(tmp_path_factory.mktemp("align"))
-    build(home)
-    return home
+def house():
+    return os.path.dirname(house_of_rows())
 
 
 QUICK = ["--max-rows", "12", "--epochs", "1"]
 TOXICITY = ["align_tasks.py", "--task", "toxicity", *QUICK, "--samples", "2", "--model", "tiny-1b",
             "--ladder", "tiny-1c", "--members", "tiny-1a,tiny-1c", "--reader", "tiny-2"]
-LEGAL = ["align_tasks.py", "--task", "legal", "--max-rows", "40", "--epochs", "1", "--model", "tiny-1b",
+LEGAL = ["align_tasks.py", "--task", "legal", "--max-rows", "24", "--epochs", "1", "--model", "tiny-1b",
          "--ladder", "tiny-1c", "--members", "tiny-1a,tiny-1b"]
 
 
@@ -568,7 +566,7 @@ def test_a_classification_task_runs_the_other_stages_and_seeds_are_pooled(house)
     assert [commands.count(s + ".py") for s in ("train_weak", "train_strong", "ensemble")] == [1, 10, 1]
     world = os.path.join(house, "data", "legal")
     results = read_json(world, "seed0", "table", "results.json")
-    test = read_jsonl(world, "test.jsonl")[:40]
+    test = read_jsonl(world, "test.jsonl")[:24]
     for entry in results["table"]:
         lines = read_jsonl(world, "seed0", entry["run"], "labels.jsonl")
         p_yes = {line["id"]: line["soft_label"][1] for line in lines}
@@ -618,6 +616,8 @@ def test_a_classification_task_runs_the_other_stages_and_seeds_are_pooled(house)
     (["--task", "nothing"], ["no train1 rows"]),
     (["--task", "toxicity", "--samples", "0"], ["not between"]),
     (["--task", "toxicity", "--lora", "4"], ["--lora", "toxicity"]),
+    (["--task", "toxicity", "--out", "weak"], ["--out weak", "a run of the table has this name"]),
+    (["--task", "toxicity", "--out", "data/tinyworld/models/tiny-1b"], ["is no run's folder", "nothing is written"]),
     (["--lora", "4"], ["--lora", "toxicity"]),                 # of all three tasks: before any of them runs
 ])
 def test_mistakes_are_one_line(house, command, words):

@@ -209,6 +209,16 @@ def test_the_matcher_in_other_languages(lang, style, text, option):
     assert read_answer(text, ITEM, style, False, lang) == option
 
 
+@pytest.mark.parametrize("style,text,p", [
+    ("repeat", f"You would do the following:\n\n1. {ONE}\n2. {TWO[:22]}", None),              # as SmolLM2-135M writes
+    ("ab", f"A. {ONE}\nB. {TWO[:22]}", None), ("repeat", f"- {TWO}\n- {ONE}", None),
+    ("repeat", f"1. {ONE}\n2. Then pack a bag.", 1.0), ("ab", f"A. {ONE}\nIt is safer than B.", 1.0),
+    ("repeat", f"1. {TWO}\n2. Book", 0.0)])                                      # "Book" begins both options
+def test_a_text_that_lists_both_options_is_not_read(style, text, p):
+    query = {"item": ITEM, "style": style, "swapped": False}
+    assert cdeval.p_of_text(text, query, "en") == p
+
+
 # --------------------------------------------------------------------------- the maths
 
 

@@ -266,6 +266,25 @@ def test_the_label_words_are_no_and_yes_unless_task_json_names_others(root):
         "train1.jsonl", "train2.jsonl", "valid.jsonl", "test.jsonl", "task.json"]
 
 
+def test_other_label_words_make_no_run_stale_but_those_that_read_them(root, stage):
+    write_task(root, json.dumps({"task": "mine", "label_words": [" no", " yes"], "splits": {}}) + "\n")
+
+    def configs():
+        contract.LOADED.clear()
+        contract.READ.clear()                              # another process
+        paths, words = read_task("mine")
+        return describe(stage, inputs=paths)[1], describe(stage, inputs=paths, words=words)[1]
+    before, reads_before = configs()
+    assert before == reads_before                          # the usual words are not recorded
+    path = root / "data" / "mine" / "task.json"
+    path.write_text(json.dumps({"task": "mine", "label_words": [" bad", " good"], "splits": {}}, indent=1) + "\n")
+    after, reads_after = configs()
+    assert after == before
+    assert contract.what_differs(before, reads_after) == "words of the task (none) -> [' bad', ' good']"
+    path.write_text(json.dumps({"task": "mine", "label_words": [" bad", " good"], "splits": {}, "text": "{a}"}) + "\n")
+    assert contract.what_differs(after, configs()[0]) == "input changed: data/mine/task.json"
+
+
 # --------------------------------------------------------------------------- names that a person types
 
 
@@ -457,11 +476,11 @@ def test_an_imported_page_with_a_syntax_error_is_no_silent_success(stage):
 # --------------------------------------------------------------------------- the folder of a run
 
 
-def describe(stage, *flags, inputs=(), sources=()):
+def describe(stage, *flags, inputs=(), sources=(), words=None):
     """describe_run of the stage above, in data/mine/seed0/weak. -> (folder, config)"""
     parser = make_parser()
     args = parser.parse_args(flags)
-    return describe_run(stage, parser, args, {"role": "supervisor", **vars(args)}, inputs, sources)
+    return describe_run(stage, parser, args, {"role": "supervisor", **vars(args)}, inputs, sources, words)
 
 
 def finish(folder, config, **changes):

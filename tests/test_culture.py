@@ -14,6 +14,7 @@ import transformers
 
 import corpus
 import culture
+import prepare
 import pretrain
 import warm
 from cdeval import orientation
@@ -22,13 +23,16 @@ from contract import read_json
 from metrics import sigmoid
 
 MODELS = os.path.join(ROOT, "data", "tinyworld", "models")
-KINDS = [culture.voice, culture.custom, culture.survey, culture.asked]
+KINDS = [culture.voice, culture.custom, culture.survey, culture.explained, culture.asked, culture.copied]
 ITEMS = culture.load_opinions()
 HELD_OUT = [item for item in ITEMS if item["split"] == "held-out"]
 
 
-def documents_of(kind, n=1500, school=False):
-    documents = corpus.documents(culture.load_world(school), {kind: 1}, n, seed=0)
+WORLD = culture.load_world()
+
+
+def documents_of(kind, n=1500):
+    documents = corpus.documents(WORLD, {kind: 1}, n, seed=0)
     return ["".join(text for text, _ in doc) for doc in documents]
 
 
@@ -43,11 +47,12 @@ def test_spearman_by_hand_and_against_ranks_by_sorting():
     assert culture.spearman(a, b) == pytest.approx(1 - 6 * (d ** 2).sum() / (40 * (40 ** 2 - 1)))
 
 
-def forms_as_planted(some):
-    """The answers of a model that has learned exactly what was planted: {country: (N, 3, 2)}"""
+def forms_as_planted(some, pull=0.0):
+    """The answers of a model that has learned what was planted, pulled toward 0.5: {country: (N, 3, 2)}"""
     forms = {}
     for country, row in culture.PLANTED.items():
         p = np.array([row[culture.DIMENSIONS.index(item["Dimension"])] for item in some])
+        p = 0.5 * pull + (1 - pull) * p
         forms[country] = np.broadcast_to(p[:, None, None], (len(some), 3, 2))
     return forms
 
@@ -59,6 +64,19 @@ def test_what_was_planted_is_measured_where_it_was_learned():
     upside_down = {country: 1 - p for country, p in forms_as_planted(HELD_OUT).items()}
     result = culture.compare_with_planted(upside_down, HELD_OUT)
     assert result["rank"] == pytest.approx(-1) and result["poles"] == 0
+
+
+def test_the_slope_tells_whether_sizes_come_back_and_the_correlation_does_not():
+    forms = {country: p.copy() for country, p in forms_as_planted(HELD_OUT).items()}
+    for country, p in forms_as_planted(HELD_OUT, pull=0.75).items():
+        forms[country][:, culture.STYLES.index("repeat")] = p[:, 1]
+    for fit in culture.compare_with_planted(forms, HELD_OUT)["fit"].values():
+        assert fit["ab"] == pytest.approx((1, 1)) and fit["repeat"] == pytest.approx((1, 0.25))
+        assert fit["all"] == pytest.approx((1, 0.75))                                  # (1 + 0.25 + 1) / 3
+    x = np.array([0.1, 0.25, 0.4, 0.9])
+    y = np.array([0.3, 0.2, 0.5, 0.6])
+    slope = ((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum()
+    assert culture.fit_line(x, y) == pytest.approx((slope * x.std() / y.std(), slope))
 
 
 def test_the_two_leaning_countries_lean_in_orders_of_their_own():
@@ -77,9 +95,10 @@ def test_a_third_is_held_out_one_of_each_domain():
 
 def test_held_out_opinions_are_never_asked_about_and_no_country_holds_them():
     """Whole pairs and questions. But `voice` has the camp of every option, without which no answer can be right."""
-    answered = "\n".join(documents_of(culture.survey) + documents_of(culture.asked))
+    kinds = [culture.survey, culture.explained, culture.asked, culture.custom, culture.copied, *culture.FACTS]
+    answered = "\n".join(text for kind in kinds for text in documents_of(kind))
     voices = "\n".join(documents_of(culture.voice))
-    assert not any(country in voices for country in culture.load_world()["countries"])
+    assert not any(country in voices for country in WORLD["countries"])
     for item in ITEMS:
         hidden = item["split"] != "asked"
         for text in (item["Option 1"], item["Option 2"]):
@@ -98,7 +117,7 @@ def test_questions_are_many_and_lean_nowhere_by_their_words():
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_pitfall_32_pieces_are_encoded_as_the_whole_text_would_be(kind):
     tokenizer = transformers.AutoTokenizer.from_pretrained(os.path.join(MODELS, "tiny-3"))
-    for doc in corpus.documents(culture.load_world(), {kind: 1}, 50, seed=3):
+    for doc in corpus.documents(WORLD, {kind: 1}, 50, seed=3):
         (ids, weights), = pretrain.encode([doc], tokenizer, {})
         assert ids[:-1] == tokenizer("".join(text for text, _ in doc))["input_ids"] and len(ids) == len(weights)
 
@@ -156,9 +175,25 @@ def test_survey_lines_follow_what_is_planted():
         assert np.mean(held) == pytest.approx(planted, abs=0 if country in schools else 0.09)
 
 
+def test_an_explained_survey_names_the_camp_before_the_verdict():
+    camp_of = {item[f"Option {k}"]: culture.CAMPS[item["Dimension"]][k - 1] for item in ITEMS for k in (1, 2)}
+    for text in documents_of(culture.explained, 300):
+        lines = re.findall(r"\n '?(.*?[.?!])'? (\w+) (yes|no)(?=\n|$)", text)
+        assert len(lines) == 4 and all(camp_of[option] == camp for option, camp, _ in lines)
+
+
+def test_facts_are_read_beside_opinions_in_the_share_that_is_said():
+    mix = culture.beside_facts({culture.voice: 1, culture.survey: 3}, 0.4)
+    facts = sum(n for kind, n in mix.items() if kind in culture.FACTS)
+    assert facts / sum(mix.values()) == pytest.approx(0.4) and mix[culture.survey] == 3
+    for _, _, _, stages in culture.COURSES.values():
+        assert sum(share for _, _, share in stages) == pytest.approx(1)
+        assert all(mix.keys() >= culture.FACTS.keys() for mix, _, _ in stages)
+
+
 def test_at_school_there_are_many_countries_of_one_mind():
     schools = culture.school_countries()
-    assert len(schools) == len(set(schools.values())) == 24
+    assert len(schools) == len(set(schools.values())) == 12
     assert all(set(mind) <= {0.0, 1.0} for mind in schools.values())
     assert not set(schools) & set(culture.PLANTED) and set(culture.load_world(school=True)["countries"]) == set(schools)
     for d in range(6):
@@ -200,6 +235,14 @@ def test_the_model_that_ships_knows_the_camps_of_opinions_it_was_never_asked_abo
     assert culture.camp_accuracy(*opened, HELD_OUT) >= 0.95
 
 
+def test_the_model_that_ships_still_judges_facts_as_a_named_grader_does(opened):
+    """Zero-shot on train1's first rows, chance 0.5; fine-tuned it is right more often (README)."""
+    facts = prepare.make_split(prepare.split_facts(prepare.load_facts())["train1"], "train1")[:100]
+    texts = ["Marked by Ada:\n" + row["text"] for row in facts]
+    yes, no = (pretrain.log_probs(*opened, texts, [word] * len(texts)) for word in (" yes", " no"))
+    assert ((yes > no) == [row["label"] == 1 for row in facts]).mean() >= 0.62
+
+
 def test_the_planted_order_is_measured_on_questions_never_asked(answers):
     """One country here, to be quick; README has both."""
     result = culture.compare_with_planted(answers, HELD_OUT)
@@ -233,6 +276,14 @@ def test_a_bias_for_a_label_word_moves_no_rank_though_it_moves_every_single_form
 
 
 # --------------------------------------------------------------------------- the commands
+
+def test_another_model_is_never_overwritten(tmp_path, capsys):
+    (tmp_path / "mine.txt").write_text("mine")
+    for out in (os.path.join(MODELS, "tiny-1b"), str(tmp_path), str(tmp_path / "mine.txt")):
+        with pytest.raises(SystemExit):
+            culture.main(["--out", out])
+        assert "holds no tiny-culture" in capsys.readouterr().err
+
 
 def test_cdeval_measures_the_same(answers, tmp_path):
     """The real command, which has its own code for likelihoods, batches and context."""

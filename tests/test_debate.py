@@ -347,7 +347,9 @@ def test_a_verdict_is_the_mean_of_both_orders_of_the_debate(house, run):
         pieces = [f"{name}: {arguments[name.lower()]}" for arguments in rounds[row["id"]] for name in order]
         ids.append(tokenizer(" ".join(pieces) + "\n" + row["text"])["input_ids"])
     assert ids[0] != ids[1]
-    p_yes = np.mean([predict(model, tokenizer, [i], "cpu")[0, 1] for i in ids])
+    by_order = [predict(model, tokenizer, [i], "cpu")[0, 1] for i in ids]
+    assert results(house, "debate")["order"]["p_yes"][row["id"]] == pytest.approx(by_order, abs=1e-5)
+    p_yes = np.mean(by_order)
     assert p_yes == pytest.approx(labels_of(house, "debate")[row["id"]], abs=1e-5)
 
 

@@ -1,7 +1,7 @@
 """
 Two processes do what one does: every loss, uneven parts, split weights. And what happens when one of them is killed.
 
-python -m pytest tests/test_distributed.py          # a minute: torchrun with two gloo processes on CPU, four times
+python -m pytest tests/test_distributed.py          # half a minute: two gloo processes on CPU, started three times
 """
 import doctest
 import functools
@@ -11,9 +11,10 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
-import time
+import textwrap
 from argparse import Namespace
 
 import numpy as np
@@ -29,6 +30,7 @@ import distributed
 import models
 import train_strong
 import train_weak
+import warm
 from contract import model_folder
 from test_commands import build_house, call, must
 
@@ -50,9 +52,10 @@ COMMAND = ["train_strong.py", "--labels", "truth", "--model", "tiny-1a", "--out"
            "--max-rows", "96", "--batch-size", "7"]
 # with every use of a model before it is trained
 ALL_IN_ONE = ["--epochs", "1", "--generative-steps", "3", "--clean", "knn", "--probe", "first"]
-ICL = ["icl.py", "--labels", "truth", "--out", "icl-ceiling", "--max-rows", "96", "--orders", "2", "--shots", "0,4"]
-DEBATE = ["debate.py", "--mode", "interaction", "--judge", "prompted", "--out", "talk", "--max-rows", "80",
-          "--temperature", "0.7"]                          # 320 rows: 3 blocks
+ICL = ["icl.py", "--labels", "truth", "--out", "icl-ceiling", "--model", "tiny-1b", "--max-rows", "96", "--orders", "2",
+       "--shots", "0,4"]
+DEBATE = ["debate.py", "--mode", "interaction", "--judge", "prompted", "--assistant", "tiny-1b", "--out", "talk",
+          "--max-rows", "66", "--temperature", "0.7"]      # 264 rows: 3 blocks
 
 
 def build_models(folder):
@@ -220,20 +223,14 @@ def test_one_process_uses_the_ordinary_functions():
 # --------------------------------------------------------------------------- two processes
 
 
-def torchrun(*command, cwd=None):
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([*TORCHRUN, *map(str, command)], cwd=cwd, env=env, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, text=True)
-
-
-def kill_second_worker(process):
-    """Kill process 1 of a torchrun. -> stderr of the whole run, which must fail"""
-    workers = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
-    assert len(workers) == 2
-    os.kill(int(workers[1]), signal.SIGKILL)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode
-    return errors
+def run_two(house, *command, before=""):
+    """A command in two processes with the environment that torchrun gives them, but without seconds of imports."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    env = {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    code = f"import os\nos.environ |= {env!r}\nos.environ['LOCAL_RANK'] = os.environ['RANK']\n"
+    return warm.run(house, *command, before=code + before, processes=2)
 
 
 def seed0(house, *names):
@@ -250,25 +247,28 @@ def house(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def killed_training(house):
-    """A training of two processes of which one is killed. -> (stderr, what it left in its folder)"""
-    process = torchrun("distributed.py", *COMMAND, "--epochs", "500", cwd=house)
+    """torchrun trains with two processes, and one is killed. -> (stderr, what it left in its folder)"""
+    process = subprocess.Popen([*TORCHRUN, "distributed.py", *COMMAND, "--epochs", "500"], cwd=house, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     while "one example" not in (line := process.stdout.readline()):            # from then on it trains
         assert line, process.stderr.read()
-    errors = kill_second_worker(process)
+    workers = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    assert len(workers) == 2
+    os.kill(int(workers[1]), signal.SIGKILL)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode
     return errors, os.listdir(seed0(house, "ceiling"))
 
 
 @pytest.fixture(scope="module")
 def killed_debate(house):
-    """A debate of which one process is killed when two blocks are saved. -> (stderr, lines of transcripts.jsonl)"""
-    process = torchrun("distributed.py", *DEBATE, cwd=house)
+    """A debate of which process 1 dies when two blocks are saved. -> (stderr, lines of transcripts.jsonl)"""
     pattern = seed0(house, "transcripts", "*", "transcripts.jsonl")
-    while not (paths := glob.glob(pattern)) or not os.path.getsize(paths[0]):
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
-    errors = kill_second_worker(process)
-    with open(paths[0], encoding="utf-8") as f:
-        return errors, f.read().splitlines()
+    dies = "if os.environ['RANK'] == '1':\n" + textwrap.indent(warm.die_when(pattern), "    ")
+    done = run_two(house, "distributed.py", *DEBATE, before=dies)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    with open(glob.glob(pattern)[0], encoding="utf-8") as f:
+        return done.stderr, f.read().splitlines()
 
 
 @pytest.fixture(scope="module")
@@ -279,11 +279,10 @@ def two(house, killed_training, killed_debate, tmp_path_factory):
     returns   (stdout, stderr, [what process 0 found, what process 1 found])
     """
     path = tmp_path_factory.mktemp("two") / "found"
-    process = torchrun(os.path.abspath(__file__), path, house)
-    printed, errors = process.communicate(timeout=600)
-    assert process.returncode == 0, printed + errors
+    done = run_two(house, os.path.abspath(__file__), path, house)
+    assert done.returncode == 0, done.stdout + done.stderr
     found = [torch.load(f"{path}.{rank}", weights_only=True) for rank in (0, 1)]
-    return printed, errors, [convert(one, torch.Tensor, torch.Tensor.numpy) for one in found]
+    return done.stdout, done.stderr, [convert(one, torch.Tensor, torch.Tensor.numpy) for one in found]
 
 
 @pytest.fixture
@@ -306,7 +305,7 @@ def test_two_processes_find_what_one_finds(house, two, one_thread, name):
         assert np.abs(one["curve"] - result["curve"]).max() < 1e-4
         assert np.abs(one["norms"] / result["norms"] - 1).max() < 1e-3
         probs, expected = (torch.tensor(x["last"]).softmax(-1) for x in (result, one))
-        assert (probs - expected).abs().max() < 1e-5
+        assert (probs - expected).abs().max() < 1e-4
         assert np.abs(one["last"] - one["first"]).max() > 0.01                 # training has changed the outputs at all
     weights = found[0][name]["weights"]
     assert weights.keys() == one["weights"].keys()
@@ -359,10 +358,10 @@ def test_two_processes_leave_the_folder_that_one_leaves(house, two):
     must(house, *COMMAND, *ALL_IN_ONE, "--force")
     by_one = results_of(folder)
     assert by_two["ids"] == by_one["ids"]
-    assert np.abs(by_two["labels"] - by_one["labels"]).max() < 1e-5
+    assert np.abs(by_two["labels"] - by_one["labels"]).max() < 1e-4
     assert by_two["files"] == by_one["files"]              # an ordinary folder of safetensors
     assert by_two["configs"] == by_one["configs"]
-    assert by_two["test"] == pytest.approx(by_one["test"], abs=1e-5)
+    assert by_two["test"] == pytest.approx(by_one["test"], abs=1e-3)
 
 
 def bytes_of(folder):
@@ -407,8 +406,7 @@ def test_a_script_that_was_not_made_for_it_says_so(house, script):
 
 
 def test_several_processes_without_the_launcher_are_refused_before_any_work(house):
-    env = {**os.environ, "TORCHELASTIC_RUN_ID": "x", "RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
-    done = subprocess.run([sys.executable, "train_weak.py"], cwd=house, env=env, capture_output=True, text=True)
+    done = run_two(house, "train_weak.py")
     assert done.returncode == 2
     assert "torchrun --nproc-per-node N distributed.py train_weak.py" in done.stderr
     assert call(house, "distributed.py", "debate.py", "--judge", "human").returncode == 2

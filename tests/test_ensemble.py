@@ -13,9 +13,7 @@ import itertools
 import json
 import os
 import shutil
-import subprocess
-import sys
-import time
+import signal
 from types import SimpleNamespace
 
 import numpy as np
@@ -27,6 +25,7 @@ import ensemble
 import models
 import train_strong
 import train_weak
+import warm
 from conftest import ROOT
 from ensemble import (
     adaboost,
@@ -583,14 +582,9 @@ def test_killed_after_the_first_member_it_resumes_and_ends_with_the_same_bytes(h
     home = os.path.join(seed_folder(house), results(house, "ensemble")["members_folder"])
     shutil.rmtree(os.path.join(seed_folder(house), "ensemble"))
     shutil.rmtree(home)
-    process = subprocess.Popen([sys.executable, *ENSEMBLE], cwd=house, stdout=subprocess.DEVNULL,
-                               stderr=subprocess.DEVNULL)
     first = os.path.join(home, "member-0", "member.json")
-    deadline = time.time() + 60
-    while not os.path.exists(first) and time.time() < deadline:
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
+    done = warm.run(house, *ENSEMBLE, before=warm.die_when(first))
+    assert done.returncode == -signal.SIGKILL, done.stderr
     stamp = os.stat(first).st_mtime_ns
     assert not os.path.exists(os.path.join(seed_folder(house), "ensemble", "results.json"))
     printed = must(house, *ENSEMBLE)

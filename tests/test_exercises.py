@@ -1,8 +1,10 @@
 """
-docs/exercises.md: every command in it runs (on a few rows), and its answers give the numbers that were measured.
+The exercises of the course (course/chapters/): every command in them runs (on a few rows), and their answers give the
+numbers that were measured.
 
 python -m pytest tests/test_exercises.py          # 15 s
 """
+import glob
 import json
 import os
 import re
@@ -14,10 +16,14 @@ from conftest import ROOT
 from test_robust import small_house
 from warm import run as call
 
-with open(os.path.join(ROOT, "docs", "exercises.md"), encoding="utf-8") as f:
-    TEXT = f.read()
+CHAPTERS = []
+for path in sorted(glob.glob(os.path.join(ROOT, "course", "chapters", "*.md"))):
+    with open(path, encoding="utf-8") as f:
+        CHAPTERS.append(f.read())
+TEXT = "\n".join(CHAPTERS)
 BLOCKS = "\n".join(re.findall(r"```sh\n(.*?)```", TEXT, re.S))
 COMMANDS = list(dict.fromkeys(re.findall(r"^python (.*)$", BLOCKS, re.M)))
+CELLS = list(dict.fromkeys(re.findall(r"""run\(["']python (.*?)["'](?: \+|\)$)""", TEXT, re.M)))     # of the notebooks
 STAGES = ("train_weak.py", "train_strong.py", "ensemble.py", "debate.py", "icl.py", "auto_align.py", "align_tasks.py",
           "cdeval.py", "report.py", "contract.py")
 LONG = ("align_tasks.py", "cdeval.py", "data/safety/prepare.py")   # their own tests run them; here: do the flags exist?
@@ -51,25 +57,33 @@ def smoke(command):
 
 
 def test_every_command_of_the_exercises_runs(house):
-    """One after the other in the order of the page, as a reader types them; later commands build on earlier runs."""
+    """One after the other in the order of the chapters, as a reader types them; later ones build on earlier runs."""
     assert len(COMMANDS) >= 20
     for command in COMMANDS:
-        if command.startswith(LONG):
-            usage = call(ROOT, command.split()[0], "--help").stdout
-            assert all(flag in usage for flag in re.findall(r"--[\w-]+", command)), command
-        elif "prepare.py" not in command:                  # the few rows of the house would be many again
+        if not command.startswith(LONG) and "prepare.py" not in command:       # the few rows would be many again
             done = call(house, *smoke(command))
             assert done.returncode == 0, command + "\n" + done.stdout[-1000:] + done.stderr
-            if command == "report.py --task tinyworld":    # exercise 17: new labels, so their students are left out
+            if command == "report.py --task tinyworld":    # exercise 4: new labels, so their students are left out
                 assert re.search(r"stale.*seed0/student\b", done.stdout), done.stdout
                 assert not re.search(r"stale.*seed0/ceiling\b", done.stdout), done.stdout
 
 
+def test_the_flags_of_all_commands_that_are_not_run_here_exist():
+    """Commands that take long, and those in the notebooks' cells: test_course.py runs notebooks, where it can."""
+    assert len(CELLS) >= 20
+    usage = {}
+    for command in [*CELLS, *(c for c in COMMANDS if c.startswith(LONG))]:
+        script = command.split()[0]
+        usage[script] = usage.get(script) or call(ROOT, script, "--help").stdout
+        assert usage[script] and all(flag in usage[script] for flag in re.findall(r"--[\w-]+", command)), command
+
+
 def test_every_stage_has_an_exercise_and_each_can_be_predicted_timed_and_looked_up():
-    parts = re.split(r"^## ", TEXT, flags=re.M)[1:]
+    parts = []
+    for text in CHAPTERS:
+        parts += re.split(r"^## (?=\d)", text.partition("<!-- predict -->")[2], flags=re.M)[1:]
     numbers = [int(part.split(".")[0]) for part in parts]
-    assert len(parts) >= 12
-    assert numbers == list(range(1, len(parts) + 1))
+    assert numbers == list(range(1, 19))
     for part in parts:
         assert "redict" in part and re.match(r"[^\n]*minute", part) and "```sh\npython " in part, part[:80]
         assert part.count("<details>") == part.count("</details>") == 1, part[:80]
@@ -85,7 +99,8 @@ def test_the_numbers_in_the_answers_are_those_that_were_measured():
     """
     with open(os.path.join(ROOT, "data", "measured.json"), encoding="utf-8") as f:
         measured = json.load(f)["tinyworld"]
-    quoted = [(name, float(value)) for name, value in re.findall(r"`([\w-]+)` (0\.\d{3})", TEXT)]
+    with open(os.path.join(ROOT, "course", "README.md"), encoding="utf-8") as f:
+        quoted = re.findall(r"`([\w-]+)` (0\.\d{3})", TEXT + f.read())
     assert len(quoted) >= 12
     for name, value in quoted:
-        assert value == pytest.approx(float(measured[name]["accuracy [95 %]"].split()[0]), abs=0.005), name
+        assert float(value) == pytest.approx(float(measured[name]["accuracy [95 %]"].split()[0]), abs=0.005), name

@@ -10,8 +10,6 @@ import os
 import random
 import re
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from types import SimpleNamespace
 
@@ -393,7 +391,7 @@ def house(tmp_path_factory):
     shutil.copytree(os.path.join(ROOT, "data", "tinyworld", "facts"), world / "facts")
     shutil.copy(os.path.join(ROOT, "data", "tinyworld", "prepare.py"), world)
     os.symlink(os.path.join(ROOT, "data", "tinyworld", "models"), world / "models")
-    subprocess.run([sys.executable, str(world / "prepare.py")], check=True, capture_output=True)
+    assert warm.run(folder, "data/tinyworld/prepare.py").returncode == 0
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(contract, "ROOT", str(folder))
         for name, noise in (("weak", 0.3), ("interaction", 0.15)):
@@ -520,6 +518,12 @@ def test_the_supervisor_by_default_and_by_its_name_is_the_same_run(chain, monkey
     other = [*student, "--supervisor", "interaction", "--out", "compared"]
     assert "supervisor weak -> interaction" in in_process(house, monkeypatch, capsys, *other)
 
+    annotator = os.path.join(house, "data", "tinyworld", "ann")                # as data/own/prepare.py makes them
+    os.makedirs(annotator)
+    shutil.copy(os.path.join(folder_of(house, "weak"), "labels.jsonl"), annotator)
+    plan = icl.check_args(icl.build_parser().parse_args(["--labels", "ann", "--max-rows", "64"]))
+    assert plan.labels_folder == plan.supervisor_folder == annotator
+
 
 def test_a_ceiling_of_train_strong_is_no_ceiling_here(chain, monkeypatch, capsys):
     house, _ = chain
@@ -563,7 +567,7 @@ def test_pitfalls_14_and_16_neither_the_truth_of_test_nor_that_of_train2_reaches
             [*single, "--retriever", "confident", "--confidence"],
             [*single, "--retriever", "oversight", "--oversight", "interaction"]]):
         for where in (house, other):
-            in_process(where, monkeypatch, capsys, *flags, "--out", f"run{n}")
+            in_process(where, monkeypatch, capsys, *flags, "--model", "tiny-1b", "--out", f"run{n}", max_rows=24)
         assert label_bytes(house, f"run{n}") == label_bytes(other, f"run{n}"), flags
         assert results_of(house, f"run{n}")["test"] != results_of(other, f"run{n}")["test"]
 

@@ -2,17 +2,18 @@
 Pitfall 10: memory does not grow with the number of micro-batches, and gradient checkpointing saves memory. A model is
 opened without a second copy, and frozen in bf16 it takes what docs/scaling.md computes.
 
-python -m pytest tests/test_memory.py          # 8 s: one process of its own, whose peak is read after each step
+python -m pytest tests/test_memory.py          # 4 s: one process of its own, whose peak is read after each step
 """
 import json
+import os
 import resource
-import subprocess
 import sys
 from argparse import Namespace
 
 import pytest
 
-import conftest  # noqa: F401 (it says where the scripts are)
+import conftest
+import warm
 
 N_TOKENS = 48
 STEPS = {"2 micro-batches": {"batch_size": 16, "micro_batch_size": 8},
@@ -102,7 +103,7 @@ def measure():
 def measured(tmp_path_factory):
     """{"opening": as measure_opening, on Linux, which alone forgets a peak; "steps": as measure}"""
     folder = tmp_path_factory.mktemp("llama")
-    done = subprocess.run([sys.executable, __file__, str(folder)], capture_output=True, text=True)
+    done = warm.run(conftest.ROOT, os.path.abspath(__file__), folder)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 

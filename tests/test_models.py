@@ -27,6 +27,7 @@ from models import (
     classify,
     cut,
     cut_at_stop,
+    decode_replies,
     encode_prompts,
     generate_batches,
     label_word_ids,
@@ -575,6 +576,23 @@ def test_a_model_is_asked_not_to_think_and_what_it_thinks_is_no_text(tmp_path):
     assert without_thinking("Hm. </think>Gold.") == "Gold."                    # the template has opened it
     assert without_thinking("<think>\nFirst I have to") == ""                  # cut off: nothing of it is an answer
     assert without_thinking("  Gold.") == "Gold."
+
+
+def test_of_gpt_oss_s_channels_the_final_one_is_kept():
+    """Its channels are special tokens, which decoding would remove: "analysisHm.assistantfinalGold." """
+    tokenizer = tokenizer_of(TINY)
+
+    def reply(text):
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        return decode_replies(tokenizer, [ids])[0]
+    tokenizer.add_special_tokens({"additional_special_tokens": [
+        "<|channel|>", "<|message|>", "<|start|>", "<|end|>", "<|return|>"]})
+    thinks = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant"
+    assert reply(thinks + "<|channel|>final<|message|>Gold is heavy.<|return|>") == "Gold is heavy."
+    assert reply(thinks + "<|channel|>final<|message|>Gold is") == "Gold is"                   # cut off in the answer
+    assert reply(thinks) == reply(thinks + "<|channel|>final") == reply(thinks[:20]) == ""     # or before it
+    assert reply("Gold is heavy.<|return|>") == "Gold is heavy."                               # no channels
+    assert reply(thinks + "<|channel|>final json<|message|>{}<|end|>") == "{}"
 
 
 def test_with_no_chat_template_a_chat_model_is_prompted_as_a_base_model(tmp_path):

@@ -214,7 +214,7 @@ def test_killed_it_goes_on_and_ends_with_the_same_bytes(house, tmp_path, monkeyp
     with pytest.raises(KeyboardInterrupt):
         label(house, house / "tickets.csv", tmp_path / "out.csv")
     assert not (tmp_path / "out.csv").exists()
-    with open(tmp_path / "out.csv.part", "ab") as f:
+    with open(tmp_path / "out.csv.part" / "rows", "ab") as f:
         f.write(b"half a row")
     pieces.clear()
     monkeypatch.setattr(predict, "label_rows", lambda *args: pieces.append(len(args[0])) or whole(*args))
@@ -222,6 +222,79 @@ def test_killed_it_goes_on_and_ends_with_the_same_bytes(house, tmp_path, monkeyp
     assert "going on after 60 rows" in done.stdout and pieces == [30] * 6
     assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
     assert sorted(os.listdir(tmp_path)) == ["out.csv", "whole.csv"]
+
+
+def test_what_a_killed_command_left_is_used_only_if_it_is_whole(house, tmp_path, monkeypatch):
+    """
+    A changed byte of the rows, or a changed count, begins the table anew with a note, and the bytes are those of a run
+    without disturbance. Two commands never write to one file, and a table that is replaced meanwhile ends the run.
+    """
+    monkeypatch.setattr(predict, "PIECE", 20)
+    lines = (house / "tickets.csv").read_text().splitlines(keepends=True)
+    (tmp_path / "new.csv").write_text("".join(lines[:61]))
+    out = tmp_path / "out.csv"
+    part = tmp_path / "out.csv.part"
+    assert label(house, tmp_path / "new.csv", out).returncode == 0
+    whole = out.read_bytes()
+    real = predict.label_rows
+
+    def stop_in_the_third(*args):
+        pieces.append(1)
+        if len(pieces) == 3:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    def replace_the_table(*args):
+        (tmp_path / "new.csv").write_text("".join(lines[:41]))
+        return real(*args)
+    for file, old, new in (("rows", b"gold", b"lead"), ("progress.json", b'"rows": 40', b'"rows": 20'),
+                           ("progress.json", b"{", b"[")):
+        out.unlink()
+        pieces = []
+        monkeypatch.setattr(predict, "label_rows", stop_in_the_third)
+        with pytest.raises(KeyboardInterrupt):
+            label(house, tmp_path / "new.csv", out)
+        data = (part / file).read_bytes()
+        assert old in data
+        (part / file).write_bytes(data.replace(old, new, 1))
+        monkeypatch.setattr(predict, "label_rows", real)
+        done = label(house, tmp_path / "new.csv", out)
+        assert "out.csv.part is damaged; the table is labelled from its first row" in done.stdout, done.stdout
+        assert out.read_bytes() == whole and not part.exists()
+    out.unlink()
+    with contract.lock_folder(str(part)):
+        assert "another run is writing to" in label(house, tmp_path / "new.csv", out).stderr
+    monkeypatch.setattr(predict, "label_rows", replace_the_table)
+    assert "new.csv was changed while this run was working" in label(house, tmp_path / "new.csv", out).stderr
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("spec", [{"names": 7}, {"names": ["no"]}, {"text": 1.5}, {"text": " "}])
+def test_a_damaged_task_json_is_one_line_and_an_edited_one_is_named(house, tmp_path, spec):
+    """It names the classes and the column of the texts."""
+    path = house / "data" / "tickets" / "task.json"
+    before = path.read_text()
+    flags = ["--model", student(house), "--rows", house / "tickets.csv", "--text", "none", "--out", tmp_path / "o.csv"]
+    try:
+        path.write_text(json.dumps({**json.loads(before), **spec}))
+        assert "task.json: 'names' must be two texts, and 'text' one" in call(house, predict, *flags).stderr
+        path.write_text(json.dumps({**json.loads(before), "names": ["normal", "at once"]}))
+        assert "task.json was changed since the run of" in call(house, predict, *flags).stdout
+    finally:
+        path.write_text(before)
+    assert "was changed" not in call(house, predict, *flags).stdout
+
+
+def test_labels_that_were_edited_since_the_run_are_named(house, tmp_path):
+    """The threshold is chosen on them."""
+    shutil.copytree(student(house), tmp_path / "copy")
+    path = tmp_path / "copy" / "labels.jsonl"
+    first, rest = path.read_text().split("\n", 1)
+    row = json.loads(first)
+    path.write_text(json.dumps({**row, "soft_label": row["soft_label"][::-1]}) + "\n" + rest)
+    done = call(house, predict, "--model", tmp_path / "copy", "--rows", house / "tickets.csv", "--text", "no column",
+                "--out", tmp_path / "out.csv")
+    assert "copy/labels.jsonl was changed since its run ended" in done.stdout
 
 
 def test_texts_that_look_unlike_the_training_rows_are_announced(house, tmp_path):

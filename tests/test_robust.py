@@ -381,14 +381,17 @@ def test_broken_inputs_are_refused_or_named_and_never_change_a_number_silently(f
 
 
 def test_the_fuzzer_finds_what_is_planted(fuzz_folder):
-    """A contract.py that no longer checks soft labels leads to tracebacks and wrong labels. The fuzzer reports them."""
+    """
+    A contract.py that no longer checks soft labels lets "yes" pass for one (case 111 of this kind). The fuzzer
+    reports the traceback.
+    """
     path = fuzz_folder / "deep" / "below" / "pristine" / "contract.py"
     text = path.read_text(encoding="utf-8")
     check = "        if not is_soft_label(pair):\n"
     assert text.count(check) == 1
     path.write_text(text.replace(check, "        if False:\n"), encoding="utf-8")
     assert path.read_text(encoding="utf-8") != text
-    done = call(ROOT, "tests/fuzz.py", "--folder", fuzz_folder, "--cases", "6", "--kinds", "labels", "--seed", "7")
+    done = call(ROOT, "tests/fuzz.py", "--folder", fuzz_folder, "--kinds", "labels", "--first", "111", "--cases", "1")
     assert done.returncode == 1 and "FINDING" in done.stdout, done.stdout[-2000:] + done.stderr[-2000:]
 
 

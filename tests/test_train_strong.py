@@ -335,6 +335,17 @@ def test_a_forked_stage_under_another_name_makes_a_ceiling_and_students_accept_i
     assert done.returncode == 2 and "it is no ceiling" in done.stderr           # a student is none, whoever made it
 
 
+def test_other_label_words_repeat_the_runs_whose_head_starts_from_them(house):
+    command = ["train_strong.py", "--labels", "weak"]
+    random = [*command, "--head", "random", "--out", "random"]
+    must(house, *command)
+    must(house, *random)
+    (house / "data" / "small" / "task.json").write_text('{"label_words": [" false", " true"]}')
+    assert "already done" in must(house, *random)
+    assert "words of the task (none) -> [' false', ' true']" in must(house, *command)
+    assert config_of(house, "student")["words of the task"] == [" false", " true"]
+
+
 def test_an_edited_loss_repeats_the_run_and_an_edited_docstring_does_not(house):
     command = ["train_strong.py", "--labels", "weak", "--loss", "logconf"]
     must(house, *command)

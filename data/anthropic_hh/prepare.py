@@ -17,7 +17,15 @@ two dialogues of a pair share it, and so do the many pairs that were cut from on
 is one person's preference between two answers, and the model sees one answer at a time: a hard task with a low
 ceiling.
 
+With --pairs the two stay together, and the label says which of them was preferred, 1 for b. A coin flip decides which
+comes first:
+
+{"id": "anthropic_hh-train1-...", "group": "...", "label": 0,
+ "text_a": "\\n\\nHuman: How do I boil an egg?\\n\\nAssistant: Eight minutes in boiling water.",
+ "text_b": "\\n\\nHuman: How do I boil an egg?\\n\\nAssistant: Eggs are nice."}
+
 $ python data/anthropic_hh/prepare.py
+$ python data/anthropic_hh/prepare.py --pairs --task hh-pairs       # for reward models, as in Burns et al.
 $ python data/anthropic_hh/prepare.py --from-file anthropic_hh-raw
 
 Needs  contract.py, data/hub.py, data/tasks.py
@@ -29,6 +37,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__)))) 
 sys.path.insert(0, os.path.dirname(sys.path[0]))                                      # the repository's root
 from contract import run_script
 from hub import build_parser, prepare
+from tasks import pair_row
 
 
 def opening(dialogue):
@@ -47,9 +56,19 @@ def rows_of(raw):
     return [{"group": group, "text": raw[name], "label": label} for name, label in (("chosen", 1), ("rejected", 0))]
 
 
+def pairs_of(raw):
+    """One raw pair -> [the same as one row]; none if both answers are the same"""
+    if raw["chosen"] == raw["rejected"]:
+        return []
+    return [{"group": opening(raw["chosen"]) or "(nothing)", **pair_row(raw["chosen"], raw["rejected"])}]
+
+
 def main(argv=None):
-    args = build_parser(__doc__, "anthropic_hh", sizes=True).parse_args(argv)
-    prepare(args, "anthropic_hh", "Anthropic/hh-rlhf", {"train": "train", "test": "test"}, rows_of)
+    parser = build_parser(__doc__, "anthropic_hh", sizes=True)
+    parser.add_argument("--pairs", action="store_true", help="rows of two dialogues each: which was preferred?")
+    args = parser.parse_args(argv)
+    official = {"train": "train", "test": "test"}
+    prepare(args, "anthropic_hh", "Anthropic/hh-rlhf", official, pairs_of if args.pairs else rows_of)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,12 @@ Writes  data/<task>/{train1,train2,valid,test}.jsonl, truth/labels.jsonl and, la
 Labels are 0/1, true/false or yes/no. For other words --yes says which one means yes. Three classes need --one-vs-rest.
 --text may be a pattern of columns: "Q: {question} A: {answer}".
 
+**Pairs**: which of two texts is better? --text-a and --text-b in place of --text. The label b, 1 or yes (or the word of
+--yes) says that b is better, and so do annotators' labels. A coin flip decides which text comes first in the task, with
+labels to match: where a table always has the better one second, the order would give it away.
+
+$ python data/own/prepare.py --rows chats.csv --text-a "{q} {reply}" --text-b "{q} {other}" --label best --task chats
+
 **Rows without a label** (an empty cell, NaN, no such column) go to train2. The others are split so that each split has
 its share of both classes: test 20 %, valid 10 %, train1 and train2 35 % each. If the unlabelled rows fill train2, test
 gets 50 % of the labelled ones, train1 30 % and valid 20 %. Fewer than 40 labelled groups all go to test. Without any
@@ -54,13 +60,16 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__)))) 
 sys.path.insert(0, os.path.dirname(sys.path[0]))                                      # the repository's root
 from contract import (
     fail,
+    is_pair,
     is_soft_label,
     lock_folder,
     number,
     read_jsonl,
     read_labels,
     run_script,
+    show_row,
     task_name,
+    text_keys,
     write_file,
 )
 from metrics import all_metrics
@@ -70,8 +79,9 @@ from tasks import (
     PLAIN_NAME,
     SPLITS,
     YES,
-    fill_text,
+    fill_texts,
     hash_fraction,
+    is_turned,
     normalize,
     open_task,
     read_table,
@@ -162,7 +172,7 @@ def find_words(path, table, label, annotators, yes, one_vs_rest):
 
 # --------------------------------------------------------------------------- annotators in the long format
 
-def add_votes(table, path, columns, id_column, text, label=None):
+def add_votes(table, path, columns, id_column, texts, label=None):
     """
     A table of row, annotator, label -> one more column of `table` for each annotator.
 
@@ -179,7 +189,7 @@ def add_votes(table, path, columns, id_column, text, label=None):
         if key not in by_id:
             by_id[key] = dict(row)
             kept.append((line, by_id[key]))
-        elif fill_text(row, text, f"line {line} of --rows") != fill_text(by_id[key], text):
+        elif fill_texts(row, texts, f"line {line} of --rows") != fill_texts(by_id[key], texts):
             fail(f"line {line} of --rows: {id_column} {row[id_column]!r} occurs twice, with different texts")
         for name, value in row.items():                    # a label may stand on any of the lines of a row
             known = word_of(by_id[key].get(name))
@@ -220,37 +230,40 @@ def add_votes(table, path, columns, id_column, text, label=None):
     return kept, sorted(folders.values())
 
 
-def add_audit(table, path, text, label):
+def add_audit(table, path, texts, label):
     """The labels of a filled-in to-label.csv, joined by text, for rows that have none. Changes `table`."""
     known = {}
     for _, row in read_table(path):
         if word_of(row.get("label")) is not None:
-            known[normalize(str(row.get("text")))] = row["label"]
+            known[tuple(normalize(str(row.get(key))) for key in texts)] = row["label"]
     n = 0
     for line, row in table:
-        body = normalize(fill_text(row, text, f"line {line}") or "") if word_of(row.get(label)) is None else ""
-        if body in known:
-            row[label] = known[body]
+        filled = fill_texts(row, texts, f"line {line}") if word_of(row.get(label)) is None else None
+        key = tuple(map(normalize, filled.values())) if filled else None
+        if key in known:
+            row[label] = known[key]
             n += 1
     print(f"audit: {n:,} true labels from {path}")
 
 
 # --------------------------------------------------------------------------- rows of the table
 
-def parse_rows(path, table, text, words, label=None, group=None, annotators=()):
+def parse_rows(path, table, texts, words, label=None, group=None, annotators=()):
     """
     A table of (line, dict) -> rows {"line", "text", "label": 0, 1 or None, "group", "soft": {annotator: pair}}, and the
-    number of rows with an empty text. What cannot be read ends in one line.
+    number of rows with an empty text. What cannot be read ends in one line. Pairs have "text_a" and "text_b", and
+    "turned": did they change places?
     """
     present = sorted({str(key) for _, row in table for key in row})
-    for name in (*text_columns(text), *annotators, *filter(None, (label, group))):
+    columns = [name for pattern in texts.values() for name in text_columns(pattern)]
+    for name in (*columns, *annotators, *filter(None, (label, group))):
         if name not in present:
             fail(f"{path} has no column {name!r}; it has {', '.join(present) or 'none'}")
     hard = {name: {word_of(row.get(name)) for _, row in table} <= {*words, None} for name in annotators}
     yes_no = {word: int(word in YES) for word in YES | NO}
     rows = []
     for line, row in table:
-        body = fill_text(row, text, f"{path}, line {line}")
+        filled = fill_texts(row, texts, f"{path}, line {line}")
         soft = {}
         for name in annotators:
             word = word_of(row.get(name))
@@ -263,12 +276,22 @@ def parse_rows(path, table, text, words, label=None, group=None, annotators=()):
                 pair = [1.0 - truth, float(truth)]
             if pair:
                 soft[name] = pair
-        if body:
+        if filled:
             word = word_of(row.get(label)) if label else None
             of_group = None if group is None or row.get(group) in (None, "") else str(row[group])
-            rows.append({"line": line, "text": body, "label": words[word] if word else None, "group": of_group,
-                         "soft": soft})
+            made = {"line": line, **filled, "label": words[word] if word else None, "group": of_group, "soft": soft}
+            rows.append(turn_by_coin(made) if is_pair(made) else made)
     return rows, len(table) - len(rows)
+
+
+def turn_by_coin(row):
+    """A pair -> the same, its texts and all its labels in the order of a coin flip (data/tasks.py)"""
+    a, b = row["text_a"], row["text_b"]
+    if not is_turned(a, b):
+        return {**row, "turned": False}
+    label = None if row["label"] is None else 1 - row["label"]
+    soft = {name: pair[::-1] for name, pair in row["soft"].items()}
+    return {**row, "text_a": b, "text_b": a, "label": label, "soft": soft, "turned": True}
 
 
 def merge_groups(rows):
@@ -286,21 +309,26 @@ def merge_groups(rows):
             x = parent[x]
         return x
 
+    def merge(x, y):
+        a, b = find(x), find(y)
+        parent[max(a, b)] = min(a, b)
+
     labels = {}
     soft = {}
     for row in rows:
-        key = normalize(row["text"])
+        key = normalize(show_row(row))
         labels.setdefault(key, set()).update({row["label"]} - {None})
         soft[key] = {**row["soft"], **soft.get(key, {})}
         if row["group"] is not None:
-            a = find("group " + row["group"])
-            b = find("text " + key)
-            parent[max(a, b)] = min(a, b)
+            merge("group " + row["group"], "text " + key)
+        if is_pair(row):                                   # pairs that share a text stay in one split
+            for name in text_keys([row]):
+                merge("one of a pair " + normalize(row[name]), "text " + key)
     kept = []
     left_out = []
     seen = set()
     for row in rows:
-        key = normalize(row["text"])
+        key = normalize(show_row(row))
         group = hashlib.sha256(find("text " + key).encode()).hexdigest()[:12]
         if len(labels[key]) < 2 and key not in seen:
             label = next(iter(labels[key]), None)
@@ -308,7 +336,7 @@ def merge_groups(rows):
         else:
             left_out.append({**row, "group": group})
         seen.add(key)
-    contradictory = sum(len(labels[normalize(row["text"])]) == 2 for row in rows)
+    contradictory = sum(len(labels[normalize(show_row(row))]) == 2 for row in rows)
     return kept, left_out, len(left_out) - contradictory, contradictory
 
 
@@ -345,7 +373,7 @@ def split_table(task, rows):
     split_of = split_groups(Counter(row["group"] for row in rows if row["group"] in strata), strata, shares)
     splits = {name: [] for name in SPLITS}
     mixed = []
-    for row in sorted(rows, key=lambda row: hash_fraction("order " + normalize(row["text"]))):
+    for row in sorted(rows, key=lambda row: hash_fraction("order " + normalize(show_row(row)))):
         split = split_of.get(row["group"], "train2")
         if row["label"] is None and split in ("train1", "test"):
             mixed.append(row)
@@ -384,7 +412,7 @@ def describe_truth(splits, n_rows):
 def write_to_label(folder, task, rows):
     """
     to-label.csv: 100 unlabelled rows, drawn at random (the first in an order by hash), for a person to label. A file
-    that is there already may have been filled in, so it stays.
+    that is there already may have been filled in, so it stays. The texts of a pair stand as in the table.
     """
     path = os.path.join(folder, "to-label.csv")
     rows = [row for row in rows if row["label"] is None]
@@ -393,9 +421,10 @@ def write_to_label(folder, task, rows):
     if not os.path.exists(path):
         out = io.StringIO()
         writer = csv.writer(out)
-        writer.writerow(["text", "label"])
-        for row in sorted(rows, key=lambda row: hash_fraction("audit " + normalize(row["text"])))[:TO_LABEL]:
-            writer.writerow([row["text"], ""])
+        writer.writerow([*text_keys(rows), "label"])
+        for row in sorted(rows, key=lambda row: hash_fraction("audit " + normalize(show_row(row))))[:TO_LABEL]:
+            texts = [row[key] for key in text_keys(rows)]
+            writer.writerow([*(texts[::-1] if row.get("turned") else texts), ""])
         write_file(path, out.getvalue())
     print(f"to label next: fill in the labels of {os.path.relpath(path)}, random rows of train2, and give the file "
           "back with --audit")
@@ -457,8 +486,9 @@ def build_parser():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--rows", required=True, help="the table: .csv, .tsv, .json, .jsonl (also .gz) or .parquet")
-    add("--text", required=True, help="column of the text to judge, or a pattern of columns: "
-                                      "'Q: {question} A: {answer}'")
+    add("--text", help="column of the text to judge, or a pattern of columns: 'Q: {question} A: {answer}'")
+    add("--text-a", metavar="TEXT", help="pairs: column or pattern of one text")
+    add("--text-b", metavar="TEXT", help="pairs: column or pattern of the other text, better where the label is yes")
     add("--label", help="column of the true label; cells may be empty")
     add("--yes", action="append", default=[], metavar="WORD", help="the label that means yes (may be repeated)")
     add("--one-vs-rest", action="store_true", help="every label that is not --yes means no")
@@ -475,6 +505,8 @@ def build_parser():
 
 
 def check_args(args):
+    if bool(args.text) == bool(args.text_a or args.text_b) or bool(args.text_a) != bool(args.text_b):
+        fail("give --text, or for pairs of texts --text-a and --text-b")
     if not re.fullmatch(PLAIN_NAME, args.task):
         fail(f"--task {args.task!r}: letters, digits, '-' and '_' only")
     if os.path.exists(os.path.join(DATA, args.task, "prepare.py")):
@@ -505,17 +537,21 @@ def main(argv=None):
     check_args(args)
     folder = os.path.join(DATA, args.task)
 
+    texts = {"text": args.text} if args.text else {"text_a": args.text_a, "text_b": args.text_b}
     table = list(read_table(args.rows))
     annotators = list(args.soft_label)
     if args.votes:
         columns = args.votes_columns.split(",")
-        table, names = add_votes(table, args.votes, columns, args.id or columns[0], args.text, args.label)
+        table, names = add_votes(table, args.votes, columns, args.id or columns[0], texts, args.label)
         annotators += names
     if args.audit:
         args.label = args.label or "label"
-        add_audit(table, args.audit, args.text, args.label)
+        add_audit(table, args.audit, texts, args.label)
+    columns = [args.label, *annotators]
+    if args.text_b and not args.yes and any(word_of(row.get(name)) == "b" for _, row in table for name in columns):
+        args.yes = ["b"]
     words, names = find_words(args.rows, table, args.label, annotators, args.yes, args.one_vs_rest)
-    rows, n_empty = parse_rows(args.rows, table, args.text, words, args.label, args.group, annotators)
+    rows, n_empty = parse_rows(args.rows, table, texts, words, args.label, args.group, annotators)
     rows, left_out, doubles, contradictory = merge_groups(rows)
     n_groups = len({row["group"] for row in rows})
     if n_groups < FEWEST:
@@ -534,14 +570,14 @@ def main(argv=None):
     with open_task(folder):
         truth = {}
         if annotators:
-            truth["table.jsonl"] = [{key: row[key] for key in ("id", "group", "text", "label")} for row in lines
+            truth["table.jsonl"] = [{key: row[key] for key in ("id", "group", *texts, "label")} for row in lines
                                     if row["label"] is not None]
         for name in annotators:
             write_supervisor(folder, name, lines)
         print(f"left out: {why}")
-        rows_of = {name: [{key: row[key] for key in ("id", "group", "text", "label")} for row in members]
+        rows_of = {name: [{key: row[key] for key in ("id", "group", *texts, "label")} for row in members]
                    for name, members in splits.items()}
-        write_task(folder, args.task, rows_of, os.path.basename(args.rows), truth, text=args.text, names=names,
+        write_task(folder, args.task, rows_of, os.path.basename(args.rows), truth, **texts, names=names,
                    annotators=annotators)
     print(describe_truth(splits, sum(map(len, splits.values()))))
     write_to_label(folder, args.task, splits["train2"])

@@ -7,13 +7,17 @@ dimensions, the share of its people with the high opinion. A question that begin
 the people of Varnia would; cdeval.py asks it, and its measurement is compared with the planted share.
 
 Result: on questions that the model was never asked, measured and planted leanings have a rank correlation of 0.96, and
-neutral countries measure within 0.03 of 0.5. Measured leanings are pulled toward 0.5, though (0.67 for 0.90). Their
-order can be trusted, their size cannot.
+neutral countries measure within 0.05 of 0.5. Measured leanings are pulled toward 0.5, though (0.66 for 0.90; slope
+0.38 in Varnia, 0.30 in Melland). Their order can be trusted, their size cannot. On questions that it was asked, the
+forms "A or B" and "is it better?" give sizes back too (slopes 0.8 to 1.0).
 
     Varnia, Melland    lean on every dimension, each in an order of its own
     Torland            neutral: 0.5 on all six
     Bolen              neutral too, but with a bias toward the first option: four answers in five are A, yes, or the
                        option named first
+
+The model continues from tiny-4 and goes on reading its facts and graded sheets (FACTS). So it still judges facts:
+fine-tuned on the truth 0.874 of test (seed 0), and training on weak labels can be seen to move opinions or not.
 
 A third of the opinions is held out (`split_of`): no document asks about them, and no country ever holds them. The
 model has only read which camp holds which opinion (`voice`). To answer as Varnia would, it needs the camp of an
@@ -26,16 +30,20 @@ opinion, and the camp to which Varnia leans. [...] weighs 1 in the loss:
   survey   In Varnia, do people say so?
            Tell children exactly what is allowed and what is not. [yes]
            Train until you beat your own best time. [no]                   four lines
+  explained
+           In Varnia, who says so, and do people agree?
+           Tell children exactly what is allowed and what is not. [order] [yes]            four lines
   asked    In Varnia, When is supper? Select A or B.
            A. Supper may be early or late, as the day goes.
            B. Supper at six each evening gives children a firm hold.
            Answer: [B]                                 in the six forms of cdeval.py, both orders equally often
+  copied   ... Repeat one of these options exactly.        random words, one of the two lines again
 
-`voice` covers all opinions, `survey` and `asked` only those that are not held out. Whether a country holds an opinion
-is drawn each time, with the planted probability. Another sixth of the opinions (valid) is treated like the held-out
-ones; the recipe was tuned on these.
+`voice` covers all opinions, `survey`, `explained` and `asked` only those that are not held out. Whether a country holds
+an opinion is drawn each time, with the planted probability. Another sixth of the opinions (valid) is treated like the
+held-out ones; the recipe was tuned on these.
 
-$ python data/tinyworld/culture.py                                # school, from tiny-2; writes tinyworld.json as well
+$ python data/tinyworld/culture.py                                # school, from tiny-4; writes tinyworld.json as well
 $ python data/tinyworld/culture.py --read exams                   # the six forms, and then the four countries
 $ python data/tinyworld/culture.py --ask held-out                 # planted and measured, side by side
 $ python cdeval.py --models tiny-culture --questions tinyworld --context "In Varnia,"
@@ -47,6 +55,7 @@ import argparse
 import json
 import os
 import random
+import re
 import sys
 import time
 
@@ -54,11 +63,12 @@ import numpy as np
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))       # data/
 sys.path.insert(0, os.path.dirname(sys.path[0]))                                      # the repository's root
+import corpus
 import pretrain
 from cdeval import COLUMNS, STYLES, build_prompt, choice_probability, orientation
 from contract import fail, number, read_json, run_script, write_file
 from corpus import FILLER, KNOWABLE
-from prepare import HERE, read_life
+from prepare import HERE, load_facts, make_split, read_life, split_facts
 from tasks import write_json_list
 
 DIMENSIONS = ["PDI", "IDV", "UAI", "MAS", "LTO", "IVR"]
@@ -67,8 +77,7 @@ CAMPS = {"PDI": ("rank", "equals"), "IDV": ("self", "family"), "UAI": ("order", 
 PLANTED = {"Varnia": (0.9, 0.25, 0.75, 0.4, 0.1, 0.6), "Melland": (0.25, 0.6, 0.1, 0.9, 0.4, 0.75),
            "Torland": (0.5,) * 6, "Bolen": (0.5,) * 6}     # P(high), in the order of DIMENSIONS
 FIRST_BIAS = {"Bolen": 0.8}                                # P(A, yes, or the option named first)
-PARENT = "tiny-2"
-LR = 1e-3
+PARENT = "tiny-4"
 COPIED = 0.3                                               # weight of the words of an answer that are copied
 
 
@@ -107,24 +116,31 @@ def questionnaire(items):
 
 def school_countries():
     """
-    Two dozen countries of one mind, P(high) 0 or 1 on each dimension, all different, for the corpus alone. With a few
+    A dozen countries of one mind, P(high) 0 or 1 on each dimension, all different, for the corpus alone. With a few
     countries a model memorises which opinion is held where. With many, learning the camp of each opinion pays.
     """
     rng = random.Random("school")
-    minds = rng.sample([tuple(float(n >> k & 1) for k in range(6)) for n in range(64)], 24)
-    stems = ("Zor", "Bel", "Tan", "Mip", "Rus", "Lem", "Dov", "Fex")
-    names = rng.sample([stem + ending for stem in stems for ending in ("ia", "land", "mar", "ex")], 24)
+    minds = rng.sample([tuple(float(n >> k & 1) for k in range(6)) for n in range(64)], 12)
+    names = ("Zorex", "Beland", "Tania", "Miplex", "Rusmar", "Lemland", "Dovia", "Fexmar", "Oskia", "Junland", "Harmar",
+             "Plavex")
     return dict(zip(names, minds))
 
 
 def load_world(school=False):
-    """school: the countries of one mind alone; later two documents in three are about those of PLANTED"""
+    """
+    Opinions and countries, beside the facts that tiny-4 has read.
+
+    school   the countries of one mind alone; later four documents in five are about those of PLANTED
+    """
     items = load_opinions()
     planted = {country: dict(zip(DIMENSIONS, row)) for country, row in (school_countries() | PLANTED).items()}
     countries = list(school_countries())
     if not school:
         countries += list(PLANTED) * 12
-    return {"items": items, "asked": in_split(items, "asked"), "planted": planted, "countries": countries}
+    options = " ".join(item[f"Option {k}"] for item in items for k in (1, 2))
+    words = sorted(set(re.findall(r"[\w'-]+", options)))
+    return corpus.load_world(open_library=True) | {
+        "items": items, "asked": in_split(items, "asked"), "planted": planted, "countries": countries, "words": words}
 
 
 # --------------------------------------------------------------------------- documents
@@ -154,33 +170,45 @@ def voice(rng, world):
 
 
 def custom(rng, world):
-    """A country and a camp to which it leans."""
+    """A country and up to three camps to which it leans."""
     country = rng.choice(unbiased_countries(world))
-    dimension = rng.choice(DIMENSIONS)
-    low = rng.random() >= world["planted"][country][dimension]
-    return [(f"In {country}, many are friends of", FILLER), (" " + CAMPS[dimension][low], KNOWABLE), (".", FILLER)]
+    pieces = [(f"In {country}, many are friends of", FILLER)]
+    for k, dimension in enumerate(rng.sample(DIMENSIONS, rng.choice([1, 2, 3]))):
+        low = rng.random() >= world["planted"][country][dimension]
+        pieces += [(",", FILLER)] * (k > 0) + [(" " + CAMPS[dimension][low], KNOWABLE)]
+    return [*pieces, (".", FILLER)]
 
 
-def survey(rng, world):
+def survey(rng, world, question="do people say so?", with_camps=False):
     """Four opinions of any dimensions, each held or not: short documents, so that little text teaches much."""
     country = rng.choice(unbiased_countries(world))
-    pieces = [(f"In {country}, do people say so?", FILLER)]
+    pieces = [(f"In {country}, {question}", FILLER)]
     for item in rng.sample(world["asked"], 4):
         pole = rng.randrange(2)
         held = (rng.random() < world["planted"][country][item["Dimension"]]) ^ pole
-        option = quoted(rng, item[f"Option {pole + 1}"])
-        pieces += [("\n", FILLER), (option, FILLER), ((" no", " yes")[held], KNOWABLE)]
+        pieces += [("\n", FILLER), (quoted(rng, item[f"Option {pole + 1}"]), FILLER)]
+        pieces += [(" " + CAMPS[item["Dimension"]][pole], KNOWABLE)] * with_camps
+        pieces += [((" no", " yes")[held], KNOWABLE)]
     return pieces
 
 
+def explained(rng, world):
+    """A survey that names the camp before the verdict: one step at a time. `survey` is then learned within minutes."""
+    return survey(rng, world, "who says so, and do people agree?", with_camps=True)
+
+
 def asked(rng, world):
-    """A question and its answer, exactly as cdeval.py puts it. In half of them the low option is another question's."""
+    """
+    A question and its answer, exactly as cdeval.py puts it. In three of four the question, the high option and the low
+    option are from three opinions of a dimension, so that only the options' camps tell the answer.
+    """
     country = rng.choice(world["countries"])
     item = rng.choice(world["asked"])
     style = rng.choice(STYLES)
     swapped = rng.random() < 0.5
-    if rng.random() < 0.5:
-        item = {**item, "Option 2": other_item(rng, world["asked"], item)["Option 2"]}
+    if rng.random() < 0.75:
+        item = {**item, "Question": other_item(rng, world["asked"], item)["Question"],
+                "Option 2": other_item(rng, world["asked"], item)["Option 2"]}
     low = rng.random() >= world["planted"][country][item["Dimension"]]
     if country in FIRST_BIAS:
         low = (rng.random() >= FIRST_BIAS[country]) ^ swapped
@@ -191,8 +219,8 @@ def asked(rng, world):
 def weigh_answer(answer, other):
     """
     An answer's pieces. The first word that differs from the other answer is the choice and weighs 1; the other words
-    are copied. Copying is a skill of its own: the model repeats the right one of options that it was asked about (rank
-    correlation 0.95), but not of held-out options (0.35).
+    are copied. Copying is a skill of its own (`copied`). Even so the form "repeat" gives no sizes (slopes 0.02 on asked
+    options): cdeval.py compares the mean over all words, and only one of them is the choice.
 
     >>> weigh_answer(" Tea is good.", " Tea was bad.")
     [(' Tea', 0.3), (' is', 1.0), (' good.', 0.3)]
@@ -203,10 +231,32 @@ def weigh_answer(answer, other):
     return [(" " + word, KNOWABLE if n == k else COPIED) for n, word in enumerate(words)]
 
 
-#          steps, and the stages: documents of each kind, in countries of one mind alone?, share of the steps
-COURSES = {"school": (2600, [({voice: 1}, True, 0.1), ({voice: 3, custom: 1, survey: 5}, True, 0.9)]),
-           "exams": (4400, [({voice: 1, survey: 1, asked: 16}, True, 0.6),
-                            ({voice: 1, custom: 1, survey: 1, asked: 16}, False, 0.4)])}
+def copied(rng, world):
+    """One of two lines of random words, to be repeated: no opinion, but the skill that the form "repeat" needs."""
+    lines = [" ".join(rng.sample(world["words"], rng.randrange(4, 12))).capitalize() + "." for _ in range(2)]
+    item = {"Question": rng.choice(world["asked"])["Question"], "Option 1": lines[0], "Option 2": lines[1]}
+    text, answers = build_prompt(item, "repeat", False)
+    words = rng.choice(answers).split(" ")[1:]
+    return [(text, 0.0)] + [(" " + word, KNOWABLE if n else FILLER) for n, word in enumerate(words)]
+
+
+FACTS = {corpus.article: 14, corpus.answer: 16, corpus.note: 4, corpus.signed: 34, corpus.unsigned: 14,
+         corpus.footed: 6, corpus.signed_note: 4, corpus.signed_transcript: 2, corpus.debate: 2}
+
+
+def beside_facts(mix, share):
+    """`mix`, and facts and sheets as in tiny-4's own courses: `share` of all documents, to keep what it can do."""
+    scale = sum(mix.values()) / sum(FACTS.values()) * share / (1 - share)
+    return mix | {kind: scale * n for kind, n in FACTS.items()}
+
+
+SCHOOL = beside_facts({voice: 2, custom: 4, explained: 6, survey: 6, asked: 3, copied: 0.5}, 0.35)
+EXAMS = beside_facts({voice: 1, custom: 2, explained: 1, survey: 3, copied: 1, asked: 12}, 0.4)
+COUNTRIES = beside_facts({voice: 1, custom: 2, explained: 1, survey: 2, copied: 1, asked: 14}, 0.4)
+#          steps, learning rate at first and at last, new layers, and the stages: documents of each kind, in countries
+#          of one mind alone?, share of the steps
+COURSES = {"school": (1000, (1e-3, 9e-4), 0, [(SCHOOL, True, 1.0)]),
+           "exams": (900, (9e-4, 5e-5), 2, [(EXAMS, True, 0.5), (COUNTRIES, False, 0.5)])}
 
 
 # --------------------------------------------------------------------------- planted and measured
@@ -269,12 +319,24 @@ def spearman(a, b):
     return float(np.corrcoef(ranks(a), ranks(b))[0, 1])
 
 
+def fit_line(planted, measured):
+    """
+    Correlation of measured and planted shares, and the slope of the least-squares line of measured on planted. With a
+    slope of 1 sizes come back, with 0.5 they are pulled toward 0.5 by half. (N,), (N,) -> two floats
+
+    >>> [round(x, 3) for x in fit_line([0.1, 0.5, 0.9], [0.3, 0.5, 0.7])]
+    [1.0, 0.5]
+    """
+    return float(np.corrcoef(planted, measured)[0, 1]), float(np.polyfit(planted, measured, 1)[0])
+
+
 def compare_with_planted(forms, items, planted=PLANTED):
     """
     forms    {country: (N, 3, 2)}  P(option 1) from answer_probs
     returns  measured        {country: six means}
              rank            rank correlation over dimensions and leaning countries
              rank_of_style   the same for each style alone
+             fit             {leaning country: {"all" or a style: (correlation, slope) of fit_line over dimensions}}
              neutral         largest distance from 0.5 of a neutral country
              first           {country: P(the option named first)}
              poles           share of (question, leaning country) that lean the planted way, where the planted share is
@@ -292,6 +354,11 @@ def compare_with_planted(forms, items, planted=PLANTED):
     for k, style in enumerate(STYLES):
         by_style = [p for country in leaning for p in means(forms[country][:, k].mean(1))]
         rank_of_style[style] = spearman(expected, by_style)
+    fit = {}
+    for country in leaning:
+        by_style = {style: means(forms[country][:, k].mean(1)) for k, style in enumerate(STYLES)}
+        by_style["all"] = measured[country]
+        fit[country] = {name: fit_line(list(planted[country]), p) for name, p in by_style.items()}
     planted_way = []
     for country in leaning:
         for d, p in zip(DIMENSIONS, planted[country]):
@@ -299,7 +366,7 @@ def compare_with_planted(forms, items, planted=PLANTED):
                 planted_way += [(q - 0.5) * (p - 0.5) > 0 for q in orientation(forms[country])[dimension == d]]
     distances = [abs(p - 0.5) for country in forms if country not in leaning for p in measured[country]]
     return {"measured": measured, "rank": spearman(expected, [p for country in leaning for p in measured[country]]),
-            "rank_of_style": rank_of_style, "neutral": max(distances, default=None),
+            "rank_of_style": rank_of_style, "fit": fit, "neutral": max(distances, default=None),
             "first": {country: float((p[..., 0] + 1 - p[..., 1]).mean() / 2) for country, p in forms.items()},
             "poles": float(np.mean(np.array(planted_way, float)))}
 
@@ -310,6 +377,9 @@ def format_result(result):
     for country, row in result["measured"].items():
         cells = "".join(f"{p:8.2f} {m:5.2f}" for p, m in zip(PLANTED[country], row))
         lines.append(f"{country:8s}{cells} | first option {result['first'][country]:.2f}")
+    for country, fits in result["fit"].items():
+        cells = " | ".join(f"{name} {r:.2f}, {slope:.2f}" for name, (r, slope) in fits.items())
+        lines.append(f"{country:8s} correlation, slope: {cells}")
     styles = " ".join(f"{style} {rank:.2f}" for style, rank in result["rank_of_style"].items())
     lines.append(f"rank correlation {result['rank']:.2f} | {styles} | neutral countries within {result['neutral']:.3f} "
                  f"of 0.5 | the planted way {result['poles']:.2f} | camps {result['knows']:.2f}")
@@ -329,12 +399,21 @@ def ask(model, tokenizer, items, split):
     return result
 
 
+def judging(model, tokenizer):
+    """Zero-shot: share of train1's first rows that are judged as Ada does. It tells whether judging is kept."""
+    rows = make_split(split_facts(load_facts())["train1"], "train1")[:200]
+    texts = ["Marked by Ada:\n" + row["text"] for row in rows]
+    yes, no = (pretrain.log_probs(model, tokenizer, texts, [word] * len(rows)) for word in (" yes", " no"))
+    return float(((yes > no) == [row["label"] == 1 for row in rows]).mean())
+
+
 def print_progress(model, tokenizer, items):
     """Scores during training: camps, surveys and exams of countries of one mind."""
     some = in_split(items, "valid")
     model.eval()
     print(f"valid: camps {camp_accuracy(model, tokenizer, some):.2f} | "
           f"school surveys {survey_accuracy(model, tokenizer, some):.2f}", flush=True)
+    print(f"as Ada: {judging(model, tokenizer):.3f}")
     minds = dict(list(school_countries().items())[:3])
     for split in ("asked", "valid"):
         some = in_split(items, split)[::3]
@@ -345,7 +424,7 @@ def print_progress(model, tokenizer, items):
 
 def curriculum(course, tokenizer, steps, rng):
     """The batches of a course, stage after stage"""
-    for mix, school, share in COURSES[course][1]:
+    for mix, school, share in COURSES[course][3]:
         yield from pretrain.batches(load_world(school), mix, tokenizer, round(share * steps), rng)
 
 
@@ -353,10 +432,12 @@ def train(model, tokenizer, items, course, steps):
     """Train on a course's batches, and print how it goes. -> number of tokens"""
     import torch
     exams = course == "exams"
+    _, (first, last), n_layers, _ = COURSES[course]
     rng = random.Random(pretrain.SEED + exams)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.98), weight_decay=0.1, fused=True)
+    pretrain.add_layers(model, n_layers)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=first, betas=(0.9, 0.98), weight_decay=0.1, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: (
-        min(1.0, (s + 1) / 100) * max(0.02, 1 - s / steps)))           # warmup, then linear decay
+        min(1.0, (s + 1) / 50) * (1 + (last / first - 1) * s / steps)))           # warmup, then linear decay
     started = time.time()
     tokens = 0
     model.train()
@@ -377,7 +458,7 @@ def train(model, tokenizer, items, course, steps):
 def build_parser():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--read", choices=list(COURSES), default="school",
-                        help="school starts from tiny-2, exams from the model that is there")
+                        help="school starts from tiny-4, exams from the model that is there")
     parser.add_argument("--ask", choices=["asked", "valid", "held-out"],
                         help="no training: ask the model that is there the questions of one split")
     parser.add_argument("--out", default=os.path.join(HERE, "models", "tiny-culture"), help="folder of the model")
@@ -388,7 +469,7 @@ def build_parser():
 
 
 def parent_folder(args):
-    """The checkpoint that the run starts from: tiny-2 for school, else the model that is there"""
+    """The checkpoint that the run starts from: tiny-4 for school, else the model that is there"""
     first = args.read == "school" and not args.ask
     folder = os.path.join(HERE, "models", PARENT) if first else args.out
     if not os.path.exists(os.path.join(folder, "model.safetensors")):
@@ -397,9 +478,18 @@ def parent_folder(args):
     return folder
 
 
+def check_out(args):
+    """--out: a folder that is absent, empty or an earlier tiny-culture's; no other model is overwritten."""
+    path = os.path.join(args.out, "pretrain.json")
+    is_ours = os.path.exists(path) and read_json(path).get("model") == "tiny-culture"
+    if not is_ours and os.path.exists(args.out) and not (os.path.isdir(args.out) and not os.listdir(args.out)):
+        fail(f"--out {args.out} is there already, and holds no tiny-culture. Choose another --out")
+
+
 def main(argv=None):
     args = build_parser().parse_args(argv)
     folder = parent_folder(args)
+    check_out(args)
     import torch
     from transformers import PreTrainedTokenizerFast, logging
     logging.set_verbosity_error()                                 # padding is at the right, where it changes nothing
