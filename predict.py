@@ -117,6 +117,9 @@ def read_run(folder):
              "transcripts")
     task = os.path.join(ROOT, "data", str(config.get("task")))
     if not os.path.exists(os.path.join(task, "task.json")):
+        if config:
+            print(f"note: no {os.path.relpath(task, ROOT)}/task.json: the classes are called no and yes, the threshold "
+                  'is 1/2, and the column of texts is "text" unless --text names it')
         return config, 0.5, "its task is not there to choose it on", {}, [], ("text",)
     valid = read_rows(config["task"], "valid", config.get("max_rows"), may_be_empty=True)
     truth = read_labels(os.path.join(task, "truth"), valid, gaps=True)[:, 1]

@@ -280,6 +280,8 @@ def test_a_damaged_task_json_is_one_line_and_an_edited_one_is_named(house, tmp_p
         assert "task.json: 'names' must be two texts, and 'text' one" in call(house, predict, *flags).stderr
         path.write_text(json.dumps({**json.loads(before), "names": ["normal", "at once"]}))
         assert "task.json was changed since the run of" in call(house, predict, *flags).stdout
+        path.unlink()
+        assert "note: no data/tickets/task.json" in call(house, predict, *flags).stdout
     finally:
         path.write_text(before)
     assert "was changed" not in call(house, predict, *flags).stdout
