@@ -731,6 +731,10 @@ def report_task(task, measured, as_html=False):
     culture_text, stale_cultures = culture_tables(folder)
     if task != "cdeval":
         stale += stale_cultures
+    for checkpoint in sorted(glob.glob(os.path.join(folder, "seed*", "*", "checkpoint"))):
+        run = os.path.dirname(checkpoint)
+        if not os.path.exists(os.path.join(run, "results.json")):
+            print(f"missing: {os.path.relpath(run)} has no results.json, so it is left out. Run its command again")
     for left_out, _ in (run for runs in unmeasured for run in runs):
         print(f"left out: {os.path.relpath(left_out)}. There are no true labels of test, or it labels a part of them")
     text = markdown_report(task, rows, stale, one_debate(task, found), culture_text,

@@ -537,6 +537,8 @@ def make_case(rng, house, kinds, flags):
         path = rng.choice(sorted(glob.glob(os.path.join(house, pattern))))
         with open(path, "rb") as f:
             data = f.read()
+        if not data:                                       # there is nothing to break
+            continue
         broken = rng.choice(ways)(rng, data)
         if broken != data:
             return kind, os.path.relpath(path, house), broken, rng.choice(names), is_users

@@ -120,6 +120,16 @@ def test_tables_name_what_is_missing_and_what_is_stale(world):
     assert "| student | tiny-4 | weak | 2 |" in text
 
 
+def test_a_run_without_results_is_named(world, capsys):
+    """It was killed, or somebody removed the file."""
+    run(world, "cut", 0, judged(3), labels="weak")
+    (world / "data" / "t" / "seed0" / "cut" / "checkpoint").mkdir(exist_ok=True)
+    (world / "data" / "t" / "seed0" / "cut" / "results.json").unlink()
+    report.report_task("t", {})
+    printed = capsys.readouterr().out
+    assert "missing: " in printed and "seed0/cut has no results.json" in printed and "seed0/weak has" not in printed
+
+
 def test_a_second_report_in_one_process_sees_what_has_changed(world):
     """As a notebook calls it. Fingerprints and labels are remembered within one report, and no longer."""
     test = world / "data" / "t" / "test.jsonl"
