@@ -268,6 +268,10 @@ def read_also(args):
     rows = read_rows(args.also, "test", args.max_rows)
     if args.also == args.task or text_keys(rows) != text_keys(read_rows(args.task, "train2")):
         fail(f"--also {args.also}: give another task than {args.task}, of the same kind (single texts, or pairs)")
+    own = {row["id"] for split in ("train1", "train2", "valid", "test")
+           for row in read_rows(args.task, split, may_be_empty=True)}
+    if shared := own & {row["id"] for row in rows}:
+        fail(f"--also {args.also}: its test has ids of {args.task} too ({min(shared)!r}); labels are joined by id")
     return without_labels(rows)
 
 

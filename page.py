@@ -258,21 +258,24 @@ def ensembles(rows, found):
 
 def icl_curves(rows, found, key, title):
     """icl.py's accuracy over the number of demonstrations ("shots") or of flipped labels ("noise")"""
-    lines = []
-    ticks = {}
+    shown = []
     for runs in sorted(found, key=run_name):
-        points = [results.get("curve") or [{}] for _, results in runs]
-        values = [point.get(key) for point in points[0]]
+        curves = [results.get("curve") or [{}] for _, results in runs]
+        values = [point.get(key) for point in curves[0]]
         if len(values) > 1 and None not in values and len(set(values)) == len(values):
-            labels = config_of(runs)["labels"]
-            name = "true labels" if labels == "truth" else f"labels of {labels}"
-            line = mean_line(name, range(len(values)), [[point["accuracy"] for point in curve] for curve in points])
-            lines.append({**line, "run": run_name(runs)})
-            ticks |= {k: str(value) for k, value in enumerate(values)}
-    if not lines:
+            shown.append((runs, curves, values))
+    if not shown:
         return None
+    place = {value: k for k, value in enumerate(sorted({value for *_, values in shown for value in values}))}
+    lines = []
+    for runs, curves, values in shown:
+        labels = config_of(runs)["labels"]
+        name = "true labels" if labels == "truth" else f"labels of {labels}"
+        line = mean_line(name, [place[value] for value in values],
+                         [[point["accuracy"] for point in curve] for curve in curves])
+        lines.append({**line, "run": run_name(runs)})
     return {"title": f"in-context learning: {title}", "lines": tell_apart(lines),
-            "levels": [{"name": "chance", "at": 0.5}], "ticks": [[k, text] for k, text in sorted(ticks.items())],
+            "levels": [{"name": "chance", "at": 0.5}], "ticks": [[k, str(value)] for value, k in place.items()],
             "xlabel": f"{title} in the prompt (one prompt)", "ylabel": "test accuracy", "bars": SEED_BARS}
 
 

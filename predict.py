@@ -108,6 +108,8 @@ def read_run(folder):
     of train2, the keys of a row's texts). For any other model nothing is known, and the threshold is 1/2.
     """
     config = read_config(folder) if os.path.exists(os.path.join(folder, "results.json")) else {}
+    if not config and {"results.json", "checkpoint"} <= set(os.listdir(folder) if os.path.isdir(folder) else ()):
+        fail(f"{folder}/results.json does not say how the run was made. Repeat the run's command with --force")
     for name in ("labels.jsonl", "checkpoint") if config else ():
         path = os.path.join(folder, name)
         if os.path.exists(path):

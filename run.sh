@@ -22,6 +22,7 @@ die() { echo "error: $1" >&2; exit 2; }
 preset=tinyworld task="" seeds=0 dry="" jobs=() all=() trainers=()
 while [ $# -gt 0 ]; do
     case "$1" in
+        --dry-run=* | --force=* | --trust-remote-code=* | --help=*) die "${1%%=*} takes no value" ;;
         --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;       # --flag=value is --flag value
     esac
     case "$1" in

@@ -67,6 +67,7 @@ from contract import (
     model_folder,
     number,
     open_run,
+    read_json,
     read_jsonl,
     read_rows,
     read_task,
@@ -417,6 +418,10 @@ def check_args(args):
         test = read_rows(args.task, "test", args.max_rows)[:args.prompts]
         if args.samples < max(BEST_OF) or not test or not all("kind" in row and is_pair(row) for row in test):
             fail(f"--reward chooses among --samples {max(BEST_OF)} or more, for prompts of --task pairs")
+        for name, judge in zip(args.reward.split(","), judges):
+            spec = read_json(os.path.join(model_folder(judge), "config.json"))
+            if not str(spec.get("architectures")).endswith("ForSequenceClassification']"):
+                fail(f"--reward {name}: no reward model. Give runs of train_weak.py or train_strong.py")
         inputs += map(model_folder, judges)
     if args.labels == "train1":
         for row in read_prompts(args.task, "train1", args.max_rows):

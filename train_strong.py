@@ -752,9 +752,12 @@ def compare_elsewhere(plan, args, probs):
     line = f"on {args.also} {accuracy(probs[:, 1], [row['label'] for row in rows]):.3f}"
     if not plan.supervisor_folder or not plan.ceiling_folder:
         return line
-    c = compare_models(rows, read_known(plan.supervisor_folder, rows), probs, read_labels(plan.ceiling_folder, rows))
+    supervisor = read_known(plan.supervisor_folder, rows)
+    if np.isnan(supervisor).all():
+        return f"{line} (no PGR: the supervisor labels no row of it)"
+    c = compare_models(rows, supervisor, probs, read_labels(plan.ceiling_folder, rows), args.metric)
     pgr = f"PGR {c['pgr']:.2f}" if "pgr" in c else f"no PGR: {c['pgr_reason']}"
-    return f"{line} (supervisor {c['supervisor']:.3f}, ceiling {c['ceiling']:.3f}, {pgr})"
+    return f"on {args.also} {c['student']:.3f} (supervisor {c['supervisor']:.3f}, ceiling {c['ceiling']:.3f}, {pgr})"
 
 
 # --------------------------------------------------------------------------- flags, checks, and the story

@@ -387,7 +387,7 @@ def numbers_of(house, outputs):
         names = [path] if os.path.isfile(path) else glob.glob(os.path.join(path, "*.jsonl"))
         for name in names:
             if "answers" not in name and "audits" not in name and os.path.exists(path):
-                with open(name, encoding="utf-8") as f:
+                with open(name, encoding="utf-8", errors="replace") as f:
                     found[os.path.relpath(name, house)] = re.sub("rounds-[0-9a-f]+", "", f.read())
     return json.dumps(found, sort_keys=True)
 
@@ -398,8 +398,13 @@ def notes_of(printed):
 
 
 def read_json(path):
-    with open(path, encoding="utf-8") as f:
-        return json.load(f)
+    """A file that a command left unreadable is like no other numbers, and ends up as a finding."""
+    with open(path, "rb") as f:
+        data = f.read()
+    try:
+        return json.loads(data)                            # in UTF-16 too, as the commands read it
+    except ValueError:
+        return repr(data)
 
 
 # --------------------------------------------------------------------------- the small project

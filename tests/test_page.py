@@ -318,3 +318,13 @@ def test_a_debate_and_its_verdicts_can_be_read(opened):
     assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert not tab.is_visible("#nav")
     tab.close()
+
+
+def test_curves_of_several_runs_share_one_axis():
+    """A run with 0 and 4 flipped labels beside one with 0 to 4: both points for 4 are above the tick "4"."""
+    def runs(name, values):
+        results = {"config": {"labels": "truth"}, "curve": [{"noise": v, "accuracy": 0.9 - v / 10} for v in values]}
+        return [(f"data/t/seed0/{name}", results)]
+    chart = page.icl_curves([], [runs("few", [0, 4]), runs("all", [0, 1, 2, 3, 4])], "noise", "noise")
+    assert chart["ticks"] == [[k, str(k)] for k in range(5)]
+    assert {line["run"]: list(line["x"]) for line in chart["lines"]} == {"few": [0, 4], "all": [0, 1, 2, 3, 4]}

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import os
+import shutil
 import sys
 
 import numpy as np
@@ -226,6 +227,7 @@ def test_rows_of_pairs_are_checked(world, capsys):
 
 
 def test_own_pairs_keep_their_labels(world, capsys):
+    assert "Empty the cells of ties" in stops(capsys, make, "--one-vs-rest")
     make("--max-left-out", "0.5")
     splits = {name: read_rows("mine", name) for name in SPLITS}
     every = sum(splits.values(), [])
@@ -307,6 +309,9 @@ def test_supervisor_student_and_ceiling_of_pairs(world, capsys):
                        "--out", "untrained"])
     line = stops(capsys, train_strong.main, [*quick, "--labels", "weak", "--also", "mine", "--out", "never"])
     assert "another task" in line
+    shutil.copytree("data/mine", "data/twin", ignore=shutil.ignore_patterns("seed0"))
+    line = stops(capsys, train_strong.main, [*quick, "--labels", "weak", "--also", "twin", "--out", "never"])
+    assert "its test has ids of mine too" in line
 
     # new pairs, in the words of the table
     predict_stage.main(["--model", "data/mine/seed0/ceiling", "--rows", "table.csv", "--out", "new.jsonl"])
@@ -388,6 +393,8 @@ def test_best_of_n_of_a_writer(world, capsys):
     assert points[0]["good"] == pytest.approx(np.mean([[text == "iron" for text in texts] for texts in samples]))
     assert [point["n"] for point in points] == [1, 2, 4, 8, 16]
     rewards = [point["reward"] for point in points]
+    quick[-1] = "writer"
+    assert "no reward model" in stops(capsys, sft.main, [*quick, "--samples", "16", "--out", "never"])
     assert rewards == sorted(rewards) and rewards[0] == pytest.approx(0, abs=1e-5)
     model, tokenizer, max_length = load_classifier("data/mine/seed0/weak", "lm", WORDS, "cpu", pairs=True)
     prompts = [row["text"] for row in sft.read_prompts("mine", "test", 3)]

@@ -51,15 +51,14 @@ def become(house, command, out, err, before):
     for stream, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
     os.chdir(house)
+    script = os.path.join(house, command[0])
+    sys.path[0] = "" if command[0] == "-c" else os.path.dirname(script)
     exec(before, {})
     if command[0] == "-c":
         sys.argv = ["-c", *command[2:]]
-        sys.path[0] = ""
         exec(command[1], {"__name__": "__main__"})
     else:
-        script = os.path.join(house, command[0])
         sys.argv = command
-        sys.path[0] = os.path.dirname(script)
         runpy.run_path(script, run_name="__main__")
 
 

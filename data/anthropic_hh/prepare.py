@@ -67,6 +67,8 @@ def main(argv=None):
     parser = build_parser(__doc__, "anthropic_hh", sizes=True)
     parser.add_argument("--pairs", action="store_true", help="rows of two dialogues each: which was preferred?")
     args = parser.parse_args(argv)
+    if args.pairs and args.task == "anthropic_hh":
+        args.task = "hh-pairs"                             # not in the place of the rows with one text
     official = {"train": "train", "test": "test"}
     prepare(args, "anthropic_hh", "Anthropic/hh-rlhf", official, pairs_of if args.pairs else rows_of)
 

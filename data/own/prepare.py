@@ -25,8 +25,8 @@ true label a student can still be trained, but not measured.
 
 The hash of a row's group decides its place: the same rows give the same splits in whatever order they are. Rows with
 the same --group value (a conversation, a document, an author) stay in one split, and so do rows whose texts differ in
-case and spacing alone. Left out and counted: rows with an empty text, all copies of a text but one, and all copies of a
-text that has both labels.
+case and spacing alone. Left out and counted: rows with an empty text or one text twice, all copies of a text but one,
+and all copies of a text that has both labels.
 
 **Annotators** (people, rules, an API, somebody's released labels) come as more columns: p_yes, [p_no, p_yes], or the
 label's words; empty where an annotator has no opinion. Each COLUMN of --soft-label becomes a supervisor's folder,
@@ -276,7 +276,7 @@ def parse_rows(path, table, texts, words, label=None, group=None, annotators=())
                 pair = [1.0 - truth, float(truth)]
             if pair:
                 soft[name] = pair
-        if filled:
+        if filled and len(set(map(normalize, filled.values()))) == len(filled):                # no pair of equal texts
             word = word_of(row.get(label)) if label else None
             of_group = None if group is None or row.get(group) in (None, "") else str(row[group])
             made = {"line": line, **filled, "label": words[word] if word else None, "group": of_group, "soft": soft}
@@ -287,7 +287,7 @@ def parse_rows(path, table, texts, words, label=None, group=None, annotators=())
 def turn_by_coin(row):
     """A pair -> the same, its texts and all its labels in the order of a coin flip (data/tasks.py)"""
     a, b = row["text_a"], row["text_b"]
-    if not is_turned(a, b):
+    if not is_turned(normalize(a), normalize(b)):
         return {**row, "turned": False}
     label = None if row["label"] is None else 1 - row["label"]
     soft = {name: pair[::-1] for name, pair in row["soft"].items()}
@@ -507,6 +507,8 @@ def build_parser():
 def check_args(args):
     if bool(args.text) == bool(args.text_a or args.text_b) or bool(args.text_a) != bool(args.text_b):
         fail("give --text, or for pairs of texts --text-a and --text-b")
+    if args.text_a and args.one_vs_rest:
+        fail("--one-vs-rest is for single texts: a tie does not say that a is better. Empty the cells of ties")
     if not re.fullmatch(PLAIN_NAME, args.task):
         fail(f"--task {args.task!r}: letters, digits, '-' and '_' only")
     if os.path.exists(os.path.join(DATA, args.task, "prepare.py")):
