@@ -112,15 +112,17 @@ def to_soft_labels(p_yes):
     return np.stack([1 - p_yes, p_yes], axis=1).astype(np.float32)
 
 
-def platt_scaling(z, labels, prior=0.1):
+def platt_scaling(z, labels, prior=1.0):
     """
     The temperature T and bias b for which sigma(z / T + b) fits true labels best (Platt 1999; Guo et al. 2017 for T
-    alone), by Newton's method on (log 1/T, b). A weak prior around T = 1, b = 0 keeps few labels from inverting z.
+    alone), by Newton's method on (log 1/T, b), each with a Gaussian prior around 0 of variance 1 / (2 prior). A round
+    has 8 random audits, whose share of yes is off by 0.18 on average. Fitted to them without such a prior, the bias is
+    noise, which the next student learns as if most answers were wrong (docs/results/phase2.md).
 
     z, labels   (N,) scores of yes over no, (N,) of 0 and 1 -> (T, b); (1, 0) from no labels
     >>> temperature, bias = platt_scaling([4., 4., 4., 4., -4., -4., -4., -4.], [1, 1, 1, 0, 0, 0, 0, 1])
     >>> round(float(sigmoid(4 / temperature + bias)), 2)       # was 0.98; 3 of 4 are correct, the rest is the prior
-    0.77
+    0.86
     """
     z = np.asarray(z, float)
     labels = np.asarray(labels, float)
@@ -390,18 +392,20 @@ def apply_corrections(p_yes, rows, audits):
 # --------------------------------------------------------------------------- 4 learner
 
 
-def rows_to_train_on(rows, attacks, audits, seed):
+def rows_to_train_on(rows, attacks, p_yes, audits, seed):
     """
-    Indices into rows + attacks. Everything about a guard's question is left out: its other answer tells nearly as much
-    as the guard itself. Attacks take the place of as many random rows, so that rounds with and without attacks train
-    equally long; corrected rows are never dropped.
+    Indices into rows + attacks, p_yes (N + M,). Everything about a guard's question is left out: its other answer tells
+    nearly as much as the guard itself. Attacks take the place of as many rows that the critic calls wrong, at random:
+    so rounds with and without attacks train equally long, and the learner is not taught that most answers are wrong.
+    Corrected rows are never dropped.
     """
     use_of = {audit["id"]: audit["use"] for audit in audits}
     guarded = {row["group"] for row in rows if use_of.get(row["id"]) == "guard"}
     usable = [i for i, row in enumerate(rows + attacks) if row["group"] not in guarded]
     n_attacks = sum(i >= len(rows) for i in usable)
     unaudited = [i for i in usable if i < len(rows) and rows[i]["id"] not in use_of]
-    dropped = set(np.random.default_rng(seed).permutation(unaudited)[:n_attacks].tolist())
+    shuffled = np.random.default_rng(seed).permutation(unaudited).tolist()
+    dropped = set(sorted(shuffled, key=lambda i: p_yes[i] > 0.5)[:n_attacks])
     return [i for i in usable if i not in dropped]
 
 
@@ -538,7 +542,7 @@ def play_round(k, evaluator, guards, rows, test, words, args, device, folder):
     guards = guards + guarding_rows(rows, audits)
     p_yes = apply_corrections(p_yes, all_rows, audits)
     # 4 learner
-    kept = rows_to_train_on(rows, attacks, audits, [args.seed, k])
+    kept = rows_to_train_on(rows, attacks, p_yes, audits, [args.seed, k])
     kept_rows = [all_rows[i] for i in kept]
     pairs = []
     if args.pairwise:

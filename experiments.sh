@@ -271,8 +271,8 @@ real_tasks() {
 first() { if [ "$seed" = 0 ]; then "$@"; fi; }               # one seed of this: real models are slow on a CPU
 
 released() {                                                 # a student of GPT-2's labels; each seed has a file of them
-    python train_strong.py --task sciq-gpt2-$seed --seed $seed --model $gemma --dtype bf16 --max-rows 1000 \
-        --epochs 1 --lr 5e-5 --out "$1" "${@:2}"
+    python train_strong.py --task sciq-gpt2-$seed --seed $seed --model ${big:-$gemma} --dtype bf16 --max-rows 1000 \
+        --epochs 2 --lr 2e-5 --out "$1" "${@:2}"
 }
 
 real_fusion() {
@@ -286,13 +286,22 @@ real_fusion() {
 qwen() { python ensemble.py --task sciq-qwen --supervisors "$1" --out "$2" "${@:3}"; }
 fuse() { python ensemble.py --task sciq-gpt2-$seed --seed $seed --supervisors all --out "fused-$1" "${@:2}"; }
 
-real_students() {
+real_students() {                                            # Gemma's runs: 4 minutes of a core each; SmolLM2's: 2
     real_tasks
     released ceiling --labels truth
-    released student --labels gpt2 --ceiling ceiling
-    released untrained --labels gpt2 --ceiling ceiling --control untrained
-    released student-logconf --labels gpt2 --ceiling ceiling --loss logconf
+    gemma_of_gpt2 student
+    gemma_of_gpt2 student-logconf --loss logconf
+    gemma_of_gpt2 untrained --control untrained
+    gemma_of_gpt2 student-budget64 --truth-budget 64
+    big=$smollm released smollm-ceiling --labels truth
+    big=$smollm released smollm-student --labels gpt2 --ceiling smollm-ceiling
+    gemma_of_gpt2 student-hard --hard
+    gemma_of_gpt2 student-fused --labels fused-mean --supervisor gpt2
+    gemma_of_gpt2 student-chain --chain $smollm,$gemma
+    gemma_of_gpt2 student-confident --clean confident
+    gemma_of_gpt2 student-window --loss window
 }
+gemma_of_gpt2() { released "$1" --labels gpt2 --ceiling ceiling "${@:2}"; }
 
 real_safety() {                                              # tiny-1a and MiniLM supervise; MiniLM learns
     real_tasks
@@ -344,7 +353,6 @@ others() {                                                   # one seed each
     python train_strong.py $weaker --labels truth --out ceiling
     python train_strong.py $weaker --labels plain --ceiling ceiling --out student-plain
     python train_strong.py $weaker --labels with_knowledge --ceiling ceiling --out student-knowledge
-    released student-fused --labels fused-mean --supervisor gpt2 --ceiling ceiling
 }
 
 pairs() {                                                    # preferences: reward models, and what they do to text

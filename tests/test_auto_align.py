@@ -226,11 +226,13 @@ def test_the_learner_trains_on_as_many_rows_with_attacks_as_without_and_never_on
     attacks = propose_attacks(rows, 0.25, lambda some: np.zeros(len(some)))
     assert attacks[0]["group"] == "0"
     audits = [{"id": "q0a", "use": "guard"}, {"id": "q1a", "use": "correct"}]
+    p_yes = np.array([0.2, 0.9] * 6 + [0.5] * len(attacks))
     for some in ([], attacks):
-        kept = rows_to_train_on(rows, some, audits, [0, 0])
+        kept = rows_to_train_on(rows, some, p_yes, audits, [0, 0])
         assert len(kept) == len(set(kept)) == 10 and 2 in kept
         assert all((len(rows) + k in kept) == (attack["group"] != "0") for k, attack in enumerate(some))
         assert not {0, 1} & set(kept)
+        assert {3, 5, 7, 9, 11} <= set(kept)               # an attack takes the place of a row that is called wrong
 
 
 def test_an_attack_is_paired_with_the_likeliest_answer_to_its_question():
@@ -454,10 +456,10 @@ def test_an_edited_role_plays_all_rounds_again(house):
     old = load(rounds_of(house, "edited"), "round-1", "evaluator.json")
     with open(script, encoding="utf-8") as f:
         code = f.read()
-    assert code.count("prior=0.1") == 1
+    assert code.count("prior=1.0") == 1
     try:
         with open(script, "w", encoding="utf-8") as f:
-            f.write(code.replace("prior=0.1", "prior=0.4"))
+            f.write(code.replace("prior=1.0", "prior=4.0"))
         must(house, *SHORT, "--out", "edited")
     finally:
         with open(script, "w", encoding="utf-8") as f:
@@ -515,7 +517,7 @@ def test_audits_are_bounded_by_the_smallest_slice_that_is_played(n_rows, per_que
         for k in range(n_rounds):
             rows = slice_of(train2, k, slices or n_rounds)
             audits = [{"id": row["id"], "use": "guard"} for row in rows[:(most + 1) // 2]]
-            assert len(rows_to_train_on(rows, [], audits, 0)) >= max(1, most // 2)
+            assert len(rows_to_train_on(rows, [], np.ones(len(rows)), audits, 0)) >= max(1, most // 2)
     with pytest.raises(SystemExit):
         check(0 if most is None else most + 1)             # the next one is not, and the message names the bound
     message = capsys.readouterr().err
