@@ -72,6 +72,18 @@ def test_labels_follow_their_rows(data):
     assert parity == {name: truth[name] for name in parity}
 
 
+def test_two_answers_to_a_question_become_a_pair_whose_label_is_the_difference_of_their_log_odds(data):
+    rows = read_rows("sciq-qwen-pairs", "test")
+    assert len(rows) * 2 == len(read_rows("sciq-qwen", "test")) and {row["label"] for row in rows} == {0, 1}
+    assert all(row[("text_a", "text_b")[row["label"]]].endswith(" A: a1") for row in rows)       # a1 is right
+    soft = read_labels(data / "sciq-qwen-pairs" / "plain", rows)
+    assert np.allclose(soft, 0.5)                          # both answers have p(yes) 0.75
+    row = {"group": "q", "text": "Q A: x", "label": 1, "soft": {"s": [0.2, 0.8]}}
+    [pair] = released.pairs_of([row, {**row, "text": "Q A: y", "label": 0, "soft": {"s": [0.5, 0.5]}}])
+    assert pair["soft"]["s"][pair["label"]] == pytest.approx(0.8)              # sigma(log 4 - log 1)
+    assert released.pairs_of([row]) == []
+
+
 def test_a_run_is_described_over_all_files_that_have_it(data, monkeypatch):
     """A student that is right on all of file 0 and on none of file 1, below a ceiling that is always right."""
     report.predictions_on_test.cache_clear()
@@ -102,7 +114,7 @@ def test_a_run_is_described_over_all_files_that_have_it(data, monkeypatch):
 def test_a_folder_without_such_files_is_one_line(data, tmp_path, capsys):
     with pytest.raises(SystemExit):
         released.main([str(tmp_path / "data")])
-    assert "has none of sciq_gpt2_labels_seed0.parquet" in capsys.readouterr().err
+    assert "has neither sciq_gpt2_labels_seed0.parquet" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("change,words", [

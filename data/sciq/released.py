@@ -6,7 +6,8 @@ FOLDER holds, each if it is there:
     sciq_gpt2_labels_seed{0,1,2,3}.parquet    question, answer, label, and p(yes) of gpt2, gpt2-medium, gpt2-large and
                                               gpt2-xl (github.com/mayankmahajan24/weak-to-strong): tasks sciq-gpt2-0...3
     sciq_qwen_labels.jsonl                    question, answer, label, and [p_no, p_yes] of Qwen-1.8B-chat, plain and
-                                              with_knowledge (github.com/ADaM-BJTU/W2SG): task sciq-qwen
+                                              with_knowledge (github.com/ADaM-BJTU/W2SG): tasks sciq-qwen, and
+                                              sciq-qwen-pairs: which of a question's two answers is the right one?
 
 $ python data/sciq/released.py FOLDER
 $ python train_strong.py --task sciq-gpt2-0 --labels gpt2 --model google/gemma-3-270m --lr 2e-5
@@ -18,8 +19,10 @@ split. The four gpt2 files share questions, and each has a quarter of all questi
 disjoint, so that they count as four independent runs. train2 and valid are small, since each step of a real model takes
 seconds on a CPU. What is left is train1, whose true labels the fusion rules of ensemble.py use.
 
-Needs   contract.py, data/tasks.py; with --measured also metrics.py, align_tasks.py, report.py
-Writes  data/sciq-gpt2-{0,1,2,3}/ and data/sciq-qwen/: a task each, and a folder for each supervisor
+A label of a pair is p(b is better) = sigma(log odds of b - log odds of a), from the labels of its two answers.
+
+Needs   contract.py, metrics.py, data/tasks.py; with --measured also align_tasks.py, report.py
+Writes  data/sciq-gpt2-{0,1,2,3}/, data/sciq-qwen/, data/sciq-qwen-pairs/: a task each, and a folder for each supervisor
 """
 import argparse
 import glob
@@ -43,12 +46,14 @@ from contract import (
     run_script,
     write_file,
 )
+from metrics import auroc, bootstrap, ece, sigmoid
 from tasks import (
     DATA,
     SPLITS,
     hash_fraction,
     normalize,
     open_task,
+    pair_row,
     read_table,
     row_id,
     short_hash,
@@ -58,6 +63,7 @@ from tasks import (
 
 SIZES = {"valid": 50, "train2": 2000}                      # rows
 GPT2 = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
+QWEN = ("plain", "with_knowledge")
 FILES = 4                                                  # of GPT-2's labels
 
 
@@ -87,8 +93,8 @@ def parse_p_yes(value):
     return pair if is_soft_label(pair) else None
 
 
-def make_task(task, path, supervisors, part, parts):
-    """One file of released labels -> data/<task>/"""
+def read_released(path, supervisors):
+    """A file of released labels -> rows with "soft": {supervisor: [p_no, p_yes]}; of equal texts the first"""
     rows = {}
     for line, raw in read_table(path):
         if not (is_text(raw.get("question")) and is_text(raw.get("answer")) and raw.get("label") in (0, 1)):
@@ -99,7 +105,32 @@ def make_task(task, path, supervisors, part, parts):
         text = f"Q: {raw['question'].strip()} A: {raw['answer'].strip()}"
         rows.setdefault(normalize(text), {"group": short_hash(raw["question"]), "text": text, "label": raw["label"],
                                           "question": raw["question"], "answer": raw["answer"], "soft": soft})
-    splits = split_rows(rows.values(), part, parts)
+    return list(rows.values())
+
+
+def pairs_of(rows):
+    """The questions with one right and one wrong answer among these rows -> rows of two texts"""
+    answers = {}
+    for row in rows:
+        answers.setdefault(row["group"], {0: [], 1: []})[row["label"]].append(row)
+    pairs = []
+    for group, of in answers.items():
+        if len(of[0]) == len(of[1]) == 1:
+            right, wrong = of[1][0], of[0][0]
+            row = pair_row(right["text"], wrong["text"])
+            a, b = (right, wrong) if row["label"] == 0 else (wrong, right)
+            p_b = {name: float(sigmoid(log_odds(b["soft"][name]) - log_odds(a["soft"][name]))) for name in a["soft"]}
+            pairs.append({"group": group, **row, "soft": {name: [1 - p, p] for name, p in p_b.items()}})
+    return pairs
+
+
+def log_odds(pair, eps=1e-6):
+    """[p_no, p_yes] -> log p_yes - log p_no"""
+    return np.log(max(pair[1], eps)) - np.log(max(pair[0], eps))
+
+
+def write_released(task, path, supervisors, splits):
+    """{split: rows with "soft"} -> data/<task>/, and a folder of labels for each supervisor"""
     folder = os.path.join(DATA, task)
     with open_task(folder):
         named = {name: [{"id": row_id(task, name, row), **row} for row in members] for name, members in splits.items()}
@@ -121,7 +152,6 @@ def describe(name):
     """
     import align_tasks
     import report
-    from metrics import auroc, bootstrap, ece
     pairs = []
     triples = []
     scores = []
@@ -188,14 +218,20 @@ def main(argv=None):
         measure()
         return
     folder = args.folder
-    files = [(f"sciq-gpt2-{k}", f"sciq_gpt2_labels_seed{k}.parquet", GPT2, k, FILES) for k in range(FILES)]
-    files.append(("sciq-qwen", "sciq_qwen_labels.jsonl", ("plain", "with_knowledge"), 0, 5))
-    found = [(task, os.path.join(folder, name), *more) for task, name, *more in files
-             if os.path.isfile(os.path.join(folder, name))]
+    found = False
+    for k in range(FILES):
+        path = os.path.join(folder, f"sciq_gpt2_labels_seed{k}.parquet")
+        if os.path.isfile(path):
+            found = True
+            write_released(f"sciq-gpt2-{k}", path, GPT2, split_rows(read_released(path, GPT2), k, FILES))
+    path = os.path.join(folder, "sciq_qwen_labels.jsonl")
+    if os.path.isfile(path):
+        found = True
+        splits = split_rows(read_released(path, QWEN), 0, 5)
+        write_released("sciq-qwen", path, QWEN, splits)
+        write_released("sciq-qwen-pairs", path, QWEN, {name: pairs_of(rows) for name, rows in splits.items()})
     if not found:
-        fail(f"{folder or 'FOLDER'} has none of {', '.join(name for _, name, *_ in files)}")
-    for task, path, supervisors, part, parts in found:
-        make_task(task, path, supervisors, part, parts)
+        fail(f"{folder or 'FOLDER'} has neither sciq_gpt2_labels_seed0.parquet (or 1, 2, 3) nor sciq_qwen_labels.jsonl")
 
 
 if __name__ == "__main__":
