@@ -19,7 +19,8 @@ them, by default one a round):
                  likeliest answer to a question should score above the one that fooled the student.
     5 update     --update picks the next round's evaluator: the trained student (student); the old evaluator's first
                  model, trained on the student's labels (distill); old evaluator and student together (ensemble); the
-                 old evaluator, calibrated again (none).
+                 old evaluator, calibrated again (none). Its threshold is set so that it says yes as often as the
+                 critic did; the random audits then fit its confidence, and move its threshold a little.
     6 guard      The update is rejected, with a line, if the new evaluator is worse than the old one, beyond chance, on
                  the random audits of all rounds so far.
 
@@ -112,20 +113,34 @@ def to_soft_labels(p_yes):
     return np.stack([1 - p_yes, p_yes], axis=1).astype(np.float32)
 
 
-def platt_scaling(z, labels, prior=1.0):
+def matching_threshold(z, share):
+    """
+    The score that this share of the rows exceed. An evaluator with this threshold says yes as often as the labels that
+    its model was trained on. Its model does not: trained on labels of 0.47 on average, a student that separates right
+    from wrong poorly scores most rows just below 0. Without this threshold, critics of later rounds say yes less and
+    less (docs/results/phase2.md). Burns et al. choose the threshold of their confidence loss in the same way (A.4).
+
+    >>> matching_threshold([-3., -2., -1., 0.], 0.5)
+    -1.5
+    """
+    return float(np.quantile(z, 1 - share))
+
+
+def platt_scaling(z, labels, prior=(0.1, 12.5)):
     """
     The temperature T and bias b for which sigma(z / T + b) fits true labels best (Platt 1999; Guo et al. 2017 for T
-    alone), by Newton's method on (log 1/T, b), each with a Gaussian prior around 0 of variance 1 / (2 prior). A round
-    has 8 random audits, whose share of yes is off by 0.18 on average. Fitted to them without such a prior, the bias is
-    noise, which the next student learns as if most answers were wrong (docs/results/phase2.md).
+    alone), by Newton's method on (log 1/T, b), each with a Gaussian prior around 0 of variance 1 / (2 prior). That of b
+    is narrow: a standard deviation of 0.2 lets the share of yes move by 0.05. A round has 8 random audits, and their
+    share of yes is off by 0.18: followed more closely, it would be noise that the next student learns.
 
     z, labels   (N,) scores of yes over no, (N,) of 0 and 1 -> (T, b); (1, 0) from no labels
     >>> temperature, bias = platt_scaling([4., 4., 4., 4., -4., -4., -4., -4.], [1, 1, 1, 0, 0, 0, 0, 1])
     >>> round(float(sigmoid(4 / temperature + bias)), 2)       # was 0.98; 3 of 4 are correct, the rest is the prior
-    0.86
+    0.77
     """
     z = np.asarray(z, float)
     labels = np.asarray(labels, float)
+    prior = np.asarray(prior)
     params = np.zeros(2)                                   # log 1/T, b
     for _ in range(200):
         scale = np.exp(params[0])                          # 1/T, always positive
@@ -134,7 +149,7 @@ def platt_scaling(z, labels, prior=1.0):
         gradient = np.array([(error * scale * z).sum(), error.sum()]) + 2 * prior * params
         w = p * (1 - p)
         mixed = (w * scale * z).sum()                      # Gauss-Newton: the Hessian's term in `error` is left out
-        hessian = np.array([[(w * (scale * z) ** 2).sum(), mixed], [mixed, w.sum()]]) + 2 * prior * np.eye(2)
+        hessian = np.array([[(w * (scale * z) ** 2).sum(), mixed], [mixed, w.sum()]]) + 2 * np.diag(prior)
         step = np.clip(np.linalg.solve(hessian, gradient), -0.5, 0.5)
         params -= step
         if np.abs(step).max() < 1e-9:
@@ -200,8 +215,8 @@ def bradley_terry(better, worse, weights):
 
 
 # --------------------------------------------------------------------------- the evaluator
-# {"members": [{"checkpoint", "weight"}, ...], "temperature", "bias"}: p(yes) = sigma(z / temperature + bias), where z
-# is the weighted sum of the members' scores.
+# {"members": [{"checkpoint", "weight"}, ...], "threshold", "temperature", "bias"}: p(yes) = sigma((z - threshold) /
+# temperature + bias), where z is the weighted sum of the members' scores.
 
 
 def score_texts(checkpoint, rows, words, args, device):
@@ -226,7 +241,7 @@ def evaluator_scores(members, rows, words, args, device):
 
 def calibrated_probability(evaluator, z):
     """Scores (N,) -> calibrated p(yes) (N,)"""
-    return sigmoid(z / evaluator["temperature"] + evaluator["bias"])
+    return sigmoid((z - evaluator["threshold"]) / evaluator["temperature"] + evaluator["bias"])
 
 
 def evaluator_p_yes(evaluator, rows, words, args, device):
@@ -248,7 +263,18 @@ def open_evaluator(folder):
         fail(f"--evaluator {os.path.relpath(folder)} has no checkpoint to judge new rows with. Make one, for example:  "
              "python train_weak.py")
     members = [{"checkpoint": checkpoint, "weight": 1 / len(checkpoints)} for checkpoint in checkpoints]
-    return {"members": members, "temperature": 1.0, "bias": 0.0}
+    return {"members": members, "threshold": 0.0, "temperature": 1.0, "bias": 0.0}
+
+
+def calibrate(members, rows, share, guards, words, args, device):
+    """
+    The evaluator of these members that says yes on this share of the rows, calibrated on the guards: the rows of the
+    random audits of all rounds so far, with their true "label".
+    """
+    threshold = matching_threshold(evaluator_scores(members, rows, words, args, device), share)
+    z = evaluator_scores(members, guards, words, args, device) - threshold
+    temperature, bias = platt_scaling(z, [row["label"] for row in guards])
+    return {"members": members, "threshold": threshold, "temperature": temperature, "bias": bias}
 
 
 def truth_folder(task):
@@ -392,21 +418,27 @@ def apply_corrections(p_yes, rows, audits):
 # --------------------------------------------------------------------------- 4 learner
 
 
-def rows_to_train_on(rows, attacks, p_yes, audits, seed):
+def rows_to_train_on(rows, attacks, p_yes, audits):
     """
-    Indices into rows + attacks, p_yes (N + M,). Everything about a guard's question is left out: its other answer tells
-    nearly as much as the guard itself. Attacks take the place of as many rows that the critic calls wrong, at random:
-    so rounds with and without attacks train equally long, and the learner is not taught that most answers are wrong.
-    Corrected rows are never dropped.
+    Which of N rows and M attacks to train on, by the critic's p_yes (N + M,): indices into rows + attacks. Everything
+    about a guard's question is left out: its other answer tells nearly as much as the guard itself. Each attack takes
+    the place of the row whose label is nearest to its own: so rounds with and without attacks train equally long and
+    on as many yes, and the learner is not taught that most answers are wrong. Audited rows are never replaced.
+
+    >>> rows, attacks = [{"id": k, "group": k} for k in "abc"], [{"id": "a-attack", "group": "a"}]
+    >>> rows_to_train_on(rows, attacks, [0.9, 0.3, 0.6, 0.4], [])                      # the attack replaces b
+    [0, 2, 3]
     """
     use_of = {audit["id"]: audit["use"] for audit in audits}
     guarded = {row["group"] for row in rows if use_of.get(row["id"]) == "guard"}
-    usable = [i for i, row in enumerate(rows + attacks) if row["group"] not in guarded]
-    n_attacks = sum(i >= len(rows) for i in usable)
-    unaudited = [i for i in usable if i < len(rows) and rows[i]["id"] not in use_of]
-    shuffled = np.random.default_rng(seed).permutation(unaudited).tolist()
-    dropped = set(sorted(shuffled, key=lambda i: p_yes[i] > 0.5)[:n_attacks])
-    return [i for i in usable if i not in dropped]
+    kept = [i for i, row in enumerate(rows + attacks) if row["group"] not in guarded]
+    unaudited = [i for i in kept if i < len(rows) and rows[i]["id"] not in use_of]
+    for attack in kept[::-1]:
+        if attack >= len(rows) and unaudited:
+            nearest = min(unaudited, key=lambda i: abs(p_yes[i] - p_yes[attack]))
+            unaudited.remove(nearest)
+            kept.remove(nearest)
+    return kept
 
 
 def preference_pairs(rows, attacks, p_yes):
@@ -462,8 +494,6 @@ def train_learner(checkpoint, rows, p_yes, pairs, words, args, device, folder):
 
 
 # --------------------------------------------------------------------------- 5 update, 6 guard
-# guards: the rows of the random audits of all rounds so far, with their true "label"
-
 
 def update_members(members, learner, rows, guards, words, args, device, folder):
     """The members of the next round's evaluator, as --update says. learner: a checkpoint, trained on these rows."""
@@ -482,25 +512,24 @@ def update_members(members, learner, rows, guards, words, args, device, folder):
     return [{**m, "weight": m["weight"] * (1 - w)} for m in members] + [{"checkpoint": learner, "weight": w}]
 
 
-def guard_update(evaluator, members, guards, words, args, device):
+def guard_update(old, new, guards, words, args, device):
     """
-    Calibrate the new members on the guards, and compare them with the old evaluator there. Neither was trained on the
-    guards. Each guard is predicted by a calibration on the others, for both alike: the old evaluator's own calibration
-    has seen some of them.
+    Compare two evaluators on the guards; neither was trained on them. Each guard is predicted by a calibration on the
+    others, for both alike: the old evaluator's own calibration has seen some of them.
 
     returns   (the next round's evaluator, {"rejected", "guard_p", "guard_accuracy": [old, new]})
     """
     labels = np.array([row["label"] for row in guards], dtype=int)
-    z_old, z = (evaluator_scores(m, guards, words, args, device) for m in (evaluator["members"], members))
-    temperature, bias = platt_scaling(z, labels)
-    old_correct, new_correct = ((leave_one_out_calibration(scores, labels) > 0.5) == labels for scores in (z_old, z))
-    rejected, p_value = is_worse(old_correct, new_correct)
-    accuracies = [float(hits.mean()) if guards else None for hits in (old_correct, new_correct)]
+    corrects = []
+    for evaluator in (old, new):
+        z = evaluator_scores(evaluator["members"], guards, words, args, device) - evaluator["threshold"]
+        corrects.append((leave_one_out_calibration(z, labels) > 0.5) == labels)
+    rejected, p_value = is_worse(*corrects)
+    accuracies = [float(hits.mean()) if guards else None for hits in corrects]
     if rejected:
         print(f"update REJECTED: on {len(guards)} random audits the old evaluator scores {accuracies[0]:.3f}, the "
               f"new one {accuracies[1]:.3f} (sign test p = {p_value:.3f})")
-    updated = {"members": members, "temperature": temperature, "bias": bias}
-    return evaluator if rejected else updated, {"rejected": rejected, "guard_p": p_value, "guard_accuracy": accuracies}
+    return old if rejected else new, {"rejected": rejected, "guard_p": p_value, "guard_accuracy": accuracies}
 
 
 # --------------------------------------------------------------------------- the rounds
@@ -518,8 +547,8 @@ def play_round(k, evaluator, guards, rows, test, words, args, device, folder):
     Round k = 0, 1, ... with the k-th student of --ladder, written to `folder`.
 
     rows, test   the round's slice of train2, and test, both without labels
-    returns      (the next round's evaluator, the guards of all rounds so far, the round's results but for those that
-                 need test's labels)
+    returns      (the next round's evaluator, the control: the untrained student as evaluator, calibrated alike, the
+                 round's results but for those that need test's labels)
     """
     student = args.ladder.split(",")[k]
 
@@ -542,7 +571,7 @@ def play_round(k, evaluator, guards, rows, test, words, args, device, folder):
     guards = guards + guarding_rows(rows, audits)
     p_yes = apply_corrections(p_yes, all_rows, audits)
     # 4 learner
-    kept = rows_to_train_on(rows, attacks, p_yes, audits, [args.seed, k])
+    kept = rows_to_train_on(rows, attacks, p_yes, audits)
     kept_rows = [all_rows[i] for i in kept]
     pairs = []
     if args.pairwise:
@@ -551,31 +580,27 @@ def play_round(k, evaluator, guards, rows, test, words, args, device, folder):
     learner = train_learner(student, kept_rows, p_yes[kept], pairs, words, args, device, learner_folder)
     write_labels(folder, kept_rows, to_soft_labels(p_yes[kept]))
     # 5 update
+    share = float(p_yes[:len(rows)].mean())
     members = update_members(evaluator["members"], learner, kept_rows, guards, words, args, device, folder)
+    new = calibrate(members, rows, share, guards, words, args, device)
     # 6 guard
-    evaluator, verdict = guard_update(evaluator, members, guards, words, args, device)
+    evaluator, verdict = guard_update(evaluator, new, guards, words, args, device)
+    untrained = calibrate([{"checkpoint": student, "weight": 1.0}], rows, share, guards, words, args, device)
     success_after = attack_success(learner, test, words, args, device)
-    return evaluator, guards, {
+    return evaluator, untrained, {
         "student": student, "rows": len(kept), "attacks": len(attacks), "notes": n_notes, "audits": len(audits),
-        "guards": len(guards), **verdict, "critic_says_yes": float(p_yes[:len(rows)].mean()),
+        "guards": len(guards), **verdict, "critic_says_yes": share,
         "attack_success": [success_before, success_after]}
 
 
-def untrained_evaluator(student, guards, words, args, device):
-    """The control: a student before training as the evaluator, calibrated on the guards like the trained ones."""
-    z = score_texts(student, guards, words, args, device)
-    temperature, bias = platt_scaling(z, [row["label"] for row in guards])
-    return {"members": [{"checkpoint": student, "weight": 1.0}], "temperature": temperature, "bias": bias}
-
-
-def score_round(old, new, student, learner, guards, test, supervisor, ceiling, words, args, device):
+def score_round(old, new, untrained, learner, test, supervisor, ceiling, words, args, device):
     """
     Old and new evaluator, the control and the learner on test, for the record: nothing is decided by it. -> results
-    student, learner      checkpoints before and after training
+
+    learner               a checkpoint
     supervisor, ceiling   folders, for the learner's PGR; without a ceiling there is none
     """
     unlabelled = without_labels(test)
-    untrained = untrained_evaluator(student, guards, words, args, device)
     old, new, untrained = (all_metrics(to_soft_labels(evaluator_p_yes(e, unlabelled, words, args, device)), test)
                            for e in (old, new, untrained))
     p_learner = to_soft_labels(sigmoid(score_texts(learner, unlabelled, words, args, device)))
@@ -668,10 +693,9 @@ def play_rounds(evaluator, train2, test, supervisor, ceilings, n_bought, words, 
             with catch_write_errors(home):
                 os.makedirs(home, exist_ok=True)
             rows = slice_of(train2, k, args.slices or len(ladder))
-            new, all_guards, results = play_round(k, evaluator, guards, rows, without_labels(test), words, args, device,
-                                                  home)
-            results |= score_round(evaluator, new, student, learner, all_guards, test, supervisor, ceiling, words, args,
-                                   device)
+            new, untrained, results = play_round(k, evaluator, guards, rows, without_labels(test), words, args, device,
+                                                 home)
+            results |= score_round(evaluator, new, untrained, learner, test, supervisor, ceiling, words, args, device)
             save_round(home, new, results)
             found = load_round(home, train2)
         evaluator, new_guards, results = found

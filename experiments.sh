@@ -239,9 +239,10 @@ bad_start() {
 tasks() {
     for task in safety legal toxicity; do
         prepare $task
-        more python align_tasks.py --task $task --seed $seed
+        if [ $task = toxicity ]; then more own_metrics $task; else own_metrics $task; fi
     done
 }
+own_metrics() { python align_tasks.py --task $1 --seed $seed; }
 
 culture() { more opinions; }                                 # does training on a supervisor's facts move opinions?
 

@@ -83,14 +83,12 @@ def test_a_rejected_update_keeps_the_old_evaluator_and_prints_a_line(monkeypatch
     guards = [{"id": str(k), "label": k % 2} for k in range(20)]
     scores = {"good": np.tile([-2.0, 2.0], 10), "bad": np.tile([2.0, 2.0], 10)}
     monkeypatch.setattr(auto_align, "evaluator_scores", lambda members, *_: scores[members[0]["checkpoint"]])
-    good, bad = ([{"checkpoint": name, "weight": 1.0}] for name in ("good", "bad"))
-    old = {"members": good, "temperature": 1.0, "bias": 0.0}
-    kept, verdict = guard_update(old, bad, guards, None, None, None)
-    assert kept is old and verdict["rejected"] and verdict["guard_accuracy"][0] == 1.0
+    good, bad = ({"members": [{"checkpoint": name}], "threshold": 0.0} for name in ("good", "bad"))
+    kept, verdict = guard_update(good, bad, guards, None, None, None)
+    assert kept is good and verdict["rejected"] and verdict["guard_accuracy"][0] == 1.0
     assert "update REJECTED: on 20 random audits" in capsys.readouterr().out
-    old = {"members": bad, "temperature": 1.0, "bias": 0.0}
-    kept, verdict = guard_update(old, good, guards, None, None, None)
-    assert kept["members"] == good and not verdict["rejected"] and capsys.readouterr().out == ""
+    kept, verdict = guard_update(bad, good, guards, None, None, None)
+    assert kept is good and not verdict["rejected"] and capsys.readouterr().out == ""
 
 
 def test_the_guard_judges_old_and_new_evaluator_alike(monkeypatch):
@@ -98,10 +96,29 @@ def test_the_guard_judges_old_and_new_evaluator_alike(monkeypatch):
     guards = [{"id": str(k), "label": k % 2} for k in range(30)]
     z = np.random.default_rng(0).normal(0, 1, 30) + 0.3 * np.tile([-1, 1], 15)
     monkeypatch.setattr(auto_align, "evaluator_scores", lambda *_: z)
-    old = {"members": [], "temperature": 9.0, "bias": -7.0}                    # its own calibration plays no part
-    _, verdict = guard_update(old, [], guards, None, None, None)
+    old = {"members": [], "threshold": 0.0, "temperature": 9.0, "bias": -7.0}  # its own calibration plays no part
+    _, verdict = guard_update(old, {"members": [], "threshold": 0.0}, guards, None, None, None)
     expected = np.mean((leave_one_out_calibration(z, np.tile([0, 1], 15)) > 0.5) == np.tile([0, 1], 15))
     assert verdict == {"rejected": False, "guard_p": 1.0, "guard_accuracy": [expected, expected]}
+
+
+def test_an_unlucky_draw_of_audits_does_not_move_the_threshold(monkeypatch):
+    """
+    Fault: a good model whose scores all lie a little below 0, and eight audits that happen to be wrong answers, made an
+    evaluator that said no to everything; its student learned that.
+    """
+    rng = np.random.default_rng(0)
+    labels = np.arange(400) % 2
+    z = rng.normal(0, 0.2, 400) + 0.4 * labels - 0.7
+    monkeypatch.setattr(auto_align, "evaluator_scores", lambda members, rows, *_: z[[row["id"] for row in rows]])
+    rows = [{"id": k, "label": int(labels[k])} for k in range(400)]
+    unlucky = [row for row in rows if row["label"] == 0][:8]
+    evaluator = auto_align.calibrate([], rows, 0.5, unlucky, None, None, None)
+    p_yes = auto_align.calibrated_probability(evaluator, z)
+    assert np.mean((p_yes > 0.5) == labels) > 0.8 and abs(np.mean(p_yes > 0.5) - 0.5) < 0.1
+    many = [{**row, "label": 0} for row in rows]           # but audits that all say no are believed in the end
+    evaluator = auto_align.calibrate([], rows, 0.5, many, None, None, None)
+    assert auto_align.calibrated_probability(evaluator, z).max() < 0.2
 
 
 def test_the_guard_keeps_its_promise_of_one_false_alarm_in_twenty():
@@ -226,13 +243,13 @@ def test_the_learner_trains_on_as_many_rows_with_attacks_as_without_and_never_on
     attacks = propose_attacks(rows, 0.25, lambda some: np.zeros(len(some)))
     assert attacks[0]["group"] == "0"
     audits = [{"id": "q0a", "use": "guard"}, {"id": "q1a", "use": "correct"}]
-    p_yes = np.array([0.2, 0.9] * 6 + [0.5] * len(attacks))
+    p_yes = np.array([0.2, 0.9] * 6 + [0.4] * len(attacks))
     for some in ([], attacks):
-        kept = rows_to_train_on(rows, some, p_yes, audits, [0, 0])
+        kept = rows_to_train_on(rows, some, p_yes, audits)
         assert len(kept) == len(set(kept)) == 10 and 2 in kept
         assert all((len(rows) + k in kept) == (attack["group"] != "0") for k, attack in enumerate(some))
         assert not {0, 1} & set(kept)
-        assert {3, 5, 7, 9, 11} <= set(kept)               # an attack takes the place of a row that is called wrong
+        assert {3, 5, 7, 9, 11} <= set(kept)               # an attack takes the place of a row with such a label
 
 
 def test_an_attack_is_paired_with_the_likeliest_answer_to_its_question():
@@ -350,14 +367,18 @@ def test_the_control_is_the_untrained_student_calibrated_on_the_same_audits(hous
     rows = {row["id"]: row for row in load(house, "data", "tinyworld", "train2.jsonl")}
     guards = []
     args = SimpleNamespace(**{**vars(ARGS), "seed": 0})
+    words = [" no", " yes"]
     test = load(house, "data", "tinyworld", "test.jsonl")[:72]
     for k, student in ((1, "tiny-1b"), (2, "tiny-2")):
         guards += [(rows[a["id"]], a["label"]) for a in load(rounds_of(house), f"round-{k}", "audits.jsonl")
                    if a["use"] == "guard"]
-        z = score_texts(student, [row for row, _ in guards], [" no", " yes"], args, "cpu")
+        results = load(rounds_of(house), f"round-{k}", "results.json")
+        train2 = slice_of(load(house, "data", "tinyworld", "train2.jsonl")[:72], k - 1, 2)
+        threshold = np.quantile(score_texts(student, train2, words, args, "cpu"), 1 - results["critic_says_yes"])
+        z = score_texts(student, [row for row, _ in guards], words, args, "cpu") - threshold
         t, b = platt_scaling(z, [label for _, label in guards])
-        p = sigmoid(score_texts(student, test, [" no", " yes"], args, "cpu") / t + b)
-        found = load(rounds_of(house), f"round-{k}", "results.json")["untrained"]["accuracy"]
+        p = sigmoid((score_texts(student, test, words, args, "cpu") - threshold) / t + b)
+        found = results["untrained"]["accuracy"]
         assert found == pytest.approx(np.mean((p > 0.5) == [row["label"] for row in test]))
         assert f"(untrained {found:.3f}; ECE" in printed
 
@@ -456,10 +477,10 @@ def test_an_edited_role_plays_all_rounds_again(house):
     old = load(rounds_of(house, "edited"), "round-1", "evaluator.json")
     with open(script, encoding="utf-8") as f:
         code = f.read()
-    assert code.count("prior=1.0") == 1
+    assert code.count("prior=(0.1, 12.5)") == 1
     try:
         with open(script, "w", encoding="utf-8") as f:
-            f.write(code.replace("prior=1.0", "prior=4.0"))
+            f.write(code.replace("prior=(0.1, 12.5)", "prior=(0.1, 50.0)"))
         must(house, *SHORT, "--out", "edited")
     finally:
         with open(script, "w", encoding="utf-8") as f:
@@ -517,7 +538,7 @@ def test_audits_are_bounded_by_the_smallest_slice_that_is_played(n_rows, per_que
         for k in range(n_rounds):
             rows = slice_of(train2, k, slices or n_rounds)
             audits = [{"id": row["id"], "use": "guard"} for row in rows[:(most + 1) // 2]]
-            assert len(rows_to_train_on(rows, [], np.ones(len(rows)), audits, 0)) >= max(1, most // 2)
+            assert len(rows_to_train_on(rows, [], np.ones(len(rows)), audits)) >= max(1, most // 2)
     with pytest.raises(SystemExit):
         check(0 if most is None else most + 1)             # the next one is not, and the message names the bound
     message = capsys.readouterr().err
