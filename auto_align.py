@@ -266,12 +266,11 @@ def open_evaluator(folder):
     return {"members": members, "threshold": 0.0, "temperature": 1.0, "bias": 0.0}
 
 
-def calibrate(members, rows, share, guards, words, args, device):
+def calibrate(members, threshold, guards, words, args, device):
     """
-    The evaluator of these members that says yes on this share of the rows, calibrated on the guards: the rows of the
-    random audits of all rounds so far, with their true "label".
+    The evaluator of these members with this threshold, calibrated on the guards: the rows of the random audits of all
+    rounds so far, with their true "label".
     """
-    threshold = matching_threshold(evaluator_scores(members, rows, words, args, device), share)
     z = evaluator_scores(members, guards, words, args, device) - threshold
     temperature, bias = platt_scaling(z, [row["label"] for row in guards])
     return {"members": members, "threshold": threshold, "temperature": temperature, "bias": bias}
@@ -581,11 +580,18 @@ def play_round(k, evaluator, guards, rows, test, words, args, device, folder):
     write_labels(folder, kept_rows, to_soft_labels(p_yes[kept]))
     # 5 update
     share = float(p_yes[:len(rows)].mean())
+
+    def calibrated(members):
+        threshold = matching_threshold(evaluator_scores(members, rows, words, args, device), share)
+        return calibrate(members, threshold, guards, words, args, device)
     members = update_members(evaluator["members"], learner, kept_rows, guards, words, args, device, folder)
-    new = calibrate(members, rows, share, guards, words, args, device)
+    if args.update == "none":                              # a static evaluator keeps its threshold
+        new = calibrate(members, evaluator["threshold"], guards, words, args, device)
+    else:
+        new = calibrated(members)
     # 6 guard
     evaluator, verdict = guard_update(evaluator, new, guards, words, args, device)
-    untrained = calibrate([{"checkpoint": student, "weight": 1.0}], rows, share, guards, words, args, device)
+    untrained = calibrated([{"checkpoint": student, "weight": 1.0}])
     success_after = attack_success(learner, test, words, args, device)
     return evaluator, untrained, {
         "student": student, "rows": len(kept), "attacks": len(attacks), "notes": n_notes, "audits": len(audits),

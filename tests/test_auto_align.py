@@ -113,11 +113,12 @@ def test_an_unlucky_draw_of_audits_does_not_move_the_threshold(monkeypatch):
     monkeypatch.setattr(auto_align, "evaluator_scores", lambda members, rows, *_: z[[row["id"] for row in rows]])
     rows = [{"id": k, "label": int(labels[k])} for k in range(400)]
     unlucky = [row for row in rows if row["label"] == 0][:8]
-    evaluator = auto_align.calibrate([], rows, 0.5, unlucky, None, None, None)
+    threshold = auto_align.matching_threshold(z, 0.5)
+    evaluator = auto_align.calibrate([], threshold, unlucky, None, None, None)
     p_yes = auto_align.calibrated_probability(evaluator, z)
     assert np.mean((p_yes > 0.5) == labels) > 0.8 and abs(np.mean(p_yes > 0.5) - 0.5) < 0.1
     many = [{**row, "label": 0} for row in rows]           # but audits that all say no are believed in the end
-    evaluator = auto_align.calibrate([], rows, 0.5, many, None, None, None)
+    evaluator = auto_align.calibrate([], threshold, many, None, None, None)
     assert auto_align.calibrated_probability(evaluator, z).max() < 0.2
 
 
