@@ -50,8 +50,11 @@ WRITTEN = []                         # paths that this process has written, for 
 LAUNCHED = False                     # True in processes that distributed.py started
 LOADED = {}                          # fingerprints of the code that this process runs: {file: 16 hex digits}
 LABEL_WORDS = [" no", " yes"]
+SPLITS = ("train1", "train2", "valid", "test")
 READ = {}                            # {path: fingerprints of all that was read from it} since this run began
 UNFINISHED = "unfinished.tmp"        # a run's folder has this file until the run is complete
+# what it raises to read a JSON file that was edited or damaged, and to look for what a run writes there
+DAMAGE = (AttributeError, KeyError, OSError, RecursionError, TypeError, ValueError)
 # control characters could colour a terminal, overwrite its lines or reverse its text; they are shown as \x1b, ...
 CONTROLS = {k: f"\\x{k:02x}" for k in [*range(32), *range(127, 160)] if chr(k) not in "\n\t"}
 CONTROLS |= {k: f"\\u{k:04x}" for k in [*range(0x202A, 0x202F), *range(0x2066, 0x206A)]}
@@ -78,13 +81,6 @@ def escape_markdown(text):
     return re.sub(r"([|`*\[\]])", r"\\\1", text)
 
 
-def fenced_lines(lines):
-    """Lines of any text -> the same as a block of a Markdown page; no line of it can end the block."""
-    text = plain("\n".join(lines))
-    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
-    return [fence + "text", *text.split("\n"), fence]
-
-
 def fail(message):
     """Print one line that says what is wrong and what to do next, and exit with code 2. Long quotes are cut."""
     READ.clear()
@@ -107,10 +103,9 @@ def unique_keys(pairs):
 def parse_json(text):
     """JSON of any kind -> its value. Raises ValueError; also for double keys, and for halves of an emoji."""
     value = json.loads(text, object_pairs_hook=unique_keys)
-    if re.search(r"\\u[dD][89a-fA-F]", text):
-        half = re.search("[\ud800-\udfff]", json.dumps(value, ensure_ascii=False))
-        if half:
-            raise ValueError(f"{half[0]!r} is half a character (a lone surrogate)")
+    may_have_half = re.search(r"\\u[dD][89a-fA-F]", text)
+    if may_have_half and (half := re.search("[\ud800-\udfff]", json.dumps(value, ensure_ascii=False))):
+        raise ValueError(f"{half[0]!r} is half a character (a lone surrogate)")
     return value
 
 
@@ -247,14 +242,15 @@ def read_rows(task, split, max_rows=None, may_be_empty=False):
         for key in ("id", "group", *text_keys(rows)):
             if not is_text(row.get(key)):
                 fail(f"{path}, line {number}: no {key!r} (a non-empty string of valid Unicode)")
-        wrong = [key for key, value in row.items() if not is_optional_field(key, value)]
-        if wrong:
-            fail(f"{path}, line {number}, id {row['id']!r}: {wrong[0]!r} must be "
-                 f"{'a list of texts' if wrong[0] == 'choices' else 'a text'}, not {str(row[wrong[0]])[:60]!r}")
+        where = f"{path}, line {number}, id {row['id']!r}"
+        for key, value in row.items():
+            if not is_optional_field(key, value):
+                kind = "a list of texts" if key == "choices" else "a text"
+                fail(f"{where}: {key!r} must be {kind}, not {str(value)[:60]!r}")
         if row["id"] in seen:
-            fail(f"{path}, line {number}: id {row['id']!r} occurs twice")
+            fail(f"{where} occurs twice")
         if split in ("train1", "test") and row.get("label") not in (0, 1):
-            fail(f"{path}, line {number}, id {row['id']!r}: the label must be 0 or 1, not {row.get('label')!r}")
+            fail(f"{where}: the label must be 0 or 1, not {row.get('label')!r}")
         seen.add(row["id"])
     if not rows and not may_be_empty:
         fail(f"{path} is empty. Make it again with prepare.py; this step needs rows of your own table with true labels")
@@ -268,8 +264,7 @@ def read_also(args):
     rows = read_rows(args.also, "test", args.max_rows)
     if args.also == args.task or text_keys(rows) != text_keys(read_rows(args.task, "train2")):
         fail(f"--also {args.also}: give another task than {args.task}, of the same kind (single texts, or pairs)")
-    own = {row["id"] for split in ("train1", "train2", "valid", "test")
-           for row in read_rows(args.task, split, may_be_empty=True)}
+    own = {row["id"] for split in SPLITS for row in read_rows(args.task, split, may_be_empty=True)}
     if shared := own & {row["id"] for row in rows}:
         fail(f"--also {args.also}: its test has ids of {args.task} too ({min(shared)!r}); labels are joined by id")
     return without_labels(rows)
@@ -290,8 +285,7 @@ def read_task(task, pairs=False):
     """
     folder = os.path.join(ROOT, "data", task)
     split_of = {}
-    names = ("train1", "train2", "valid", "test")
-    rows_of = {split: read_rows(task, split, may_be_empty=split != "train2") for split in names}
+    rows_of = {split: read_rows(task, split, may_be_empty=split != "train2") for split in SPLITS}
     kinds = {text_keys(rows) for rows in rows_of.values() if rows}
     if len(kinds) > 1:
         fail(f"data/{task}: some splits hold single texts, and others pairs. Make the task again")
@@ -311,8 +305,7 @@ def read_task(task, pairs=False):
     words = spec.get("label_words", LABEL_WORDS)
     if not (isinstance(words, list) and len(words) == 2 and all(map(is_text, words))):
         fail(f"data/{task}/task.json: label_words must be two texts, for no and yes, not {words!r}")
-    names = ("train1.jsonl", "train2.jsonl", "valid.jsonl", "test.jsonl", "task.json")
-    return [os.path.join(folder, name) for name in names], words
+    return [os.path.join(folder, name) for name in (*(f"{split}.jsonl" for split in SPLITS), "task.json")], words
 
 
 def is_soft_label(pair):
@@ -322,27 +315,33 @@ def is_soft_label(pair):
 
 
 def read_labels(folder, rows, gaps=False):
-    """
-    The soft labels of a supervisor's folder for these rows, joined by id.
-
-    labels.jsonl: {"id": "...", "soft_label": [0.38, 0.62]}   ->   (N, 2) float32, in the order of `rows`
-    A missing, double or malformed id is an error that names it. With gaps=True a row without a label is nan, nan.
-    """
+    """The soft labels of a supervisor's folder for these rows: read_label_file of its labels.jsonl"""
     path = os.path.join(folder, "labels.jsonl")
     if not os.path.exists(path):
         fail(f"no labels at {path}. Run the command that makes them first; a supervisor's is:  python train_weak.py "
              f"--out {os.path.basename(folder)}, with the same --task and --seed")
+    return read_label_file(path, rows, gaps)
+
+
+def read_label_file(path, rows, gaps=False):
+    """
+    Soft labels for these rows, joined by id.
+
+    labels.jsonl: {"id": "...", "soft_label": [0.38, 0.62]}   ->   (N, 2) float32, in the order of `rows`
+    A missing, double or malformed id is an error that names it. With gaps=True a row without a label is nan, nan.
+    """
     labels = {}
     for number, row in enumerate(read_jsonl(path), 1):
         name = row.get("id")
         pair = row.get("soft_label")
+        where = f"{path}, line {number}, id {name!r}"
         if not isinstance(name, str):
             fail(f"{path}, line {number}: no 'id' (a string)")
         if name in labels:
-            fail(f"{path}, line {number}: id {name!r} occurs twice")
+            fail(f"{where} occurs twice")
         if not is_soft_label(pair):
-            fail(f"{path}, line {number}, id {name!r}: soft_label must be [p_no, p_yes], two numbers of 0 to 1 that "
-                 f"sum to 1, not {str(pair)[:60]}")
+            fail(f"{where}: soft_label must be [p_no, p_yes], two numbers of 0 to 1 that sum to 1, not "
+                 f"{str(pair)[:60]}")
         labels[name] = pair
     missing = [row["id"] for row in rows if row["id"] not in labels]
     if missing and not gaps:
@@ -374,8 +373,7 @@ def lock_folder(folder):
     """
     with catch_write_errors(folder):
         os.makedirs(folder, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):           # a missing permission shows now, not after the training
-            pass
+        tempfile.TemporaryFile(dir=folder).close()         # a missing permission shows now, not after the training
     try:
         import fcntl
     except ImportError:              # Windows has no such lock
@@ -441,7 +439,6 @@ def append_file(path, text):
             raise OSError(0, "it is a link")
         with open(path, "a", encoding="utf-8") as f:
             f.write(text)
-            f.flush()
     note_written(path)
 
 
@@ -449,11 +446,9 @@ def discard_results(folder):
     """An older run's scores and flags go before its labels or checkpoint are replaced: they would belong to no run."""
     if all(os.path.exists(os.path.join(folder, name)) for name in ("results.json", "config.json")):
         mark_unfinished(folder)
-    for name in ("results.json", "config.json"):
-        path = os.path.join(folder, name)
-        if os.path.exists(path):
-            with catch_write_errors(path):
-                os.remove(path)
+    with catch_write_errors(folder):
+        for name in ("results.json", "config.json"):
+            remove_any(os.path.join(folder, name))
 
 
 def write_labels(folder, rows, soft_labels, extra=None):
@@ -464,9 +459,8 @@ def write_labels(folder, rows, soft_labels, extra=None):
     """
     def rounded(x):
         return float(f"{x:.9g}")
-    lines = []
-    for row, pair in zip(rows, soft_labels.tolist()):
-        lines.append({"id": row["id"], "soft_label": [rounded(p) for p in pair]})
+    lines = [{"id": row["id"], "soft_label": [rounded(p) for p in pair]}
+             for row, pair in zip(rows, soft_labels.tolist())]
     for name, values in (extra or {}).items():
         for line, value in zip(lines, values):
             line[name] = rounded(value)
@@ -585,15 +579,14 @@ def model_folder(name):
         return os.path.join(name, "checkpoint")
     if os.path.isdir(name):
         return name
-    if not name.startswith("tiny-") or "/" in name:
-        if is_path(name):
-            fail(f"no model's folder at {name!r}. Give a folder that is there, a run's, a shipped model, or a hub name "
-                 "such as Qwen/Qwen2.5-0.5B")
-        return name
-    if not os.path.isdir(os.path.join(models, name)):
-        shipped = sorted(n for n in os.listdir(models) if n.startswith("tiny-")) if os.path.isdir(models) else []
-        fail(f"no model {name!r} is shipped; there are " + ", ".join(shipped))
-    return os.path.join(models, name)
+    if name.startswith("tiny-") and "/" not in name:
+        if not os.path.isdir(os.path.join(models, name)):
+            fail(f"no model {name!r} is shipped; there are " + ", ".join(sorted(glob.glob("tiny-*", root_dir=models))))
+        return os.path.join(models, name)
+    if is_path(name):
+        fail(f"no model's folder at {name!r}. Give a folder that is there, a run's, a shipped model, or a hub name "
+             "such as Qwen/Qwen2.5-0.5B")
+    return name
 
 
 def model_files(folder):
@@ -726,14 +719,10 @@ def is_run_folder(folder):
     if os.path.exists(os.path.join(folder, UNFINISHED)):
         return True
     for name in ("results.json", "config.json"):
-        try:
-            with open_file(os.path.join(folder, name)) as f:
-                found = json.load(f)
-            config = found.get("config", found)
-            if isinstance(config["inputs"], dict):         # a model's config.json has no inputs
+        with contextlib.suppress(*DAMAGE), open_file(os.path.join(folder, name)) as f:
+            found = json.load(f)
+            if isinstance(found.get("config", found)["inputs"], dict):         # a model's config.json has no inputs
                 return True
-        except (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError):
-            continue
     return False
 
 
@@ -742,12 +731,9 @@ def check_out(name, folder, sources):
     --out: a run writes into a folder that is absent, empty or a run's, and never over what it reads. Anything else is
     refused before any work. name: as typed; sources: files and folders that the run reads, or hub names
     """
-    overwrites = not is_text(name) or name.rstrip("/") in ("", ".", "..")
-    if not overwrites:
-        real = os.path.realpath(folder)
-        found = [os.path.realpath(source) for source in sources if os.path.exists(source)]
-        overwrites = any(source == real or source.startswith(real + os.sep) for source in found)
-    if overwrites:
+    is_name = is_text(name) and name.rstrip("/") not in ("", ".", "..")
+    found = [os.path.realpath(source) + os.sep for source in sources if os.path.exists(source)]
+    if not is_name or any(source.startswith(os.path.realpath(folder) + os.sep) for source in found):
         fail(f"--out {name!r} would overwrite what this run reads, or is no name; choose another")
     with catch_write_errors(folder):
         names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
@@ -852,18 +838,17 @@ def finished_line(folder, config):
         outputs = finished["outputs"]
         if finished.get("digest", digest_results(finished)) != digest_results(finished):
             raise ValueError
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except DAMAGE:
         print(f"note: {os.path.relpath(path)} is damaged; the stage runs again")
         return None
-    difference = what_differs(old, config)
-    if difference:
+    if difference := what_differs(old, config):
         print(f"note: {os.path.relpath(folder)} holds another finished run ({difference}). "
               "It stays until this run is complete, then it is replaced")
-        return None
-    if outputs != output_fingerprints(folder):
+    elif outputs != output_fingerprints(folder):
         print(f"note: {os.path.relpath(folder)} has changed since its run ended; the stage runs again")
-        return None
-    return line
+    else:
+        return line
+    return None
 
 
 def is_finished(folder, config, force=False):
@@ -978,23 +963,10 @@ class PlainOutput(io.TextIOWrapper):
 def make_output_plain():
     """Replace standard output by a PlainOutput."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        out = sys.stdout
-        line_buffering, write_through = out.line_buffering, out.write_through
-        encoding = out.encoding
-        sys.stdout = PlainOutput(out.detach(), encoding, "replace", line_buffering=line_buffering,
-                                 write_through=write_through)
+        kept = {name: getattr(sys.stdout, name) for name in ("encoding", "line_buffering", "write_through")}
+        sys.stdout = PlainOutput(sys.stdout.detach(), errors="replace", **kept)
     if isinstance(sys.stderr, io.TextIOWrapper):
         sys.stderr.reconfigure(errors="backslashreplace")
-
-
-def stdout_is_closed():
-    """python report.py | head -1: has the reader of our output left? Then the rest of the output goes nowhere."""
-    try:
-        print(flush=True)
-        return False
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
 
 
 def run_script(main):
@@ -1026,6 +998,9 @@ def run_script(main):
         finally:
             print(end="", flush=True)                      # unlike sys.stdout.flush() it accepts that there is none
     except BrokenPipeError:
-        if not stdout_is_closed():
-            raise
-        raise SystemExit(1) from None
+        try:
+            print(flush=True)
+        except BrokenPipeError:                            # report.py | head -1: the reader of our output has left
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(1) from None
+        raise

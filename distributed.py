@@ -53,25 +53,15 @@ STAGES = ("train_weak.py", "train_strong.py", "icl.py", "debate.py")
 
 def shard_indices(n, rank, size):
     """
-    The rows of a batch of n that a process takes, and how many of them count. All processes take equally many, because
-    they must call the model equally often: where rows are short, row 0 is computed once more and does not count.
+    Of n rows of a batch, or n batches, those that a process takes, and how many of them count. All processes take
+    equally many, because they must call the model equally often: where one is short, number 0 is computed once more and
+    does not count.
 
     >>> shard_indices(5, 0, 2), shard_indices(5, 1, 2), shard_indices(5, 0, 1)
     (([0, 2, 4], 3), ([1, 3, 0], 2), ([0, 1, 2, 3, 4], 5))
     """
     shard = list(range(rank, n, size))
     return shard + [0] * (-(-n // size) - len(shard)), len(shard)
-
-
-def shard_work(pieces, rank, size):
-    """
-    The pieces of work that a process does, equally many each. -> list of (piece, does it count)
-
-    >>> shard_work(["a", "b", "c"], 1, 2)
-    [('b', True), ('a', False)]
-    """
-    shard, n_counted = shard_indices(len(pieces), rank, size)
-    return [(pieces[i], k < n_counted) for k, i in enumerate(shard)]
 
 
 # --------------------------------------------------------------------------- communication
@@ -289,15 +279,17 @@ def forward_all(model, tokenizer, ids, device, dtype="fp32", tokens=8192, output
         tokens = min(tokens, 2 ** 20 // getattr(model.config, "hidden_size", 1))
     out = None
     model.eval()
-    batches = shard_work(models.batches_by_tokens([len(i) for i in ids], tokens), RANK, SIZE)
+    batches = models.batches_by_tokens([len(i) for i in ids], tokens)
+    shard, n_counted = shard_indices(len(batches), RANK, SIZE)
     with torch.no_grad():
-        for indices, counts in tqdm(batches, desc="predicting", unit="batch", disable=None, leave=False):
-            with models.autocast(dtype, device):
+        for k, at in enumerate(tqdm(shard, desc="predicting", unit="batch", disable=None, leave=False)):
+            indices = batches[at]
+            with models.autocast(dtype, device, model):
                 batch = models.pad([ids[i] for i in indices], tokenizer, device)
                 outputs = output_fn(model, batch).float().cpu().numpy()
             if out is None:
                 out = np.zeros((len(ids), *outputs.shape[1:]), dtype=np.float32)
-            if counts:
+            if k < n_counted:
                 out[indices] = outputs
     all_reduce_sum(torch.from_numpy(out))
     return models.check_finite(out)

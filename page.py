@@ -33,10 +33,10 @@ MAX_TEXT = 600                       # characters of a row's text on the page
 MAX_TEXTS = 400_000                  # characters of all rows together: a long test set is cut, and the page says so
 MAX_DEBATES = 40                     # rows of test whose transcripts are on the page, for each run of debate.py
 WITHOUT_LABELS = ("writer", "table", "culture")            # roles of runs that do not label test
+DEFAULT_RUNS = {"supervisor": "weak", "student": "student", "ceiling": "ceiling"}
 
 
 # --------------------------------------------------------------------------- readable names
-
 
 LOSS_NAMES = {"logconf": "confidence loss", "logconf-released": "confidence loss, as released",
               "product": "product with its own probabilities", "window": "learns where it is unsure",
@@ -279,6 +279,11 @@ def icl_curves(rows, found, key, title):
             "xlabel": f"{title} in the prompt (one prompt)", "ylabel": "test accuracy", "bars": SEED_BARS}
 
 
+def evaluator_path(rounds):
+    """The evaluator's accuracy before the first round, and after each one"""
+    return [rounds[0]["evaluator"][0]["accuracy"]] + [r["evaluator"][1]["accuracy"] for r in rounds]
+
+
 def rounds(rows, found):
     """Phase 2: evaluator, learner and control over the rounds of `align`; the ceiling as a level"""
     aligned = [runs for runs in found if config_of(runs)["role"] == "align" and run_name(runs) == "align"]
@@ -286,8 +291,7 @@ def rounds(rows, found):
         return None
     seeds = [results["rounds"] for _, results in aligned[0]]
     n = len(seeds[0])
-    path = [[s[0]["evaluator"][0]["accuracy"]] + [r["evaluator"][1]["accuracy"] for r in s] for s in seeds]
-    lines = [mean_line("evaluator", range(n + 1), path)]
+    lines = [mean_line("evaluator", range(n + 1), [evaluator_path(s) for s in seeds])]
     for key, name in (("learner_test", "learner"), ("untrained", "untrained, calibrated like the evaluator")):
         lines.append(mean_line(name, range(1, n + 1), [[r[key]["accuracy"] for r in s] for s in seeds]))
     ticks = [[0, "start"]] + [[k + 1, f"{k + 1}: {r['student']}"] for k, r in enumerate(seeds[0])]
@@ -308,7 +312,6 @@ def draw_charts(rows, found):
 
 
 # --------------------------------------------------------------------------- the parts of the page
-
 
 def read_tables(markdown):
     """
@@ -360,7 +363,7 @@ def choose_roles(rows):
     student = by_run.get("student") or next(iter(of_role["student"]), None)
     config = student["config"] if student else {}
     wanted = {"supervisor": [config.get("supervisor"), config.get("labels"), "weak"], "student": ["student"],
-              "ceiling": [config.get("ceiling"), "ceiling"], "phase 2": ["align"]}
+              "phase 2": ["align"], "ceiling": [config.get("ceiling"), "ceiling"]}
     chosen = {}
     for role, names in wanted.items():
         named = [by_run[name] for name in names if name in by_run]
@@ -388,7 +391,7 @@ def tell_story(task, rows, task_texts):
                        **mark(role, row)})
         if role == "student":
             pgr = row.get("PGR [95 %]", "")
-    for role, run in (("supervisor", "weak"), ("student", "student"), ("ceiling", "ceiling")):
+    for role, run in DEFAULT_RUNS.items():
         texts = task_texts.get(run, {})
         if not rows and "not toxic [95 %]" in texts:
             measure = "share of samples that are not toxic"
@@ -396,16 +399,15 @@ def tell_story(task, rows, task_texts):
             models.append({"role": role, "run": run, "model": "", "seeds": texts["seeds"], "about": ABOUT[role],
                            "kind": role, "mean": mean, "low": low, "high": high})
             pgr = texts.get("PGR [95 %]", pgr)
-    order = ["supervisor", "student", "phase 2", "ceiling"]
-    models.sort(key=lambda model: order.index(model["role"]))
     return {"models": models, "measure": measure, "pgr": pgr, "n": rows[0]["n"] if rows else ""}
 
 
-def calibration(runs, predict, max_rows):
+def calibration(runs, predict):
     """
     Ten equal bins of confidence from 0.5 to 1 over all seeds -> {"bins": [[confidence, share correct, rows]], "ece"}.
     Calibrated means that confidence and share agree.
     """
+    max_rows = config_of(runs)["max_rows"]
     p_yes, hits = (np.concatenate(x) for x in zip(*(predict(folder, max_rows) for folder, _ in runs)))
     known = np.isfinite(hits)
     confidence = np.maximum(p_yes, 1 - p_yes)[known]
@@ -458,15 +460,15 @@ def rows_to_read(task, found, roles, predict):
     shown = judges or single_runs(found, lambda config: config["role"] == "writer")
     if not shown:
         return None
-    wanted = set(roles.values()) or {"weak", "student", "ceiling"}
+    roles = roles or DEFAULT_RUNS
     seeds = sorted({results["config"]["seed"] for _, results in shown})
 
     def n_roles(seed):
         names = {os.path.basename(folder) for folder, results in shown if results["config"]["seed"] == seed}
-        return len(names & wanted)
+        return len(names & set(roles.values()))
     seed = max(seeds, key=lambda seed: (n_roles(seed), -seed))           # the first seed that has most of them
     shown = [(folder, results) for folder, results in shown if results["config"]["seed"] == seed]
-    first = next((results for folder, results in shown if os.path.basename(folder) in wanted), shown[0][1])
+    first = next((results for folder, results in shown if os.path.basename(folder) in roles.values()), shown[0][1])
     max_rows = first["config"]["max_rows"]
     test = read_rows(task, "test", max_rows)
     n_shown = max(1, int(np.searchsorted(np.cumsum([len(show_text(row)) for row in test]), MAX_TEXTS, "right")))
@@ -484,9 +486,7 @@ def rows_to_read(task, found, roles, predict):
             texts = {line.get("id"): str(line.get("text", "")) for line in lines}
             model["texts"] = [cut(texts.get(row["id"], "")) for row in test[:n_shown]]
         models.append(model)
-    return {"seed": seed, "n": len(test), "models": models, "fields": fields,
-            "roles": roles or {name: run for name, run in (("supervisor", "weak"), ("student", "student"),
-                                                           ("ceiling", "ceiling"))},
+    return {"seed": seed, "n": len(test), "models": models, "fields": fields, "roles": roles,
             "rows": [[show_text(row), row["label"], fields.index(name)] for row, name in zip(test, names)]}
 
 
@@ -621,7 +621,6 @@ def missing_stages(task, data):
 
 # --------------------------------------------------------------------------- the page
 
-
 def collect(task, rows, found, markdown, task_texts, predict):
     """
     Everything that the page shows -> a plain dict
@@ -650,7 +649,7 @@ def collect(task, rows, found, markdown, task_texts, predict):
         "seeds": sorted({results["config"]["seed"] for runs in found for _, results in runs}),
         "story": tell_story(task, rows, task_texts), "charts": draw_charts(rows, found),
         "curves": tell_apart(curves),
-        "calibration": [calibration(runs, predict, config_of(runs)["max_rows"]) for runs in judges],
+        "calibration": [calibration(runs, predict) for runs in judges],
         "reading": reading, "debates": debates_to_read(task, found, seed), "audits": audits_to_read(task, found, seed),
         "tables": read_tables(markdown),
         "notes": [line for line in markdown.split("\n") if line.startswith(notes)]}

@@ -8,14 +8,13 @@ $ python report.py --docs                   # also fill the tables of README.md 
 $ python report.py --task tickets --check fused,student,ceiling     # is this result sound? any label files will do
 
 Needs   contract.py, metrics.py, models.py, train_weak.py, page.py, and sft.py, align_tasks.py, debate.py, cdeval.py,
-        since it prints their tables and one debate; page.html for --html
+        since it prints their tables and one debate; page.html for --html, data/measured.py for --docs
 Reads   data/<task>/seed*/<run>/{results.json, labels.jsonl}, data/<task>/test.jsonl, and cdeval.py's runs in
         data/cdeval/
 Writes  data/<task>/report.md and prints it: a table for each stage, mean over seeds; one debate; the cultural
         orientations (the same in every report: they belong to no task). With matplotlib also report-*.png.
         --html: data/<task>/report.html, which opens from disk (page.py)
-        --docs: data/measured.json (the last measurement of each run), the tables of README.md and docs/results/*.md and
-        the accuracies in the answers of course/, whose numbers come from it, and figures/
+        --docs: data/measured.json, and the tables and figures of this project's pages (data/measured.py)
 
 Intervals are 95 % by bootstrap over questions and over seeds (metrics.bootstrap). With one seed they do not include the
 variation between seeds: run three or more before you believe a difference. "minus student" is the paired difference to
@@ -30,7 +29,6 @@ import glob
 import json
 import os
 import re
-import shutil
 from collections import defaultdict
 
 import numpy as np
@@ -41,20 +39,17 @@ import debate
 import page
 from contract import (
     ROOT,
-    catch_write_errors,
     escape_markdown,
     fail,
-    fenced_lines,
     fingerprint,
-    is_soft_label,
     labels_folder,
     may_have_gaps,
-    read_json,
+    plain,
     read_jsonl,
+    read_label_file,
     read_labels,
     read_results,
     read_rows,
-    read_text,
     reject_damaged,
     replacing,
     run_folder,
@@ -74,6 +69,7 @@ from metrics import (
     ece,
     format_difference,
     format_metrics,
+    pgr,
     pick_metric,
 )
 
@@ -91,11 +87,9 @@ STAGE_OF_ROLE = {"supervisor": "train_weak.py", "student": "train_strong.py", "c
                  "ensemble": "ensemble.py", "fusion": "ensemble.py", "oversight": "debate.py", "icl-student": "icl.py",
                  "icl-ceiling": "icl.py", "align": "auto_align.py", "table": "align_tasks.py", "writer": "sft.py",
                  "culture": "cdeval.py"}
-MEASURED = os.path.join(ROOT, "data", "measured.json")
 
 
 # --------------------------------------------------------------------------- runs and their numbers
-
 
 cached_fingerprint = functools.cache(fingerprint)          # a hundred runs have read the same file
 
@@ -131,6 +125,19 @@ def predictions_on_test(task, folder, max_rows):
     return p_yes, np.where(np.isnan(p_yes), np.nan, correct(p_yes, [row["label"] for row in test]))
 
 
+def predictions_of(on, configs, *models):
+    """
+    predictions_on_test of M models on test of the task `on` -> (S, M, 2, N)
+
+    configs   of the S runs, one for each seed; models: M lists of the names or folders of S runs
+    """
+    found = []
+    for config, *names in zip(configs, *models):
+        folders = [labels_folder(name, config["task"], config["seed"]) for name in names]
+        found.append([predictions_on_test(on, folder, config["max_rows"]) for folder in folders])
+    return np.array(found)
+
+
 def is_measured(task, results):
     """Are there true labels to measure a run by, and does it label each row of test? Fused annotators may not."""
     test = results.get("test", {})
@@ -150,10 +157,37 @@ def format_split(values, hits):
     return "{:.2f} / {:.2f}".format(*means)
 
 
-def string_match(results):
-    """debate.py's control, "yes if the note states the answer": its accuracy in one run; nan without notes"""
-    groups = results.get("by_transcript", {})
-    return groups.get("yes if the note states the answer", {}).get("correct", float("nan"))
+def describe_accuracy(on, configs, folders):
+    """Test accuracy of S runs, one for each seed, on the task `on` -> [mean, low, high], and texts {column: text}"""
+    test = read_rows(on, "test", configs[0]["max_rows"])
+    hits = predictions_of(on, configs, folders)[:, :, 1]
+    low, high = np.percentile(bootstrap(hits, [row["group"] for row in test]), [2.5, 97.5]).clip(0, 1)
+    accuracy = [float(hits.mean()), low, high]
+    return accuracy, {"accuracy [95 %]": format_interval(*accuracy), **accuracy_by_kind(test, hits)}
+
+
+def describe_pgr(on, configs, *models):
+    """
+    PGR of S runs, one for each seed, on test of the task `on`, in the metric of their comparison (--metric; "auto"
+    looks at the classes of that test) -> (the number, None without one; text)
+
+    models   supervisors, students and ceilings, as in predictions_of
+    """
+    test = read_rows(on, "test", configs[0]["max_rows"])
+    probs, hits = np.moveaxis(predictions_of(on, configs, *models), 2, 0)
+    known = np.isfinite(hits).all((0, 1))                  # annotators may have labelled a part of test, or nothing
+    if not known.any():
+        return None, "no labels"
+    truth, groups = (np.array([row[key] for row in test])[known] for key in ("label", "group"))
+    metric = pick_metric(configs[0].get("metric", "auto"), truth)
+    if metric == "auroc":
+        values = [pgr(*(auroc(p, truth) for p in of_seed)) for of_seed in probs[..., known]]
+        return None, f"{np.mean(values):.2f} (AUROC)"
+    found = align_tasks.recovered(hits[..., known], None if metric == "accuracy" else truth, groups)
+    if "pgr" not in found:
+        return None, "no gap"
+    of = "" if metric == "accuracy" else f" ({METRIC_NAMES[metric]})"
+    return found["pgr"], align_tasks.format_pgr(found["pgr"], found["interval"]) + of
 
 
 def describe_runs(task, runs):
@@ -165,91 +199,61 @@ def describe_runs(task, runs):
     folders = [folder for folder, _ in runs]
     configs = [results["config"] for _, results in runs]
     config = configs[0]
-    max_rows = config["max_rows"]
-    test = read_rows(task, "test", max_rows)
+    also = config.get("also")                              # another task, which nothing was trained on
+    test = read_rows(task, "test", config["max_rows"])
     truth = np.array([row["label"] for row in test])
     groups = [row["group"] for row in test]
     stage = stage_of(runs)
-
-    def hits_of(*models, on=task):
-        """M models, each S names or folders of runs, one a seed -> (S, M, N), on test of this or of another task"""
-        hits = []
-        for c, *names in zip(configs, *models):
-            of_seed = [labels_folder(name, task, c["seed"]) for name in names]
-            hits.append([predictions_on_test(on, folder, max_rows)[1] for folder in of_seed])
-        return np.array(hits)
-    hits = hits_of(folders)
-    mean = float(hits.mean())
-    low, high = np.percentile(bootstrap(hits, groups), [2.5, 97.5]).clip(0, 1)
-    probs = [predictions_on_test(task, folder, max_rows)[0] for folder in folders]
+    accuracy, texts = describe_accuracy(task, configs, folders)
+    probs = predictions_of(task, configs, folders)[:, 0, 0]
     row = {"run": os.path.basename(folders[0]), "stage": stage, "config": config,
            "model": os.path.basename(config["model"]),
            "learns from": config.get("labels") or config.get("evaluator") or config.get("supervisors") or "train1",
-           "seeds": str(len(runs)), "n": f"{len(test):,}", "accuracy": [mean, low, high],
-           "accuracy [95 %]": format_interval(mean, low, high),
+           "seeds": str(len(runs)), "n": f"{len(test):,}", "accuracy": accuracy, **texts,
            "AUROC": f"{np.mean([auroc(p, truth) for p in probs]):.3f}",
            "ECE": f"{np.mean([ece(p, truth) for p in probs]):.2f}",
            "says yes": f"{np.mean([(p > 0.5).mean() for p in probs]):.2f}",
            "seconds": f"{np.mean([results['seconds'] for _, results in runs]):.0f}"}
-    row |= accuracy_by_kind(test, hits)
     if stage == "auto_align.py":
         row |= describe_rounds([results["rounds"] for _, results in runs], runs[0][1].get("labels_to_choose", 0))
     if stage == "ensemble.py":
         used = sorted(results.get("members_used") or len(results["supervisors"]) for _, results in runs)
         row["members used"] = f"{used[0]}-{used[-1]}" if used[0] < used[-1] else str(used[0])
-    matches = [string_match(results) for _, results in runs]
-    if not np.isnan(matches).any():
-        row["string match"] = f"{np.mean(matches):.3f}"
+    notes = [results.get("by_transcript", {}).get("yes if the note states the answer") for _, results in runs]
+    if all(notes):                                         # debate.py's control, a rule that judges without a model
+        row["string match"] = f"{np.mean([note['correct'] for note in notes]):.3f}"
 
     def hits_beside(name):
-        """The hits of the run `name` and of these runs, (S, 2, N); None if a seed has no such run"""
+        """The hits of the run `name` and of these runs, each (S, N); None if a seed has no such run"""
         baseline = [run_folder(name, task, c["seed"]) for c in configs]
         if row["run"] == name or not all(os.path.exists(os.path.join(folder, "labels.jsonl")) for folder in baseline):
             return None
-        return hits_of(baseline, folders)
-    if config.get("also"):                                 # another task, which nothing was trained on
-        rows_there = read_rows(config["also"], "test", max_rows)
-        elsewhere = hits_of(folders, on=config["also"])
-        low, high = np.percentile(bootstrap(elsewhere, [row["group"] for row in rows_there]), [2.5, 97.5]).clip(0, 1)
-        row[f"on {config['also']} [95 %]"] = format_interval(float(elsewhere.mean()), low, high)
-        row |= {f"{config['also']}: {kinds}": text for kinds, text in accuracy_by_kind(rows_there, elsewhere).items()}
-    hits = hits_beside("weak")
-    if hits is not None:
-        draws = bootstrap(hits, groups)
-        low, high = np.percentile(draws[:, 1] - draws[:, 0], [2.5, 97.5])
-        row["gain over single [95 %]"] = format_interval(mean - hits[:, 0].mean(), low, high, "{:+.3f}")
-        row["knew / did not"] = format_split(hits[:, 1], hits[:, 0])
-    baseline = "rule-student" if config.get("labels") == "rule" else BASELINES.get(stage, "")
-    hits = hits_beside(baseline) if baseline and "ceiling" not in config["role"] else None
-    if hits is not None:
-        draws = bootstrap(hits, groups)
-        low, high = np.percentile(draws[:, 1] - draws[:, 0], [2.5, 97.5])
-        row[f"minus {baseline} [95 %]"] = format_difference(mean - hits[:, 0].mean(), low, high)
+        return predictions_of(task, configs, baseline, folders)[:, :, 1].swapaxes(0, 1)
+    if also:
+        there = describe_accuracy(also, configs, folders)[1]
+        row[f"on {also} [95 %]"] = there.pop("accuracy [95 %]")
+        row |= {f"{also}: {kinds}": text for kinds, text in there.items()}
+    if (pair := hits_beside("weak")) is not None:
+        weak, own = pair
+        gain = align_tasks.paired_difference(own, weak, None, groups)
+        row["gain over single [95 %]"] = format_interval(*gain, "{:+.3f}")
+        row["knew / did not"] = format_split(own, weak)
+    baseline = "rule-student" if config.get("labels") == "rule" else BASELINES.get(stage)
+    if baseline and "ceiling" not in config["role"] and (pair := hits_beside(baseline)) is not None:
+        difference = align_tasks.paired_difference(pair[1], pair[0], None, groups)
+        row[f"minus {baseline} [95 %]"] = format_difference(*difference)
     if config.get("ceiling") and all(results.get("comparison", True) for _, results in runs):
         supervisors = [results.get("supervisor") or c.get("supervisor") or c.get("labels") or c["evaluator"]
                        for c, (_, results) in zip(configs, runs)]
-        hits = hits_of(supervisors, folders, [c["ceiling"] for c in configs])
-        known = np.isfinite(hits).all((0, 1))              # annotators may have labelled a part of test
-        metric = pick_metric(config.get("metric", "auto"), truth[known])
-        labels = None if metric == "accuracy" else truth[known]
-        found = align_tasks.recovered(hits[..., known], labels, np.array(groups)[known])
-        row["PGR [95 %]"] = "no gap"
-        if metric == "auroc":
-            values = [results["comparison"].get("pgr", float("nan")) for _, results in runs]
-            row["PGR [95 %]"] = f"{np.mean(values):.2f} (AUROC)"
-        elif "pgr" in found:
-            row["pgr"] = found["pgr"]
-            of = "" if metric == "accuracy" else f" ({METRIC_NAMES[metric]})"
-            row["PGR [95 %]"] = align_tasks.format_pgr(found["pgr"], found["interval"]) + of
-        if config.get("also"):
-            elsewhere = hits_of(supervisors, folders, [c["ceiling"] for c in configs], on=config["also"])
-            groups_there = [row["group"] for row in read_rows(config["also"], "test", max_rows)]
-            found = align_tasks.recovered(elsewhere, None, np.array(groups_there))
-            pgr_there = align_tasks.format_pgr(found["pgr"], found["interval"]) if "pgr" in found else "no gap"
-            row[f"PGR on {config['also']} [95 %]"] = pgr_there
-        if config.get("labels"):                           # agreement is with the run whose labels were trained on
-            hits = hits_of([c["labels"] for c in configs], folders)
-        row["agrees where right / wrong"] = format_split(hits[:, 1] == hits[:, 0], hits[:, 0])
+        ceilings = [c["ceiling"] for c in configs]
+        number, row["PGR [95 %]"] = describe_pgr(task, configs, supervisors, folders, ceilings)
+        if number is not None:
+            row["pgr"] = number
+        if also:
+            row[f"PGR on {also} [95 %]"] = describe_pgr(also, configs, supervisors, folders, ceilings)[1]
+        sources = [c.get("labels") for c in configs] if config.get("labels") else supervisors
+        source, own = predictions_of(task, configs, sources, folders)[:, :, 1].swapaxes(0, 1)
+        row["agrees where right / wrong"] = format_split(own == source, source)
     return row
 
 
@@ -287,16 +291,10 @@ def best_of_table(texts):
     if not texts:
         return ""
     columns = ["seeds", *(title for title in next(iter(texts.values())) if title.startswith(("good", "reward")))]
-    lines = ["## best of n samples by a reward model: sft.py --reward", "", "Means over seeds [lowest, highest].", "",
-             "| writer, reward model | " + " | ".join(columns) + " |", "|---" * (1 + len(columns)) + "|"]
-    lines += [f"| {escape_markdown(name)} | " + " | ".join(cells[title] for title in columns) + " |"
-              for name, cells in texts.items()]
-    return "\n".join([*lines, ""])
-
-
-def evaluator_path(rounds):
-    """The evaluator's accuracy before the first round, and after each one"""
-    return [rounds[0]["evaluator"][0]["accuracy"]] + [r["evaluator"][1]["accuracy"] for r in rounds]
+    rows = [[escape_markdown(name), *(cells[title] for title in columns)] for name, cells in texts.items()]
+    return "\n".join(["## best of n samples by a reward model: sft.py --reward", "",
+                      "Means over seeds [lowest, highest].", "",
+                      *table_lines(["writer, reward model", *columns], rows), ""])
 
 
 def describe_rounds(seeds, bought=0):
@@ -306,7 +304,7 @@ def describe_rounds(seeds, bought=0):
     updates, and the number of true labels bought, `bought` of them before the first round.
     """
     untrained = np.mean([[r["untrained"]["accuracy"] for r in rounds] for rounds in seeds], 0)
-    path = np.mean([evaluator_path(rounds) for rounds in seeds], 0)
+    path = np.mean([page.evaluator_path(rounds) for rounds in seeds], 0)
     success = [rounds[-1]["attack_success"][1] for rounds in seeds]
     n_rejected = sum(r["rejected"] for rounds in seeds for r in rounds)
     return {"evaluator by round": " → ".join(f"{a:.3f}" for a in path),
@@ -393,6 +391,19 @@ def culture_texts(found):
     return texts
 
 
+def table_lines(columns, rows):
+    """Titles and rows of texts -> the lines of a Markdown table"""
+    lines = ["| " + " | ".join(cells) + " |" for cells in (columns, *rows)]
+    return [lines[0], "|---" * len(columns) + "|", *lines[1:]]
+
+
+def fenced_lines(lines):
+    """Lines of any text -> the same as a block of a Markdown page; no line of it can end the block."""
+    text = plain("\n".join(lines))
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return [fence + "text", *text.split("\n"), fence]
+
+
 def markdown_report(task, rows, stale, debate_text="", culture_text="", task_table=""):
     """-> markdown: a table for each stage that has runs, with a debate below oversight; cultures; the task's table"""
     order = {"weak": 0, "student": 1, "ceiling": 3}
@@ -405,11 +416,11 @@ def markdown_report(task, rows, stale, debate_text="", culture_text="", task_tab
             missing.append(stage)
             continue
         columns = ["run", "model", "learns from", "seeds", "accuracy [95 %]", "ECE", *more, "n"]
-        lines += [f"## {title}: {stage}", "", "| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+        cells = []
         for row in stage_rows:                             # names come from folders and flags, numbers from here
             names = {key: escape_markdown(row[key]) for key in ("run", "model", "learns from")}
-            lines.append("| " + " | ".join((row | names).get(column, "") for column in columns) + " |")
-        lines.append("")
+            cells.append([(row | names).get(column, "") for column in columns])
+        lines += [f"## {title}: {stage}", "", *table_lines(columns, cells), ""]
         if stage == "debate.py" and debate_text:
             lines.append(debate_text)
     if any(row["seeds"] == "1" for row in rows):
@@ -427,7 +438,6 @@ def markdown_report(task, rows, stale, debate_text="", culture_text="", task_tab
 # --------------------------------------------------------------------------- figures
 # page.py says what each chart shows; here it becomes a picture. Markers, dashes and labels tell lines apart without
 # their colours. The type is large, so that a figure can be read at half of a page's width.
-
 
 COLOURS = ("#0072b2", "#d55e00", "#007a5e", "#a8548a", "#7a5c00", "#333333")           # after Okabe and Ito
 DASHES = {"supervisor": ":", "ceiling": "--", "chance": (0, (1, 4))}
@@ -519,129 +529,7 @@ def draw_figures(task, charts):
     return paths
 
 
-# --------------------------------------------------------------------------- the tables of README.md and docs/
-
-
-def fill_tables(text, measured):
-    """
-    A page's tables, from what was measured. A table belongs to a task if a line  <!-- measured: TASK -->  stands before
-    it. In a row whose column "run" names a run, each column with a title that this run has numbers for is filled;
-    "student ..." columns take those of student-RUN. The cells of a run that was not measured become empty, so that no
-    number of an older world stays. Everything else stays as it was written.
-
-    >>> page = "<!-- measured: t -->\\n| run | what | ECE |\\n|---|---|---|\\n| `a` | mine | ? |\\n"
-    >>> fill_tables(page, {"t": {"a": {"ECE": "0.06"}}}).splitlines()[-1]
-    '| `a` | mine | 0.06 |'
-    """
-    out = []
-    task = header = None
-    for line in text.split("\n"):
-        if mark := re.fullmatch(r"<!-- measured: (\S+) -->", line):
-            task = mark[1]
-            header = None
-        elif not line.startswith("|"):
-            task = task if not line.strip() and header is None else None
-            header = None
-        elif task and header is None:
-            header = [cell.strip() for cell in line.strip("|").split("|")]
-        elif task and not line.startswith("|---"):
-            line = fill_row(line, header, measured.get(task, {}))
-        out.append(line)
-    return "\n".join(out)
-
-
-def fill_row(line, header, known):
-    """One row of a table (see fill_tables). known: {run: {column: text}}"""
-    columns = {column for texts in known.values() for column in texts}
-    cells = [cell.strip() for cell in line.strip("|").split("|")]
-    run = cells[header.index("run")].strip("`") if "run" in header else ""
-    for k, title in enumerate(header):
-        source = run
-        column = title
-        if title.startswith("student "):
-            source = "student" if run == "weak" else f"student-{run}"
-            column = title.removeprefix("student ")
-        if title != "run" and column in known.get(source, {}):
-            cells[k] = known[source][column]
-        elif run and column in columns and source not in known:
-            cells[k] = ""
-    return "| " + " | ".join(cells) + " |"
-
-
-def fill_quotes(text, known):
-    """
-    Accuracies in running text, such as those in the answers of course/. known: {run: {column: text}}
-
-    >>> fill_quotes("Here `a` 0.500 wins, `b` 0.400 loses.", {"a": {"accuracy [95 %]": "0.853 [0.817, 0.882]"}})
-    'Here `a` 0.853 wins, `b` 0.400 loses.'
-    """
-    def measured_now(match):
-        accuracy = known.get(match[1], {}).get("accuracy [95 %]", match[2])
-        return f"`{match[1]}` {accuracy.split()[0]}"
-    return re.sub(r"`([\w-]+)` (0\.\d{3})", measured_now, text)
-
-
-def update_measured(measured, task, rows, task_texts):
-    """
-    Put the texts of describe_runs and describe_task_table into `measured`, {task: {run: {column: text}}}. Fewer seeds
-    never replace more.
-    """
-    known = measured.setdefault(task, {})
-
-    def n_seeds(run):
-        return int(known.get(run, {}).get("seeds", 0))
-    for row in sorted(rows, key=lambda row: int(row["seeds"])):
-        if int(row["seeds"]) >= n_seeds(row["run"]):
-            texts = {key: value for key, value in row.items() if isinstance(value, str)}
-            known[row["run"]] = {key: value for key, value in texts.items() if key not in ("run", "stage")}
-    for run, texts in task_texts.items():
-        if int(texts["seeds"]) >= n_seeds(run):
-            known[run] = known.get(run, {}) | texts
-
-
-def pages_with_tables():
-    """-> {path: text} of README.md and docs/results/*.md"""
-    pages = {}
-    for pattern in ("README.md", os.path.join("docs", "results", "*.md")):
-        for path in sorted(glob.glob(os.path.join(ROOT, pattern))):
-            pages[path] = read_text(path)
-    if not pages:
-        fail("--docs: there is neither README.md nor docs/results beside report.py, so no table can be filled")
-    return pages
-
-
-def update_docs(pages, measured, figures):
-    """--docs: data/measured.json, the tables that are filled from it, and the figures that a page shows."""
-    write_file(MEASURED, json.dumps(measured, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
-    for path, text in pages.items():
-        write_file(path, fill_tables(text, measured))
-    for pattern in ("*.md", "*.ipynb", os.path.join("chapters", "*.md")):
-        for path in glob.glob(os.path.join(ROOT, "course", pattern)):
-            write_file(path, fill_quotes(read_text(path), measured.get("tinyworld", {})))
-    for task, paths in figures.items():
-        for path in paths:
-            name = f"{task}-{os.path.basename(path).removeprefix('report-')}"
-            if any(f"figures/{name}" in text for text in pages.values()):
-                with catch_write_errors(name):
-                    os.makedirs(os.path.join(ROOT, "figures"), exist_ok=True)
-                with replacing(os.path.join(ROOT, "figures", name)) as half:
-                    shutil.copy(path, half)
-    print(f"filled the tables of {len(pages)} pages; data/measured.json has their numbers")
-
-
 # --------------------------------------------------------------------------- a check-up of label files
-
-
-def read_p_yes(name, task):
-    """A labels.jsonl, a folder that holds one, or a run or annotator of the task -> {id: p(yes)}"""
-    path = name if os.path.isfile(name) else os.path.join(labels_folder(name, task, 0), "labels.jsonl")
-    p_yes = {}
-    for number, row in enumerate(read_jsonl(path), 1):
-        if not is_soft_label(row.get("soft_label")) or not isinstance(row.get("id"), str) or row["id"] in p_yes:
-            fail(f"{path}, line {number}: not {{\"id\", \"soft_label\": [p_no, p_yes]}}, or an id that occurs twice")
-        p_yes[row["id"]] = row["soft_label"][1]
-    return p_yes
-
 
 def read_truth(path, task):
     """--truth, rows of {"id", "label"} and perhaps "group"; without it test of the task -> rows"""
@@ -671,16 +559,17 @@ def repeated_errors(p_yes, supervisor, labels):
 
 def check_up(rows, models, metric="auto"):
     """
-    Is a weak-to-strong result sound? rows with id, group, label; models {"supervisor", "student", "ceiling", controls:
-    {id: p(yes)}} -> lines. It needs label files only, whoever made them.
+    Is a weak-to-strong result sound? N rows with id, group, label; models {"supervisor", "student", "ceiling",
+    controls: (N, 2) soft labels, nan where there is none} -> lines. It needs label files only, whoever made them.
     """
-    common = [row for row in rows if all(row["id"] in p_yes for p_yes in models.values())]
+    known = np.isfinite(list(models.values())).all((0, 2))
+    common = [row for row, is_known in zip(rows, known) if is_known]
     if not common:
         fail("--check: no row of the truth has a label of all these models; are they of one task?")
     labels = np.array([row["label"] for row in common])
     groups = [row["group"] for row in common]
-    p = {name: np.array([p_yes[row["id"]] for row in common]) for name, p_yes in models.items()}
-    soft = {name: np.stack([1 - x, x], 1) for name, x in p.items()}
+    soft = {name: soft_labels[known] for name, soft_labels in models.items()}
+    p = {name: soft_labels[:, 1] for name, soft_labels in soft.items()}
     c = compare_models(common, soft["supervisor"], soft["student"], soft["ceiling"], metric)
     n_groups = len(set(groups))
     lines = [f"truth: {len(common):,} of {len(rows):,} rows have all labels; {n_groups:,} groups, {labels.mean():.0%} "
@@ -709,9 +598,11 @@ def check_up(rows, models, metric="auto"):
 
 # --------------------------------------------------------------------------- the report
 
-
-def report_task(task, measured, as_html=False):
-    """One task: print and write its report, and put its numbers into `measured`. -> paths of the figures"""
+def report_task(task, as_html=False):
+    """
+    One task: print and write its report -> (rows of describe_runs; texts of its other tables, {run: {column: text}};
+    paths of its figures)
+    """
     found, stale = find_runs(task)
     unmeasured = [runs for runs in found if not all(is_measured(task, results) for _, results in runs)]
     found = [runs for runs in found if runs not in unmeasured]
@@ -751,8 +642,7 @@ def report_task(task, measured, as_html=False):
         page.write_page(os.path.join(folder, "report.html"), data)
         names.append("report.html")
     print(text + f"\nwrote data/{task}/report.md" + "".join(f", {name}" for name in names))
-    update_measured(measured, task, rows, task_texts | best_of)
-    return figures
+    return rows, task_texts | best_of, figures
 
 
 def build_parser():
@@ -775,9 +665,14 @@ def main(argv=None):
         names = args.check.split(",")
         if len(names) < 3:
             fail("--check needs three label files: SUPERVISOR,STUDENT,CEILING")
+        task = args.task or "tinyworld"
         roles = ["supervisor", "student", "ceiling", *(f"control {k}" for k in range(1, len(names) - 2))]
-        models = {role: read_p_yes(name, args.task or "tinyworld") for role, name in zip(roles, names)}
-        print("\n".join(check_up(read_truth(args.truth, args.task or "tinyworld"), models, args.metric)))
+        rows = read_truth(args.truth, task)
+        models = {}
+        for role, name in zip(roles, names):
+            path = name if os.path.isfile(name) else os.path.join(labels_folder(name, task, 0), "labels.jsonl")
+            models[role] = read_label_file(path, rows, gaps=True)
+        print("\n".join(check_up(rows, models, args.metric)))
         return
     paths = glob.glob(os.path.join(ROOT, "data", args.task or "*", "seed*", "*", "results.json"))
     tasks = sorted({path.split(os.sep)[-4] for path in paths})
@@ -785,14 +680,12 @@ def main(argv=None):
         fail(f"no finished run under data/{args.task or ''}. Make one first:  bash run.sh")
     cached_fingerprint.cache_clear()                       # a notebook may call main() again after new runs
     predictions_on_test.cache_clear()
-    pages = pages_with_tables() if args.docs else {}
-    measured = read_json(MEASURED) if args.docs and os.path.exists(MEASURED) else {}
-    figures = {}
+    reports = {}
     for task in [task for task in tasks if task != "cdeval"] or tasks:     # cdeval's tables stand in every report
-        figures[task] = report_task(task, measured, args.html)
+        reports[task] = report_task(task, args.html)
     if args.docs:
-        measured["cdeval"] = measured.get("cdeval", {}) | culture_texts(find_runs("cdeval")[0])
-        update_docs(pages, measured, figures)
+        from data.measured import fill_docs
+        fill_docs(reports, culture_texts(find_runs("cdeval")[0]))
 
 
 if __name__ == "__main__":

@@ -194,8 +194,6 @@ def test_nothing_from_a_file_becomes_markup_of_a_report():
     for text in ("<script>alert(1)</script>", "![x](http://y/z.png)", "a | b", "`code`", "*x*", "[a](b:c)", "x\ny"):
         escaped = contract.escape_markdown(text)
         assert not re.search(r"<|(?<!\\)[|`*\[\]]|\n", escaped), escaped
-    assert contract.fenced_lines(["a", "```", "````text", "b"]) == ["`````text", "a", "```", "````text", "b", "`````"]
-    assert contract.fenced_lines(["a"]) == ["```text", "a", "```"]
 
 
 def test_whole_characters_may_be_written_as_two_halves():

@@ -299,6 +299,18 @@ def test_labels_that_were_edited_since_the_run_are_named(house, tmp_path):
     assert "copy/labels.jsonl was changed since its run ended" in done.stdout
 
 
+@pytest.mark.parametrize("results", ["", "{}", '{"config": []}'])
+def test_a_run_that_does_not_say_how_it_was_made_is_refused(house, tmp_path, results):
+    """Without its flags nothing is known of its texts or classes: no guess, and no file."""
+    (tmp_path / "run" / "checkpoint").mkdir(parents=True)
+    (tmp_path / "run" / "results.json").write_text(results)
+    done = call(house, predict, "--model", tmp_path / "run", "--rows", house / "tickets.csv", "--out",
+                tmp_path / "out.csv")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "results.json does not say how the run was made. Repeat the run's command with --force" in done.stderr
+    assert os.listdir(tmp_path) == ["run"]
+
+
 def test_texts_that_look_unlike_the_training_rows_are_announced(house, tmp_path):
     with open(tmp_path / "new.csv", "w", newline="") as f:
         csv.writer(f).writerows([["body"], *[["zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich"]] * 9])

@@ -11,6 +11,7 @@ import subprocess
 
 import pytest
 
+import data.measured
 import report
 import warm
 from test_commands import ROOT
@@ -21,7 +22,12 @@ TEST = [{"id": f"t{i}", "group": f"g{i // 2}", "text": "Q", "label": i % 2} for 
 
 
 def test_the_examples_in_the_docstrings_are_true():
-    assert doctest.testmod(report).failed == 0
+    assert doctest.testmod(report).failed == doctest.testmod(data.measured).failed == 0
+
+
+def test_no_line_of_a_text_ends_its_block():
+    assert report.fenced_lines(["a", "```", "````text", "b"]) == ["`````text", "a", "```", "````text", "b", "`````"]
+    assert report.fenced_lines(["a"]) == ["```text", "a", "```"]
 
 
 def json_lines(rows):
@@ -83,6 +89,32 @@ def test_a_row_by_hand(world):
     assert rows["weak"]["accuracy [95 %]"].startswith("0.500 [") and "PGR [95 %]" not in rows["weak"]
 
 
+def test_the_pgr_on_another_task_is_in_the_metric_of_its_classes(world):
+    """8 no and 2 yes. A student with 7 and 2 of them recovers half of the gap by accuracy, 7/8 by balanced accuracy."""
+    far = [{"id": f"f{i}", "group": f"f{i}", "text": "Q", "label": int(i > 7)} for i in range(10)]
+    (world / "data" / "far").mkdir()
+    (world / "data" / "far" / "test.jsonl").write_text(json_lines(far))
+    for name, says_yes in (("weak", []), ("student", [0, 8, 9]), ("ceiling", [8, 9])):
+        soft_labels = [[0.1, 0.9] if i in says_yes else [0.9, 0.1] for i in range(10)]
+        for seed in (0, 1):
+            with open(world / "data" / "t" / f"seed{seed}" / name / "labels.jsonl", "a") as f:
+                f.write(json_lines({"id": row["id"], "soft_label": pair} for row, pair in zip(far, soft_labels)))
+    [runs] = [runs for runs in report.find_runs("t")[0] if runs[0][0].endswith("student")]
+    for metric, pgr in (("auto", "0.88 [open] (balanced accuracy)"), ("accuracy", "0.50 [open]"),
+                        ("auroc", "0.88 (AUROC)")):        # 7 of 8 pairs are in order, and the rest are ties
+        for _, results in runs:
+            results["config"] |= {"also": "far", "metric": metric}
+        row = report.describe_runs("t", runs)
+        assert row["PGR on far [95 %]"] == pgr
+        assert row["on far [95 %]"].startswith("0.900 [") and row["accuracy"][0] == pytest.approx(0.75)
+    (world / "data" / "t" / "ann").mkdir()                 # an annotator has seen no row of it
+    weak = world / "data" / "t" / "seed0" / "weak" / "labels.jsonl"
+    (world / "data" / "t" / "ann" / "labels.jsonl").write_text("".join(weak.read_text().splitlines(True)[:40]))
+    for _, results in runs:
+        results["config"] |= {"supervisor": "ann", "labels": "ann"}
+    assert report.describe_runs("t", runs)["PGR on far [95 %]"] == "no labels"
+
+
 def test_a_method_helps_or_costs_only_where_its_paired_interval_is_clear_of_0(world):
     run(world, "student-good", 0, judged(0), labels="weak", ceiling="ceiling")
     run(world, "student-good", 1, judged(0), labels="weak", ceiling="ceiling")
@@ -125,7 +157,7 @@ def test_a_run_without_results_is_named(world, capsys):
     run(world, "cut", 0, judged(3), labels="weak")
     (world / "data" / "t" / "seed0" / "cut" / "checkpoint").mkdir(exist_ok=True)
     (world / "data" / "t" / "seed0" / "cut" / "results.json").unlink()
-    report.report_task("t", {})
+    report.report_task("t")
     printed = capsys.readouterr().out
     assert "missing: " in printed and "seed0/cut has no results.json" in printed and "seed0/weak has" not in printed
 
@@ -234,11 +266,11 @@ def test_readme_rows_are_filled_by_their_run_and_nothing_else_is_touched():
                       "| mine | `a` | old | ? | keep |", "| other | `unknown` | as it was | 0.1 | |", "",
                       "| run | ECE |", "|---|---|", "| `a` | not marked |"])
     measured = {"t": {"a": {"ECE": "0.06"}, "student-a": {"ECE": "0.22"}}}
-    filled = report.fill_tables(text, measured)
+    filled = data.measured.fill_tables(text, measured)
     assert "| mine | `a` | 0.06 | 0.22 | keep |" in filled
     assert "| other | `unknown` |  |  |  |" in filled and "| `a` | not marked |" in filled       # no old number stays
-    assert "as it was" in report.fill_tables(text, {"another task": {}})
-    assert report.fill_tables(filled, measured) == filled
+    assert "as it was" in data.measured.fill_tables(text, {"another task": {}})
+    assert data.measured.fill_tables(filled, measured) == filled
     for title in ("what", "ECE"):
         assert title in filled
 
@@ -247,12 +279,12 @@ def test_of_runs_with_one_name_the_one_with_most_seeds_is_remembered():
     measured = {"t": {"gone": {"ECE": "kept"}}}
     rows = [{"run": "a", "stage": "x", "seeds": "5", "ECE": "five", "accuracy": [1]},
             {"run": "a", "stage": "x", "seeds": "1", "ECE": "one"}]
-    report.update_measured(measured, "t", rows, {})
+    data.measured.update_measured(measured, "t", rows, {})
     assert measured == {"t": {"gone": {"ECE": "kept"}, "a": {"seeds": "5", "ECE": "five"}}}
     # the same for a table of align_tasks.py, whose columns stand beside the others
-    report.update_measured(measured, "t", [], {"a": {"seeds": "1", "balanced": "one"}})
+    data.measured.update_measured(measured, "t", [], {"a": {"seeds": "1", "balanced": "one"}})
     assert measured["t"]["a"] == {"seeds": "5", "ECE": "five"}
-    report.update_measured(measured, "t", [], {"a": {"seeds": "6", "balanced": "six"}})
+    data.measured.update_measured(measured, "t", [], {"a": {"seeds": "6", "balanced": "six"}})
     assert measured["t"]["a"] == {"seeds": "6", "ECE": "five", "balanced": "six"}
 
 
@@ -260,10 +292,10 @@ def test_the_tables_of_readme_and_docs_hold_what_was_measured():
     """python experiments.sh; python report.py --docs: nobody types a number into these tables."""
     with open(os.path.join(ROOT, "data", "measured.json"), encoding="utf-8") as f:
         measured = json.load(f)
-    pages = report.pages_with_tables()
+    pages = data.measured.pages_with_tables()
     assert len(pages) > 8
     for text in pages.values():
-        assert report.fill_tables(text, measured) == text
+        assert data.measured.fill_tables(text, measured) == text
         assert "<!-- measured: " in text
 
 
@@ -285,7 +317,7 @@ def test_experiments_sh_shows_commands_that_exist_and_makes_the_runs_that_the_do
         if "--out" in command:
             made.add(command[command.index("--out") + 1])
     tables = []
-    for text in report.pages_with_tables().values():
+    for text in data.measured.pages_with_tables().values():
         tables += [block.split("\n\n")[0] for block in text.split("<!-- measured: tinyworld -->")[1:]]
     named = {name for table in tables for name in re.findall(r"\| `([a-z][\w-]*)` \|", table)}
     assert len(named) > 50 and named <= made, named - made
