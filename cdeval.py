@@ -207,21 +207,21 @@ def read_questions(path):
         fail(f"{path} is not JSON: {error}")
     if not isinstance(items, list) or not items:
         fail(f'{path} is not a list of questions: [{{"Dimension": ..., "Question": ..., ...}}, ...]')
-    seen = set()
+    ids = set()
     for n, item in enumerate(items, 1):
+        where = f"{path}, question {n}"
         missing = [c for c in COLUMNS if not isinstance(item, dict) or not is_text(item.get(c))]
         if missing:
-            fail(f"{path}, question {n}: no {missing[0]!r} (a non-empty string)")
+            fail(f"{where}: no {missing[0]!r} (a non-empty string)")
         if normalize_text(item["Option 1"]) == normalize_text(item["Option 2"]):
-            fail(f"{path}, question {n}: its two options are the same")
-        item["id"] = item.get("id", f"question-{n}")
-        if type(item["id"]) is int:
-            item["id"] = str(item["id"])
+            fail(f"{where}: its two options are the same")
+        name = item.get("id", f"question-{n}")
+        item["id"] = str(name) if type(name) is int else name
         if not is_text(item["id"]):
-            fail(f"{path}, question {n}: the id must be a text, not {item['id']!r}")
-        if item["id"] in seen:
-            fail(f"{path}, question {n}: id {item['id']!r} occurs twice")
-        seen.add(item["id"])
+            fail(f"{where}: the id must be a text, not {name!r}")
+        if item["id"] in ids:
+            fail(f"{where}: id {item['id']!r} occurs twice")
+        ids.add(item["id"])
     return items
 
 
@@ -316,17 +316,15 @@ def make_challenges(tokenizer, queries, answers, lang):
 
 # --------------------------------------------------------------------------- the models
 
-def read_config_json(folder):
-    """config.json of a model's folder or of a run; {} of a hub name, which is taken for a language model"""
-    path = os.path.join(folder, "config.json")
-    return read_json(path) if os.path.exists(path) else {}
-
-
 def resolve_model(name, base=""):
     """
     One of --models -> {"label": its name in tables, "folder": a model folder or a hub name, "base": the language model
-    that a classifier was trained from, "" for a language model}
+    that a classifier was trained from, "" for a language model}. A hub name is taken for a language model.
     """
+    def read_config(folder):
+        path = os.path.join(folder, "config.json")
+        return read_json(path) if os.path.exists(path) else {}
+
     folder = model_folder(name)
     label = name
     if os.path.basename(folder) == "checkpoint":           # of a run
@@ -335,9 +333,9 @@ def resolve_model(name, base=""):
         label = os.path.basename(run) if label.startswith("..") else label
     origin = folder
     classifiers = []
-    while "ForSequenceClassification" in str(read_config_json(origin).get("architectures")):
+    while "ForSequenceClassification" in str(read_config(origin).get("architectures")):
         classifiers.append(origin)                         # a student may have been trained from another student
-        trained_from = read_config_json(os.path.dirname(os.path.abspath(origin))).get("model")
+        trained_from = read_config(os.path.dirname(os.path.abspath(origin))).get("model")
         origin = model_folder(base or str(trained_from or origin))
         if origin in classifiers:
             fail(f"{name} is a classifier and cannot answer in words. Name its language model with --base")
@@ -388,15 +386,12 @@ def answer_log_probs(model, tokenizer, prompts, answers, device, dtype="fp32"):
     """
     import torch
     asked = [(ids + answer[:-1], answer) for ids, pair in zip(prompts, answers) for answer in pair]        # 2 B pairs
-    rows = []                                              # each once
-    for ids, _ in asked:
-        if ids not in rows:
-            rows.append(ids)
+    rows = [list(ids) for ids in dict.fromkeys(tuple(ids) for ids, _ in asked)]        # each once
     longest = max(len(answer) for _, answer in asked)
     batch = pad(rows, tokenizer, device)                   # at the right, where no token of a decoder sees it
     last = batch["attention_mask"].sum(1, keepdim=True) - 1
     columns = (last + torch.arange(1 - longest, 1, device=device)).clamp(min=0)
-    with torch.inference_mode(), autocast(dtype, device), head_reads_only(model, columns):
+    with torch.inference_mode(), autocast(dtype, device, model), head_reads_only(model, columns):
         logits = model(**batch, use_cache=False).logits.float()                # (rows, longest, V)
         total = logits.logsumexp(-1)
     log_p = []
@@ -716,11 +711,6 @@ def collect_probs(items, answers, turn):
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
-def answer_mass(answers, style):
-    """The mean probability of both answers together. Near 0 the model would have answered something else."""
-    return float(np.mean([np.exp(a["log_p"]).sum() for a in answers if a["turn"] == 1 and a["style"] == style]))
-
-
 def summarize_model(items, answers, args):
     """ask_model's answers -> (everything that is reported about the model, a dict; (N,) P(option 1))"""
     dimension, domain = (np.array([item[column] for item in items]) for column in ("Dimension", "Domain"))
@@ -737,8 +727,10 @@ def summarize_model(items, answers, args):
                "consistency": agreements, "weights": dict(zip(STYLES, weights.tolist())),
                "questions_without_answer": int(np.isnan(p).sum()),
                "asked": len(answers), "unread": sum(answer["p"] is None for answer in answers), "mass": None}
-    if args.by == "likelihood":
-        summary["mass"] = {style: answer_mass(answers, style) for style in STYLES}
+    if args.by == "likelihood":                            # of both answers. Near 0 it would have answered otherwise
+        mass = {style: [np.exp(a["log_p"]).sum() for a in answers if a["turn"] == 1 and a["style"] == style]
+                for style in STYLES}
+        summary["mass"] = {style: float(np.mean(p)) for style, p in mass.items()}
     if args.challenge:
         again = collect_probs(items, answers, turn=2)
         flips = {style: 1 - agreement(probs[:, s].ravel(), again[:, s].ravel()) for s, style in enumerate(STYLES)}
@@ -861,24 +853,25 @@ def draw_figures(folder, dimension, summaries, orientations):
 def build_parser():
     count = number(int, 1, 10 ** 9)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", type=path_name, default=["tiny-4"],
-                        help="shipped models, folders, hub names or runs; all are compared with the first")
-    parser.add_argument("--base", default="", help="a classifier's language model (default: from its run's config)")
-    parser.add_argument("--questions", default="own", help="own, public or another data/cdeval/<name>.json; or a path")
-    parser.add_argument("--lang", default="en", help="language of the questions: en, de or zh")
-    parser.add_argument("--context", default="", help="text before every question, for example a persona or a country")
-    parser.add_argument("--by", default="likelihood", choices=["likelihood", "generation"],
-                        help="compare the answers' probabilities, or read what the model writes")
-    parser.add_argument("--samples", type=count, default=1, help="by generation: 1 greedy text a form, or N random")
-    parser.add_argument("--challenge", action="store_true", help="doubt every answer once, and count the flips")
-    parser.add_argument("--weighting", default="mean", choices=["mean", "consistency"],
-                        help="weights of the styles: equal, or larger for consistent ones")
-    parser.add_argument("--batch-size", type=count, default=32, help="prompts per forward pass")
+    add = parser.add_argument
+    add("--models", nargs="+", type=path_name, default=["tiny-4"],
+        help="shipped models, folders, hub names or runs; all are compared with the first")
+    add("--base", default="", help="a classifier's language model (default: from its run's config)")
+    add("--questions", default="own", help="own, public or another data/cdeval/<name>.json; or a path")
+    add("--lang", default="en", help="language of the questions: en, de or zh")
+    add("--context", default="", help="text before every question, for example a persona or a country")
+    add("--by", default="likelihood", choices=["likelihood", "generation"],
+        help="compare the answers' probabilities, or read what the model writes")
+    add("--samples", type=count, default=1, help="by generation: 1 greedy text a form, or N random")
+    add("--challenge", action="store_true", help="doubt every answer once, and count the flips")
+    add("--weighting", default="mean", choices=["mean", "consistency"],
+        help="weights of the styles: equal, or larger for consistent ones")
+    add("--batch-size", type=count, default=32, help="prompts per forward pass")
     # the flags of contract.add_run_flags, without --task: the questions are not a task's
-    parser.add_argument("--out", default="culture", help="where to: a bare name means data/cdeval/seed<seed>/<name>")
-    parser.add_argument("--seed", type=number(int, 0, 2 ** 31), default=0, help="of random texts")
-    parser.add_argument("--max-rows", type=count, default=None, help="ask N questions only, taken evenly from the list")
-    parser.add_argument("--force", action="store_true", help="repeat the run though it is finished")
+    add("--out", default="culture", help="where to: a bare name means data/cdeval/seed<seed>/<name>")
+    add("--seed", type=number(int, 0, 2 ** 31), default=0, help="of random texts")
+    add("--max-rows", type=count, default=None, help="ask N questions only, taken evenly from the list")
+    add("--force", action="store_true", help="repeat the run though it is finished")
     add_model_flags(parser)
     add_prompt_flags(parser)
     return parser

@@ -51,6 +51,7 @@ here an argument has three tries, and those still empty are counted. Its debater
 argument; here they read all earlier rounds.
 """
 import argparse
+import contextlib
 import functools
 import hashlib
 import inspect
@@ -63,7 +64,9 @@ import time
 import numpy as np
 
 from contract import (
+    DAMAGE,
     ROOT,
+    SPLITS,
     add_run_flags,
     append_file,
     broadcast_object,
@@ -461,15 +464,6 @@ def append_missing_blocks(path, identity, pool, rows, earlier, open_assistant):
     write_file(config, json.dumps({**identity, "file": fingerprint(path)}, indent=1))
 
 
-def finished_fingerprint(folder):
-    """The fingerprint of a finished file of transcripts, from its folder's config.json; None if that is damaged"""
-    try:
-        with open_file(os.path.join(folder, "config.json")) as f:
-            return json.load(f)["file"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
-
-
 def load_or_generate_transcripts(rows, pool, args, member, n_rounds, earlier, open_assistant):
     """
     One sample of the assistant's transcripts, from the folder where it is kept; what is missing there is generated.
@@ -482,7 +476,9 @@ def load_or_generate_transcripts(rows, pool, args, member, n_rounds, earlier, op
     folder = os.path.join(run_folder("transcripts", args.task, args.seed), name)
     path = os.path.join(folder, "transcripts.jsonl")
     rows = sorted(rows, key=lambda row: len(row["text"]))                  # little padding
-    written = finished_fingerprint(folder)
+    written = None
+    with contextlib.suppress(*DAMAGE), open_file(os.path.join(folder, "config.json")) as f:
+        written = json.load(f)["file"]                     # the fingerprint of a whole file
     if not broadcast_object(written and count_whole_blocks(path, rows, identity, earlier) == (len(rows), 0)):
         with lock_folder(folder):                          # runs with other judges share it
             append_missing_blocks(path, identity, pool, rows, earlier, open_assistant)
@@ -521,32 +517,18 @@ def transcript_samples(rows, train1, args):
 # --------------------------------------------------------------------------- step 2: the judges
 
 
-def in_both_orders(rows, transcripts, label_rows, args):
-    """
-    Label every row with For in front, then with Against in front. Only debates have two orders.
-
-    label_rows   N rows_with_help -> (N, 2) soft labels
-    returns      (2, N, 2)
-    """
-    for_first = label_rows(rows_with_help(rows, transcripts, "for"))
-    if args.mode != "debate":
-        return np.stack([for_first, for_first])
-    return np.stack([for_first, label_rows(rows_with_help(rows, transcripts, "against"))])
-
-
-def finetuned_judge(transcripts, train1, rows, words, args, device, folder):
-    """train_weak.py's supervisor, with a transcript in front of each row. -> ((2, N, 2), the epoch chosen)"""
-    train1 = rows_with_help(train1, transcripts)
-    model, tokenizer, max_length, best = train_supervisor(train1, words, args, device)
+def finetuned_judge(transcripts, train1, words, args, device, folder):
+    """train_weak.py's supervisor, with a transcript in front of each row. -> (rows to soft labels, the epoch chosen)"""
+    model, tokenizer, max_length, best = train_supervisor(rows_with_help(train1, transcripts), words, args, device)
     save_checkpoint(folder, model, tokenizer)
 
     def label_rows(rows):
         return predict(model, tokenizer, tokenize(tokenizer, rows, max_length), device, args.dtype)
-    return in_both_orders(rows, transcripts, label_rows, args), best["epoch"]
+    return label_rows, best["epoch"]
 
 
-def prompted_judge(transcripts, rows, words, args, device):
-    """The language model without training: yes or no as the next word, from the raw logits. -> (2, N, 2)"""
+def prompted_judge(words, args, device):
+    """The language model without training: yes or no as the next word, from the raw logits. -> rows to soft labels"""
     model, tokenizer, max_length = open_language_model(args.model, device, args, frozen=True)
     words = split_label_words(args.label_words) or words
     instruction = JUDGE_INSTRUCTION.format(no=words[0].strip(), yes=words[1].strip())
@@ -556,7 +538,7 @@ def prompted_judge(transcripts, rows, words, args, device):
         if tokenizer.chat_template:
             texts = apply_chat_template(tokenizer, [f"{instruction}\n\n{text}" for text in texts])
         return next_word_probs(model, tokenizer, texts, words, device, max_length, args.dtype)
-    return in_both_orders(rows, transcripts, label_rows, args)
+    return label_rows
 
 
 def format_rounds(row, rounds):
@@ -627,8 +609,8 @@ def print_agreement(judged, soft_labels, args):
 
 def judge_rows(samples, train1, rows, words, args, device, folder):
     """
-    One judge for each of K samples labels the rows. -> ((K, 2 orders, N, 2) soft labels, the epochs chosen). If a human
-    stops early, there are labels of fewer than N rows.
+    One judge for each of K samples labels the rows with For in front, then with Against in front (only debates have two
+    orders). A human may stop early, and labels fewer rows. -> ((K, 2 orders, N, 2) soft labels, the epochs chosen)
     """
     if args.judge == "human":
         judged, soft_labels = human_judge(samples[0], rows, folder)
@@ -638,13 +620,16 @@ def judge_rows(samples, train1, rows, words, args, device, folder):
     epochs = []
     for k, transcripts in enumerate(samples):
         if args.judge == "prompted":
-            by_judge.append(prompted_judge(transcripts, rows, words, args, device))
+            label_rows = prompted_judge(words, args, device)
         else:
             member_folder = os.path.join(folder, f"member{k}") if k else folder
-            by_order, epoch = finetuned_judge(transcripts, train1, rows, words, args, device, member_folder)
-            by_judge.append(by_order)
+            label_rows, epoch = finetuned_judge(transcripts, train1, words, args, device, member_folder)
             epochs.append(epoch)
-    return np.stack(by_judge), epochs
+        for_first = against_first = label_rows(rows_with_help(rows, transcripts, "for"))
+        if args.mode == "debate":
+            against_first = label_rows(rows_with_help(rows, transcripts, "against"))
+        by_judge.append([for_first, against_first])
+    return np.array(by_judge), epochs
 
 
 # --------------------------------------------------------------------------- step 3: the results
@@ -711,7 +696,7 @@ def show_row(args):
              f"--out {args.out}")
     with reject_damaged(os.path.relpath(folder)):
         rows = {}
-        for split in ("train1", "train2", "valid", "test"):
+        for split in SPLITS:
             rows |= {row["id"]: row for row in read_rows(args.task, split, results["config"]["max_rows"])}
         if args.show not in rows:
             fail(f"--show {args.show!r}: no such id in data/{args.task}. One that is there: {next(reversed(rows))!r}")
@@ -727,23 +712,24 @@ def build_parser():
     add_model_flags(parser, model="tiny-1a")
     add_prompt_flags(parser)
     add_training_flags(parser, epochs=3)
-    parser.add_argument("--mode", default="debate", choices=["none", "interaction", "consultancy", "debate", "support"],
-                        help="the help that the judge gets (default: debate)")
-    parser.add_argument("--assistant", default="tiny-4", help="the strong model that helps")
-    parser.add_argument("--rounds", type=number(int, 1, 3), default=1, help="of a debate")
-    parser.add_argument("--judge", default="finetuned", choices=["finetuned", "prompted", "human"],
-                        help="--model, trained on train1 or not; or you")
-    parser.add_argument("--ensemble", type=number(int, 1, 100), default=1,
-                        help="debates sampled for each row, with a judge each, averaged")
-    parser.add_argument("--temperature", type=number(float, 0.0, 5.0), default=0.3,
-                        help="of the assistant's sampling; 0: always the likeliest word")
-    parser.add_argument("--shots", type=number(int, 0, 100), default=0,
-                        help="demonstrations for the assistant (default: 0 for shipped models, else 2)")
-    parser.add_argument("--label-words", default="",
-                        help="of a prompted judge, for no and yes, as in no,yes (default: those of task.json)")
-    parser.add_argument("--supervisor", default="",
-                        help="folder of the judge without help, to compare with (default: weak, else none, if there)")
-    parser.add_argument("--show", default="", metavar="ID", help="print one row of a finished run, and nothing else")
+    add = parser.add_argument
+    add("--mode", default="debate", choices=["none", "interaction", "consultancy", "debate", "support"],
+        help="the help that the judge gets (default: debate)")
+    add("--assistant", default="tiny-4", help="the strong model that helps")
+    add("--rounds", type=number(int, 1, 3), default=1, help="of a debate")
+    add("--judge", default="finetuned", choices=["finetuned", "prompted", "human"],
+        help="--model, trained on train1 or not; or you")
+    add("--ensemble", type=number(int, 1, 100), default=1,
+        help="debates sampled for each row, with a judge each, averaged")
+    add("--temperature", type=number(float, 0.0, 5.0), default=0.3,
+        help="of the assistant's sampling; 0: always the likeliest word")
+    add("--shots", type=number(int, 0, 100), default=0,
+        help="demonstrations for the assistant (default: 0 for shipped models, else 2)")
+    add("--label-words", default="",
+        help="of a prompted judge, for no and yes, as in no,yes (default: those of task.json)")
+    add("--supervisor", default="",
+        help="folder of the judge without help, to compare with (default: weak, else none, if there)")
+    add("--show", default="", metavar="ID", help="print one row of a finished run, and nothing else")
     return parser
 
 
@@ -794,7 +780,7 @@ def main(argv=None):
         show_row(args)
         return
     # a transcript may depend on the truth of train1 (by demonstrations), and on no other truth
-    train1, *others = (read_rows(args.task, split, args.max_rows) for split in ("train1", "train2", "valid", "test"))
+    train1, *others = (read_rows(args.task, split, args.max_rows) for split in SPLITS)
     rows = without_labels([row for split in others for row in split])
     supervisor = supervisor_folder(args)
     if supervisor is None and args.mode != "none":

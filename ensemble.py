@@ -20,7 +20,7 @@ fused labels.
              dawid-skene         needs no truth: members that agree with the others are reliable
              bayes               Bayes' rule, with each member's errors on held-out labels
              samme               adaboost's weights on the verdicts, as its algorithm says. By default it mixes the
-                                 soft labels with the same weights; gradient boosting has its own steps
+                                 soft labels with them (gradient boosting adds up its steps)
     --calibrate                  divides each member's log odds by a temperature before the fusion
 
 $ python train_weak.py                                          # a single supervisor, to compare with
@@ -60,7 +60,9 @@ import time
 import numpy as np
 
 from contract import (
+    DAMAGE,
     ROOT,
+    SPLITS,
     add_run_flags,
     describe_run,
     fail,
@@ -286,24 +288,22 @@ def learn_recipe(fusion, probs, truth, oob_mask, votes, calibrate=False, voted=1
                              dawid-skene
     """
     recipe = {"combine": fusion}
-    held = oob_mask[0]                                     # boosting: the same rows for every member
-    enough = oob_mask.sum(1) >= FEWEST_TO_CALIBRATE        # an annotator may have labelled next to no row of train1
     weights = [1 / len(probs)] * len(probs)
+    held = oob_mask[0]                                     # boosting: the same rows for every member
     if fusion == "gradient":
         return recipe | {"steps": gradient(log_odds(probs) / 4, truth, held)[0]}
     if fusion == "gradient-released":
         return recipe | {"steps": weights}
-    if calibrate:
-        recipe["temperatures"] = [temperature(p[oob], truth[oob]) if is_enough else 1.0
-                                  for p, oob, is_enough in zip(probs, oob_mask, enough)]
+    if calibrate:                                          # an annotator may have labelled next to no row of train1
+        recipe["temperatures"] = [temperature(p[oob], truth[oob]) if oob.sum() >= FEWEST_TO_CALIBRATE else 1.0
+                                  for p, oob in zip(probs, oob_mask)]
         probs = apply_temperature(probs, recipe["temperatures"])
-    if fusion == "bayes":
-        share_yes = (truth.sum() + 1) / (len(truth) + 2)
-        sensitivity, specificity = reliability(correct(probs[..., 1], 1), truth, oob_mask)
-        return recipe | {"share_yes": float(share_yes), "sensitivity": sensitivity.tolist(),
-                         "specificity": specificity.tolist()}
-    if fusion == "dawid-skene" and len(probs) >= 3:
-        share_yes, sensitivity, specificity = dawid_skene(votes, voted)
+    if fusion == "bayes" or fusion == "dawid-skene" and len(probs) >= 3:
+        if fusion == "bayes":
+            share_yes = float((truth.sum() + 1) / (len(truth) + 2))
+            sensitivity, specificity = reliability(correct(probs[..., 1], 1), truth, oob_mask)
+        else:
+            share_yes, sensitivity, specificity = dawid_skene(votes, voted)
         return recipe | {"share_yes": share_yes, "sensitivity": sensitivity.tolist(),
                          "specificity": specificity.tolist()}
     if fusion == "dawid-skene":
@@ -453,36 +453,28 @@ def choose_size(losses, groups):
 
 # --------------------------------------------------------------------------- what one member is trained on
 #
-# A target function a method: probs (M, N1, 2) of the members before, truth (N1,), counts (N1,) -> {name: (N1, ...)}
-# counts: how often each row of train1 is trained on; rows with 0 are held out
+#   counts     (N1,)   how often each row of train1 is trained on; rows with 0 are held out
 
-
-def bagging_targets(probs, truth, counts):
-    """The truth. A row weighs as often as it was drawn, 1 on average. The members before do not matter."""
-    return {"soft_labels": one_hot(truth), "row_weights": counts * ((counts > 0).sum() / counts.sum())}
-
-
-def adaboost_targets(probs, truth, counts):
-    """The truth. Rows weigh what the errors of the members before make them weigh."""
-    trained = counts > 0
-    row_weights = np.zeros(len(counts))
-    row_weights[trained] = adaboost(misclassified(probs, truth, trained))[2]
-    return bagging_targets(probs, truth, row_weights)
-
-
-def gradient_targets(probs, truth, counts):
-    """What is left of the truth: a member is a correction of the log odds."""
-    return {"residuals": gradient(log_odds(probs) / 4, truth, counts == 0)[1]}
-
-
-def gradient_released_targets(probs, truth, counts):
-    """The targets of the authors' code, less 1/2: there, 1/2 plus a quarter of a member's log odds is a p(yes)."""
-    return {"residuals": gradient_released(0.5 + log_odds(probs) / 4, truth) - 0.5}
-
-
-TARGETS = {"bagging": bagging_targets, "adaboost": adaboost_targets, "gradient": gradient_targets,
-           "gradient-released": gradient_released_targets}
+METHODS = ("bagging", "adaboost", "gradient", "gradient-released")
 GRADIENT_BOOSTING = ("gradient", "gradient-released")
+
+
+def member_targets(method, probs, truth, counts):
+    """
+    What the next member learns: the truth, with a weight for each row (1 on average), or a correction of the log odds.
+
+    probs, truth, counts   (M, N1, 2) of the members before, (N1,), (N1,)
+    returns                {"soft_labels": (N1, 2), "row_weights": (N1,)} or {"residuals": (N1,)}
+    """
+    if method == "gradient":
+        return {"residuals": gradient(log_odds(probs) / 4, truth, counts == 0)[1]}
+    if method == "gradient-released":                      # there 1/2 plus a quarter of the log odds is a p(yes)
+        return {"residuals": gradient_released(0.5 + log_odds(probs) / 4, truth) - 0.5}
+    trained = counts > 0
+    weights = counts.astype(float)                         # a row that was drawn three times weighs three times as much
+    if method == "adaboost":
+        weights[trained] = adaboost(misclassified(probs, truth, trained))[2]
+    return {"soft_labels": one_hot(truth), "row_weights": weights * (trained.sum() / weights.sum())}
 
 
 def member_loss(model, batch):
@@ -506,17 +498,14 @@ def member_score(probs, targets):
 # --------------------------------------------------------------------------- train the members
 
 
-def count_layers(model):
-    """How many blocks a model has (a configuration for texts and images has one of its own for each)."""
-    return model.config.get_text_config().num_hidden_layers
-
-
-def truncate_layers(model, keep):
-    """Keep the first `keep` blocks and the final norm, in place: an ordinary, smaller transformers model."""
+def truncate_layers(model, k):
+    """Cut the last k (modulo n) of n blocks off, in place: an ordinary, smaller transformers model. The norm stays."""
     import torch
-    config = model.config.get_text_config()
+    config = model.config.get_text_config()                # a model of texts and images has another one for images
+    n_layers = config.num_hidden_layers
+    keep = n_layers - k % n_layers
     found = [(name, blocks) for name, blocks in model.base_model.named_modules()
-             if isinstance(blocks, torch.nn.ModuleList) and len(blocks) == config.num_hidden_layers]
+             if isinstance(blocks, torch.nn.ModuleList) and len(blocks) == n_layers]
     if not found:
         fail("--by layers: this model does not keep its blocks in one list; take another --by")
     name, blocks = found[0]
@@ -570,12 +559,10 @@ def load_member(k, words, args, device, pairs=False):
     """Member k before training. -> (model, tokenizer, max_length, prepare_for_training's restore_ordinary)"""
     import torch
     names = checkpoint_names(args)
-    name = names[k % len(names)]
     torch.manual_seed(args.seed)                           # a new head is noise, the same for all members
-    model, tokenizer, max_length = load_classifier(name, args.head, words, device, args, pairs)
+    model, tokenizer, max_length = load_classifier(names[k % len(names)], args.head, words, device, args, pairs)
     if args.by == "layers":
-        n_layers = count_layers(model)
-        truncate_layers(model, n_layers - k % n_layers)
+        truncate_layers(model, k)
     torch.manual_seed(1000 * args.seed + k)                # adapters (--lora) differ from member to member
     model, restore_ordinary = prepare_for_training(model, args)
     if args.by == "features":
@@ -619,7 +606,7 @@ def is_trained(folder, config):
         with open_file(os.path.join(folder, "member.json")) as f:
             member = json.load(f)
         return member["config"] == config and member["outputs"] == output_fingerprints(folder)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except DAMAGE:
         return False
 
 
@@ -661,7 +648,7 @@ def train_members(rows, truth, counts, words, config, home, args, device):
                 if not locked:                             # held until all members are trained
                     stack.enter_context(lock_folder(home))
                     locked = True
-                targets = TARGETS[args.method](probs[:k, :n1], truth, counts[k])
+                targets = member_targets(args.method, probs[:k, :n1], truth, counts[k])
                 model, tokenizer, soft_labels, epoch = train_member(k, rows, words, counts[k], targets, args, device)
                 save_checkpoint(folder, model, tokenizer)
                 write_labels(folder, rows, soft_labels)
@@ -679,36 +666,33 @@ def train_members(rows, truth, counts, words, config, home, args, device):
 # --------------------------------------------------------------------------- fuse their labels, and measure
 
 
-def fuse_first_members(fusion, probs, truth, oob_mask, votes, calibrate):
+def fuse_members(fusion, probs, train1, oob_mask, n_test, calibrate):
     """
-    Fuse the first 1, 2, ... M members. Arguments as in learn_recipe. A row of train1 is labelled by those members alone
-    that were not trained on it. -> M recipes, (M, n) p(yes) of the rows that member 0 was not trained on
+    Fuse the first 1, 2, ... M members, and choose how many of them to use. A row of train1 is labelled by those members
+    alone that were not trained on it.
+
+    probs, oob_mask   (M, N, 2), rows of train1 first and the n_test of test last; (M, N1)
+    returns           (number of members to use, M recipes, (M, n) p(yes) of the rows that member 0 was not trained on)
     """
+    n1 = len(train1)
+    truth = np.array([row["label"] for row in train1])
+    held = oob_mask[0]
+    votes = correct(probs[:, n1:-n_test, 1], 1)
     recipes = []
     p_yes = []
     for m in range(1, len(probs) + 1):
-        recipes.append(learn_recipe(fusion, probs[:m], truth, oob_mask[:m], votes[:m], calibrate))
-        p_yes.append(combine(probs[:m], recipes[-1], oob_mask[:m])[oob_mask[0], 1])
-    return recipes, np.array(p_yes)
+        recipes.append(learn_recipe(fusion, probs[:m, :n1], truth, oob_mask[:m], votes[:m], calibrate))
+        p_yes.append(combine(probs[:m, :n1], recipes[-1], oob_mask[:m])[held, 1])
+    groups = [row["group"] for row, is_held in zip(train1, held) if is_held]
+    return choose_size((np.array(p_yes) - truth[held]) ** 2, groups), recipes, np.array(p_yes)
 
 
-def measure_curve(recipes, held_p_yes, held_truth, test_probs, test):
-    """The first 1, 2, ... M members together, on held-out rows (M, n), (n,) and on test (M, n_test, 2). -> M dicts"""
-    curve = []
-    for m, (recipe, p_yes) in enumerate(zip(recipes, held_p_yes), 1):
-        scores = all_metrics(combine(test_probs[:m], recipe), test)
-        curve.append({"members": m, "held_out_accuracy": accuracy(p_yes, held_truth),
-                      "held_out_brier": float(((p_yes - held_truth) ** 2).mean()),
-                      "test": {name: scores[name] for name in ("accuracy", "auroc", "ece")}})
-    return curve
-
-
-def measure_members(probs, truth, oob_mask, test_probs, test):
+def measure_members(probs, truth, oob_mask, test):
     """Each member by itself on test, and on the rows of train1 that it was not trained on. -> M dicts"""
     members = []
     for k, oob in enumerate(oob_mask):
-        scores = all_metrics(test_probs[k], test)
-        held_out_accuracy = accuracy(probs[k, oob, 1], truth[oob])
+        scores = all_metrics(probs[k, -len(test):], test)
+        held_out_accuracy = accuracy(probs[k, :len(truth)][oob, 1], truth[oob])
         members.append({"held_out_accuracy": held_out_accuracy, "test": scores})
         print(f"{format_metrics(f'member {k}', scores)} | held out {held_out_accuracy:.3f}")
     return members
@@ -724,28 +708,47 @@ def measure_gains(p_yes, baselines, test):
     return gains
 
 
+def measure_curve(recipes, held_p_yes, held_truth, test_probs, test):
+    """The first 1, 2, ... M members together, on held-out rows (M, n), (n,) and on test (M, n_test, 2). -> M dicts"""
+    curve = []
+    for m, (recipe, p_yes) in enumerate(zip(recipes, held_p_yes), 1):
+        scores = all_metrics(combine(test_probs[:m], recipe), test)
+        curve.append({"members": m, "held_out_accuracy": accuracy(p_yes, held_truth),
+                      "held_out_brier": float(((p_yes - held_truth) ** 2).mean()),
+                      "test": {name: scores[name] for name in ("accuracy", "auroc", "ece")}})
+    return curve
+
+
 # --------------------------------------------------------------------------- labels that were not made here
 
 
-def read_supervisors(names, rows, args):
-    """
-    Labels of annotators, which may cover some rows only. -> (M, N, 2) with 1/2 where there is none, (M, N) bool: where
-    there is one
-    """
-    probs = []
-    for name in names:
-        folder = labels_folder(name, args.task, args.seed)
-        probs.append(read_labels(folder, rows, gaps=may_have_gaps(folder)))
-    has_label = np.isfinite(np.array(probs)[..., 1])
-    return np.where(has_label[..., None], np.array(probs, float), 0.5), has_label
+def read_annotators(names, rows, args):
+    """Labels, perhaps of some rows only. -> (M, N, 2) with 1/2 where there is none, (M, N) bool: where there is one"""
+    folders = [labels_folder(name, args.task, args.seed) for name in names]
+    probs = np.array([read_labels(folder, rows, gaps=may_have_gaps(folder)) for folder in folders], float)
+    has_label = np.isfinite(probs[..., 1])
+    return np.where(has_label[..., None], probs, 0.5), has_label
 
 
-def print_reliability(names, votes, has_label, truth, source, most=20):
+def describe_annotators(names, probs, has_label, fused, recipe, truth, most=20):
     """
-    A confusion matrix for each annotator, one a line, and what is odd about it.
+    Print what is odd about each annotator's labels, and a confusion matrix for each, one a line: on the true labels of
+    train1, else on the fused labels. For Dawid and Skene these hold their estimate; the rows of test count here, and
+    not in the recipe.
 
-    votes, has_label   (M, N), (M, N); truth (N,) p(yes), known or estimated; source: what it is
+    probs (M, N, 2), has_label (M, N), fused (N, 2), truth (N1,) of train1, whose rows come first
     """
+    for name, p, has in zip(names, probs, has_label):
+        for warning in label_warnings(p[has, 1]) if has.any() else ["they label no row of this task"]:
+            print(f"WARNING: labels of {name}: {warning}")
+    n_known = int(has_label[:, :len(truth)].any(0).sum())
+    source = f"counted on {n_known:,} true labels of train1"
+    is_estimate = recipe["combine"] == "dawid-skene"
+    if is_estimate or not n_known:
+        truth = np.nan_to_num(fused[:, 1], nan=0.5)
+        source = "as Dawid-Skene estimates them, without any truth" if is_estimate else "counted on the fused labels"
+    has_label = has_label[:, :len(truth)]
+    votes = correct(probs[:, :len(truth), 1], 1)
     sensitivity, specificity = reliability(votes, truth, has_label)
     width = max(map(len, names[:most]))
     print(f"verdicts of each annotator, {source}:\n{'':{width}}  {'':7}  truth is no   truth is yes\n"
@@ -761,46 +764,23 @@ def print_reliability(names, votes, has_label, truth, source, most=20):
         print(f"... and {len(names) - most:,} more")
 
 
-def describe_annotators(names, probs, has_label, fused, recipe, truth):
+def fuse_labels(names, rows, truth, n_test, args):
     """
-    Print what is odd about each annotator's labels, and how reliable they are: on the true labels of train1, else on
-    the fused labels. For Dawid and Skene these hold their estimate; the rows of test count here, and not in the recipe.
+    Fuse the labels of annotators.
 
-    probs (M, N, 2), has_label (M, N), fused (N, 2), truth (N1,) of train1, whose rows come first
+    rows      N rows without labels: those of train1 with the truth (N1,), of train2, of valid, and the n_test of test
+    returns   (fused (N, 2), nan where nobody has labelled a row; recipe; (M, N, 2) labels as they were fused; (M, N)
+              bool: who has labelled what)
     """
-    for name, p, has in zip(names, probs, has_label):
-        for warning in label_warnings(p[has, 1]) if has.any() else ["they label no row of this task"]:
-            print(f"WARNING: labels of {name}: {warning}")
-    votes = correct(probs[..., 1], 1)
-    n1 = len(truth)
-    n_known = int(has_label[:, :n1].any(0).sum())
-    if n_known and recipe["combine"] != "dawid-skene":
-        source = f"counted on {n_known:,} true labels of train1"
-        print_reliability(names, votes[:, :n1], has_label[:, :n1], truth, source)
-    else:
-        source = "counted on the fused labels"
-        if recipe["combine"] == "dawid-skene":
-            source = "as Dawid-Skene estimates them, without any truth"
-        print_reliability(names, votes, has_label, np.nan_to_num(fused[:, 1], nan=0.5), source)
-
-
-def fuse_labels(names, splits, fusion, args):
-    """
-    Fuse the labels of annotators. splits: rows of train1, train2, valid and test -> (fused (N, 2), nan where nobody has
-    labelled a row, recipe, (M, N, 2) labels as they were fused, (M, N) bool: who has labelled what)
-    """
-    truth = np.array([row["label"] for row in splits[0]], float)
-    rows = without_labels(sum(splits, []))
-    probs, has_label = read_supervisors(names, rows, args)
-    in_train1 = np.arange(len(rows)) < len(truth)
-    in_test = np.arange(len(rows)) >= len(rows) - len(splits[-1])
-    known = has_label.any(0) & in_train1
-    if not known.any() and (args.calibrate or fusion in ("bayes", "loglik", "bma")):
+    fusion = args.combine or "mean"
+    probs, has_label = read_annotators(names, rows, args)
+    known = np.flatnonzero(has_label[:, :len(truth)].any(0))
+    if not len(known) and (args.calibrate or fusion in ("bayes", "loglik", "bma")):
         fail(f"--{'calibrate' if args.calibrate else 'combine ' + fusion} needs true labels in train1 of rows that "
              "annotators labelled; there are none. --combine dawid-skene needs none")
-    votes = correct(probs[..., 1], 1)
-    recipe = learn_recipe(fusion, probs[:, known], truth[known[in_train1]], has_label[:, known], votes[:, ~in_test],
-                          args.calibrate, has_label[:, ~in_test])
+    votes = correct(probs[:, :len(rows) - n_test, 1], 1)
+    recipe = learn_recipe(fusion, probs[:, known], truth[known], has_label[:, known], votes, args.calibrate,
+                          has_label[:, :len(rows) - n_test])
     if recipe["combine"] != fusion:
         print(f"note: {fusion} needs three annotators; with {len(names)} it is a vote")
     fused = combine(probs, recipe, has_label).astype(np.float32)
@@ -808,58 +788,47 @@ def fuse_labels(names, splits, fusion, args):
     return fused, recipe, apply_temperature(probs, recipe.get("temperatures")), has_label
 
 
-def plan_fusion(parser, args):
-    """Check the flags of --supervisors. -> (names of the annotators, the fusion, folder and config of the run)"""
-    typed = [key for key in ("method", "by", "members", "models", "epochs", "lr", "model", "head", "lora", "batch_size",
-                             "supervisor") if getattr(args, key) != parser.get_default(key)]
-    if typed:
-        fail(f"--supervisors trains and compares nothing: leave out --{typed[0].replace('_', '-')}")
-    if args.combine == "samme":
-        fail("--combine samme has the weights of --method adaboost")
-    files, _ = read_task(args.task, pairs=True)
-    refuse_errors_by_class(args)
+def fuse_supervisors(parser, args, started):
+    """--supervisors: the stage without training. Annotators' labels in, one label for each row that anybody labelled"""
+    files, _ = check_args(parser, args)
     names = args.supervisors.split(",")
     if names == ["all"]:
         names = read_json(files[-1]).get("annotators")
         if not (isinstance(names, list) and names and all(map(is_text, names))):
             fail(f"--supervisors all: data/{args.task}/task.json names no annotators; name them, as in ann,bob")
-    fusion = args.combine or "mean"
+    read_annotators(names, [], args)                       # is everybody there, with valid labels?
     folders = [labels_folder(name, args.task, args.seed) for name in names]
-    for folder in folders:
-        read_labels(folder, [])                            # is it there, and valid?
     identity = {"role": "fusion", **vars(args), "supervisors": ",".join(names), "model": ",".join(names),
-                "models": None, "combine": fusion, "supervisor": ""}
+                "models": None, "combine": args.combine or "mean", "supervisor": ""}
     inputs = [*files, *(os.path.join(folder, "labels.jsonl") for folder in folders)]
     sources = [*folders, os.path.join(ROOT, "data", args.task, "truth")]
-    return names, fusion, *describe_run(__file__, parser, args, identity, inputs, sources)
-
-
-def fuse_supervisors(parser, args, started):
-    """--supervisors: the stage without training. Annotators' labels in, one label for each row that anybody labelled"""
-    names, fusion, folder, config = plan_fusion(parser, args)
+    folder, config = describe_run(__file__, parser, args, identity, inputs, sources)
     if is_finished(folder, config, args.force):
         return
     with open_run(folder):
-        splits = [read_rows(args.task, name, args.max_rows, may_be_empty=True)
-                  for name in ("train1", "train2", "valid", "test")]
-        fused, recipe, probs, has_label = fuse_labels(names, splits, fusion, args)
-        rows = without_labels(sum(splits, []))
-        n1, n2 = len(splits[0]), len(splits[1])
-        labelled = np.flatnonzero(np.isfinite(fused[:, 1]) & (np.arange(len(rows)) >= n1))
-        extra = {"disagreement": disagreement(probs[:, labelled], has_label[:, labelled]),
-                 "annotators": has_label[:, labelled].sum(0)}
-        write_labels(folder, [rows[i] for i in labelled], fused[labelled], extra)
+        train1, train2, valid, test = (read_rows(args.task, split, args.max_rows, may_be_empty=True)
+                                       for split in SPLITS)
+        truth = np.array([row["label"] for row in train1], float)
+        rows = without_labels(train1 + train2 + valid + test)
+        fused, recipe, probs, has_label = fuse_labels(names, rows, truth, len(test), args)
+        is_labelled = np.isfinite(fused[:, 1])
+        write = np.flatnonzero(is_labelled & (np.arange(len(rows)) >= len(train1)))
+        extra = {"disagreement": disagreement(probs[:, write], has_label[:, write]),
+                 "annotators": has_label[:, write].sum(0)}
+        write_labels(folder, [rows[i] for i in write], fused[write], extra)
 
         # only now are the labels of test read
-        of_test = fused[len(rows) - len(splits[-1]):]
-        known = np.isfinite(of_test[:, 1])
-        test = [row for row, is_known in zip(splits[-1], known) if is_known]
-        covers = f"labels {np.isfinite(fused[n1:n1 + n2, 1]).sum():,} of {n2:,} train2 rows"
-        who = f"supervisor ({recipe['combine']} of {len(names)} annotators)"
+        n_test = len(test)
+        of_test = fused[len(rows) - n_test:]
+        known = is_labelled[len(rows) - n_test:]
+        test = [row for row, is_known in zip(test, known) if is_known]
         scores = all_metrics(of_test[known], test) if test else None
+        n_labelled = is_labelled[len(train1):len(train1) + len(train2)].sum()
+        covers = f"labels {n_labelled:,} of {len(train2):,} train2 rows"
+        who = f"supervisor ({recipe['combine']} of {len(names)} annotators)"
         line = f"{who}: there is no true label of test to compare it with | {covers}"
         if test:
-            line = f"{format_metrics(who, scores)} of {len(splits[-1]):,} test rows | {covers}"
+            line = f"{format_metrics(who, scores)} of {n_test:,} test rows | {covers}"
         write_results(folder, config, "cpu", started, line, test=scores, recipe=recipe, supervisors=names)
 
 
@@ -871,46 +840,49 @@ def build_parser():
     add_run_flags(parser, out="ensemble")
     add_model_flags(parser, model="tiny-1a")
     add_training_flags(parser, epochs=3)
-    parser.add_argument("--method", default="bagging", choices=list(TARGETS), help="how members are trained")
-    parser.add_argument("--by", default="data", choices=["data", "features", "layers", "models"],
-                        help="how members differ")
-    parser.add_argument("--members", type=number(int, 1, 1000), default=5,
-                        help="members to train; how many of them are used is chosen on held-out rows")
-    parser.add_argument("--models", default="tiny-1a,tiny-1b,tiny-1c", help="--by models: checkpoints, taken in turn")
-    parser.add_argument("--combine", default=None,
-                        choices=["mean", "vote", "loglik", "dawid-skene", "bma", "bayes", "samme"],
-                        help="the fusion (default: the mean for bagging; for boosting its own weights or steps)")
-    parser.add_argument("--calibrate", action="store_true",
-                        help="divide each member's log odds by a temperature, from held-out rows, before the fusion")
-    parser.add_argument("--supervisors", default="", metavar="A,B,C",
-                        help="fuse these labels, train nothing: runs, annotators of your own table, or 'all' of them")
-    parser.add_argument("--supervisor", default="", help="the run to compare with (default: weak, if it is there)")
+    add = parser.add_argument
+    add("--method", default="bagging", choices=METHODS, help="how members are trained")
+    add("--by", default="data", choices=["data", "features", "layers", "models"], help="how members differ")
+    add("--members", type=number(int, 1, 1000), default=5,
+        help="members to train; how many of them are used is chosen on held-out rows")
+    add("--models", default="tiny-1a,tiny-1b,tiny-1c", help="--by models: checkpoints, taken in turn")
+    add("--combine", default=None, choices=["mean", "vote", "loglik", "dawid-skene", "bma", "bayes", "samme"],
+        help="the fusion (default: the mean for bagging; for boosting its own weights or steps)")
+    add("--calibrate", action="store_true",
+        help="divide each member's log odds by a temperature, from held-out rows, before the fusion")
+    add("--supervisors", default="", metavar="A,B,C",
+        help="fuse these labels, train nothing: runs, annotators of your own table, or 'all' of them")
+    add("--supervisor", default="", help="the run to compare with (default: weak, if it is there)")
     return parser
+
+
+def check_args(parser, args):
+    """Every check of flags, before any work. -> (files that the result depends on, the task's label words)"""
+    if args.supervisors:
+        for key in ("method", "by", "members", "models", "epochs", "lr", "model", "head", "lora", "batch_size",
+                    "supervisor"):
+            if getattr(args, key) != parser.get_default(key):
+                fail(f"--supervisors trains and compares nothing: leave out --{key.replace('_', '-')}")
+    if args.combine == "samme" and args.method != "adaboost":
+        fail("--combine samme has the weights of --method adaboost")
+    if args.method in GRADIENT_BOOSTING and (args.combine or args.calibrate):
+        fail("members of gradient boosting are corrections, not supervisors: leave out --combine and --calibrate")
+    files, words = read_task(args.task, pairs=True)
+    if args.combine in ("dawid-skene", "bayes") and is_pair(read_rows(args.task, "train2")[0]):
+        fail(f"--combine {args.combine} counts errors on no and on yes, and pairs have no such classes; take mean, "
+             "vote, loglik or bma")                        # which text comes first is a coin flip
+    return files, words
 
 
 def supervisor_to_compare(args):
     """--supervisor -> (name, folder). Without the flag it is weak; if there is no such run, the name is empty."""
-    folder = run_folder(args.supervisor or "weak", args.task, args.seed)
+    name = args.supervisor or "weak"
+    folder = run_folder(name, args.task, args.seed)
     if not args.supervisor and not os.path.exists(os.path.join(folder, "labels.jsonl")):
         print(f"note: no labels at {os.path.relpath(folder)}, so the gain over a single supervisor is not measured")
         return "", folder
-    return args.supervisor or "weak", folder
-
-
-def check_args(args, supervisor_folder):
-    """Every check of flags and paths, before any work."""
-    if args.method in GRADIENT_BOOSTING and (args.combine or args.calibrate):
-        fail("members of gradient boosting are corrections, not supervisors: leave out --combine and --calibrate")
-    if args.combine == "samme" and args.method != "adaboost":
-        fail("--combine samme has the weights of --method adaboost")
-    check_comparison(vars(args), supervisor_folder, ceiling=None)
-
-
-def refuse_errors_by_class(args):
-    """Pairs have no classes: which text comes first is a coin flip."""
-    if args.combine in ("dawid-skene", "bayes") and is_pair(read_rows(args.task, "train2")[0]):
-        fail(f"--combine {args.combine} counts errors on no and on yes, and pairs have no such classes; take mean, "
-             "vote, loglik or bma")
+    check_comparison(vars(args), folder, ceiling=None)
+    return name, folder
 
 
 def find_members(config, folder, args):
@@ -924,10 +896,8 @@ def find_members(config, folder, args):
 
 def train_and_fuse(parser, args, started):
     """The stage with training: members, the fusion of their labels, and what it is worth"""
+    files, words = check_args(parser, args)
     supervisor, supervisor_folder = supervisor_to_compare(args)
-    check_args(args, supervisor_folder if supervisor else None)
-    files, words = read_task(args.task, pairs=True)
-    refuse_errors_by_class(args)
     names = checkpoint_names(args)
     fusion = args.combine or ("mean" if args.method == "bagging" else args.method)
     identity = {"role": "ensemble", **vars(args), "model": ",".join(names), "models": None,      # "model" holds them
@@ -942,41 +912,37 @@ def train_and_fuse(parser, args, started):
     with open_run(folder):
         device = pick_device(args.device)
         train1 = read_rows(args.task, "train1", args.max_rows)
-        splits = [without_labels(read_rows(args.task, name, args.max_rows)) for name in ("train2", "valid", "test")]
-        others = sum(splits, [])
-        n1 = len(train1)
-        n_test = len(splits[-1])
+        train2, valid, test = (without_labels(read_rows(args.task, split, args.max_rows))
+                               for split in ("train2", "valid", "test"))
+        others = train2 + valid + test
         truth = np.array([row["label"] for row in train1])
         members_config, home = find_members(config, folder, args)
         counts = row_counts(train1, args)
         probs = train_members(train1 + others, truth, counts, words, members_config, home, args, device)
 
         oob_mask = counts[:len(probs)] == 0
-        held = oob_mask[0]
-        votes = correct(probs[:, n1:-n_test, 1], 1)
-        recipes, held_p_yes = fuse_first_members(fusion, probs[:, :n1], truth, oob_mask, votes, args.calibrate)
-        held_groups = [row["group"] for row, is_held in zip(train1, held) if is_held]
-        used = choose_size((held_p_yes - truth[held]) ** 2, held_groups)
+        used, recipes, held_p_yes = fuse_members(fusion, probs, train1, oob_mask, len(test), args.calibrate)
         recipe = recipes[used - 1]
-        soft_labels = combine(probs[:used, n1:], recipe).astype(np.float32)
-        extra = None
-        if args.method not in GRADIENT_BOOSTING:           # its members are corrections, not labels
-            calibrated = apply_temperature(probs[:used, n1:], recipe.get("temperatures"))
-            extra = {"disagreement": disagreement(calibrated)}
+        others_probs = probs[:used, len(train1):]
+        soft_labels = combine(others_probs, recipe).astype(np.float32)
+        n_alone = len(probs)
+        extra = {"disagreement": disagreement(apply_temperature(others_probs, recipe.get("temperatures")))}
+        if args.method in GRADIENT_BOOSTING:               # only the first member labels anything by itself
+            n_alone = 1
+            extra = None
         write_labels(folder, others, soft_labels, extra)
 
         # only now are the labels of test read
         test = read_rows(args.task, "test", args.max_rows)
-        test_probs = probs[:, -n_test:]
-        n_alone = 1 if args.method in GRADIENT_BOOSTING else len(probs)        # corrections label nothing by themselves
-        members = measure_members(probs[:n_alone, :n1], truth, oob_mask[:n_alone], test_probs[:n_alone], test)
+        of_test = soft_labels[-len(test):]
+        members = measure_members(probs[:n_alone], truth, oob_mask[:n_alone], test)
         best = int(np.argmax([member["held_out_accuracy"] for member in members]))
-        baselines = {f"member {best}, the best on held-out rows": test_probs[best, :, 1]}
+        baselines = {f"member {best}, the best on held-out rows": probs[best, -len(test):, 1]}
         if supervisor:
             baselines[f"supervisor {supervisor}"] = read_labels(supervisor_folder, test)[:, 1]
-        gains = measure_gains(soft_labels[-n_test:, 1], baselines, test)
-        curve = measure_curve(recipes, held_p_yes, truth[held], test_probs, test)
-        scores = all_metrics(soft_labels[-n_test:], test)
+        gains = measure_gains(of_test[:, 1], baselines, test)
+        curve = measure_curve(recipes, held_p_yes, truth[oob_mask[0]], probs[:, -len(test):], test)
+        scores = all_metrics(of_test, test)
         line = format_metrics(f"supervisor ({fusion} of {used} of {len(probs)} members)", scores)
         write_results(folder, config, device, started, line, test=scores, members_used=used, recipe=recipe,
                       curve=curve, members=members, gains=gains, members_folder=os.path.basename(home))
@@ -985,9 +951,8 @@ def train_and_fuse(parser, args, started):
 def main(argv=None):
     parser = build_parser()
     args = parser.parse_args(argv)
-    started = time.time()
     stage = fuse_supervisors if args.supervisors else train_and_fuse
-    stage(parser, args, started)
+    stage(parser, args, time.time())
 
 
 if __name__ == "__main__":

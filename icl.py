@@ -335,7 +335,7 @@ def read_prefix(model, prefix, device, dtype="fp32"):
     model.eval()
     ids = torch.tensor([prefix], device=device)
     last = torch.tensor([[len(prefix) - 1]], device=device)
-    with torch.inference_mode(), autocast(dtype, device), head_reads_only(model, last):
+    with torch.inference_mode(), autocast(dtype, device, model), head_reads_only(model, last):
         cache = getattr(model(ids, use_cache=True), "past_key_values", None)
     if type(cache) is not DynamicCache or {type(c) for c in cache.layers} - {DynamicLayer, DynamicSlidingWindowLayer}:
         return None
@@ -358,7 +358,7 @@ def score_prompts(model, tokenizer, ids, word_ids, device, dtype="fp32", tokens=
     longest = max(rest, key=len)
     in_two_ways = [predict(model, tokenizer, [ids[0][:n_prefix] + longest], device, dtype, tokens, whole),
                    predict(model, tokenizer, [longest], device, dtype, tokens, after_prefix)]
-    is_bf16 = use_bf16(dtype, device) or model.dtype == torch.bfloat16
+    is_bf16 = use_bf16(dtype, device, model.config) or model.dtype == torch.bfloat16
     if np.abs(in_two_ways[0] - in_two_ways[1]).max() > (0.05 if is_bf16 else 1e-3):
         print("note: this model's cache is not exact (its positions depend on the length); every prompt is read whole")
         return predict(model, tokenizer, ids, device, dtype, tokens, whole)

@@ -2,7 +2,7 @@
 Open a model, feed it batches, read its predictions: everything about models that more than one stage needs.
 
     open       pick_device, open_checkpoint, load_classifier, open_language_model
-    batches    tokenize, truncate, pad, pad_left
+    batches    tokenize, truncate, pad
     predict    classify (two logits a row), forward_all (any outputs, any number of rows), predict (soft labels)
     compare    a reward model gives each text one score; the scores of a pair are its two logits
     prompt     apply_chat_template, encode_prompts, next_word_probs: p(yes) as the next word, nothing is generated
@@ -17,9 +17,11 @@ Needs   contract.py
 """
 import contextlib
 import copy
+import ctypes
 import itertools
 import json
 import os
+import platform
 import re
 import threading
 
@@ -28,6 +30,7 @@ import numpy as np
 from contract import fail, hub_commit, import_hub, model_folder, number, path_name, read_json, text_keys
 
 TEMPLATE_SECONDS = 20                # a chat template needs a millisecond
+CPU_BF16_WIDTH = 256                 # narrower models, such as tinyworld's, stay in fp32 on every CPU
 PAIR = -1                            # in a list of ids: here the first text of a pair ends, and the second begins
 
 # --------------------------------------------------------------------------- device and checkpoint
@@ -40,7 +43,8 @@ def add_model_flags(parser, model=None):
                             help="a shipped model, a local folder (also a run's), a hub name, or name@revision")
     parser.add_argument("--device", default="", help="cuda|mps|cpu (default: the best there is)")
     parser.add_argument("--dtype", default="auto", choices=["auto", "fp32", "bf16"],
-                        help="bf16: autocast over fp32 weights; auto: bf16 on GPUs that have it")
+                        help="bf16: autocast over fp32 weights; auto: bf16 on GPUs that have it, and on CPUs that have "
+                             f"it if the model is at least {CPU_BF16_WIDTH} wide")
     parser.add_argument("--trust-remote-code", action="store_true",
                         help="run code that a hub repository brings; off for safety")
     parser.add_argument("--max-length", type=number(int, 8, 1 << 24), default=1024,
@@ -75,21 +79,42 @@ def pick_device(asked):
         device = "cpu"
         reason = "no CUDA and no MPS here"
     print(f"device: {device} ({reason})")
+    if device == "cpu":
+        keep_freed_memory()
     return device
 
 
-def use_bf16(dtype, device):
-    """Is bf16 autocast on? auto: on GPUs that are fast at it. On CPU only if asked: the numbers move a little."""
+def keep_freed_memory():
+    """
+    glibc hands large blocks that are freed back to the kernel, and each training step then waits for pages to be filled
+    with zeros. From now on this process keeps them: the same numbers, 1.1 to 1.5 times as fast (docs/scaling.md). Other
+    C libraries (macOS, Windows, musl) have no such switch and are left alone.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        for parameter, n_bytes in ((-1, 2 ** 31 - 1), (-3, 2 ** 30)):          # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+            ctypes.CDLL(None).mallopt(parameter, n_bytes)
+
+
+def use_bf16(dtype, device, config):
+    """
+    Is bf16 autocast on for the model of this config? auto: on GPUs that are fast at it, and on CPUs that are (AVX-512
+    BF16 or AMX) for models that are wide enough. docs/scaling.md has what it gives and how far numbers move.
+    """
     import torch
-    if dtype == "auto":
-        return device.startswith("cuda") and torch.cuda.is_bf16_supported(including_emulation=False)
-    return dtype == "bf16"
+    if dtype != "auto":
+        return dtype == "bf16"
+    if device.startswith("cuda"):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device != "cpu" or getattr(config.get_text_config(), "hidden_size", 0) < CPU_BF16_WIDTH:
+        return False
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
-def autocast(dtype, device):
+def autocast(dtype, device, model):
     """The forward pass's precision: bf16 over fp32 weights where use_bf16, else fp32."""
     import torch
-    return torch.autocast(device.split(":")[0], torch.bfloat16, enabled=use_bf16(dtype, device), cache_enabled=False)
+    enabled = use_bf16(dtype, device, model.config)
+    return torch.autocast(device.split(":")[0], torch.bfloat16, enabled=enabled, cache_enabled=False)
 
 
 def trusts_code(flags):
@@ -199,9 +224,9 @@ def open_checkpoint(name, kind, device, flags=None, frozen=False, **config_chang
     import transformers
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    in_bf16 = frozen and use_bf16(getattr(flags, "dtype", "fp32"), device)
     try:
         tokenizer, config, max_length = open_config(name, flags, **config_changes)
+        in_bf16 = frozen and use_bf16(getattr(flags, "dtype", "fp32"), device, config)
         add_classifier_class(config)
         path, source = find_source(name)
         model, info = getattr(transformers, kind).from_pretrained(
@@ -415,9 +440,9 @@ def load_classifier(name, head, words, device, flags=None, pairs=False):
 def is_causal(model, device, dtype):
     """Do a token's logits depend on nothing after it? Those of BERT and XLNet do, whatever their class is called."""
     import torch
-    with torch.inference_mode(), autocast(dtype, device):
+    with torch.inference_mode(), autocast(dtype, device, model):
         one, other = model(input_ids=torch.tensor([[1, 2, 3], [1, 2, 4]], device=device)).logits[:, 0].float()
-    tolerance = 1e-2 if use_bf16(dtype, device) else 1e-5
+    tolerance = 1e-2 if use_bf16(dtype, device, model.config) else 1e-5
     return torch.allclose(one, other, rtol=0, atol=tolerance * float(one.abs().max()))
 
 
@@ -529,26 +554,22 @@ def show_ids(tokenizer, ids):
     return " or ".join(repr(tokenizer.decode(text_ids)) for text_ids in split_pairs([ids]))
 
 
-def pad(ids, tokenizer, device):
+def pad(ids, tokenizer, device, side="right"):
     """
-    Lists of ids -> {"input_ids", "attention_mask"}, (B, T) each, padded at the right. B pairs are 2 B texts, each a
-    before its b: (2 B, T).
+    Lists of ids -> {"input_ids", "attention_mask"}, (B, T) each. B pairs are 2 B texts, each a before its b: (2 B, T).
+
+    side   where the padding stands. "left", for generation: every prompt's last token is in the last column
     """
     import torch
     ids = split_pairs(ids)
     width = max(map(len, ids))
-    filler = tokenizer.pad_token_id or 0
-    return {"input_ids": torch.tensor([i + [filler] * (width - len(i)) for i in ids], device=device),
-            "attention_mask": torch.tensor([[1] * len(i) + [0] * (width - len(i)) for i in ids], device=device)}
 
-
-def pad_left(ids, tokenizer, device):
-    """The same, padded at the left: every prompt's last token is in the last column, as generation needs it."""
-    import torch
-    width = max(map(len, ids))
-    filler = tokenizer.pad_token_id or 0
-    return {"input_ids": torch.tensor([[filler] * (width - len(i)) + i for i in ids], device=device),
-            "attention_mask": torch.tensor([[0] * (width - len(i)) + [1] * len(i) for i in ids], device=device)}
+    def filled(rows, filler):
+        gaps = [[filler] * (width - len(row)) for row in rows]
+        halves = zip(rows, gaps) if side == "right" else zip(gaps, rows)
+        return torch.tensor([left + right for left, right in halves], device=device)
+    return {"input_ids": filled(ids, tokenizer.pad_token_id or 0),
+            "attention_mask": filled([[1] * len(i) for i in ids], 0)}
 
 
 # --------------------------------------------------------------------------- predictions
@@ -616,7 +637,7 @@ def forward_all(model, tokenizer, ids, device, dtype="fp32", tokens=8192, output
     model.eval()
     with torch.no_grad(), tqdm(total=len(ids), desc="predicting", unit="row", disable=None, leave=False) as bar:
         for indices in batches_by_tokens([len(i) for i in ids], tokens):
-            with autocast(dtype, device):
+            with autocast(dtype, device, model):
                 outputs = output_fn(model, pad([ids[i] for i in indices], tokenizer, device)).float().cpu().numpy()
             if out is None:
                 out = np.zeros((len(ids), *outputs.shape[1:]), dtype=np.float32)
@@ -879,13 +900,13 @@ def generate_batches(model, tokenizer, prompts, device, max_length, max_new_toke
         torch.manual_seed(1_000_003 * seed + k)
         texts = []
         for piece in same_state(model, indices, [len(i) for i in ids]):
-            batch = pad_left([ids[i] for i in piece], tokenizer, device)
+            batch = pad([ids[i] for i in piece], tokenizer, device, side="left")
             width = batch["input_ids"].shape[1]
 
             def ended(tokens, scores, width=width, **_):
                 texts = decode_replies(tokenizer, tokens[:, width:])
                 return torch.tensor([any(stop in text for stop in stops) for text in texts], device=tokens.device)
-            with torch.inference_mode(), autocast(dtype, device):
+            with torch.inference_mode(), autocast(dtype, device, model):
                 out = model.generate(**batch, **sampling, max_new_tokens=max_new_tokens, eos_token_id=ends or None,
                                      repetition_penalty=1.0, pad_token_id=tokenizer.pad_token_id,
                                      stopping_criteria=[ended])

@@ -115,7 +115,4 @@ commands() {
     # the tables and report.html, a page to look at, over every seed that was run
     run python report.py --html ${task:+--task "$task"}
 }
-if [ "$preset" = tinyworld ]; then                       # glibc keeps what a short step frees: a tenth faster
-    export MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TRIM_THRESHOLD_=2147483647
-fi
 if [ -n "$dry" ]; then commands; else commands | python jobs.py ${jobs[@]+"${jobs[@]}"}; fi

@@ -885,13 +885,9 @@ def main(argv=None):
 
         # only now are the rows of test used, and the truth of valid for the curve
         test = read_rows(args.task, "test", args.max_rows, may_be_empty=True)
-        test_probs = np.empty((0, 2), np.float32)
-        if test:
-            test_probs = predict(model, tokenizer, tokenize(tokenizer, test, max_length), device, args.dtype)
         also = read_also(args)
-        also_probs = np.empty((0, 2), np.float32)
-        if also:
-            also_probs = predict(model, tokenizer, tokenize(tokenizer, also, max_length), device, args.dtype)
+        test_probs, also_probs = (predict(model, tokenizer, tokenize(tokenizer, rows, max_length), device, args.dtype)
+                                  if rows else np.empty((0, 2), np.float32) for rows in (test, also))
         if args.control == "untrained" and len(bought):
             few = probs[bought]
             truth = read_labels(plan.truth_folder, [train2[i] for i in bought])[:, 1]

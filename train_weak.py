@@ -72,6 +72,7 @@ from models import (
     restore_weights,
     show_ids,
     tokenize,
+    use_bf16,
 )
 
 # --------------------------------------------------------------------------- the maths
@@ -149,10 +150,17 @@ def compute_gradients(model, indices, make_batch, loss_fn, micro_batch_size, pre
     Add the gradient of one batch's mean loss to the parameters. The batch may go through the model in pieces of
     `micro_batch_size` rows: the same gradient, with less memory.
 
-    target_fn   sees the logits of the whole batch, computed once more without gradient, and replaces its soft labels
+    target_fn   sees the logits of the whole batch, and replaces its soft labels. They are computed once more for it,
+                without gradient, if the batch is in pieces or the loss is not soft_label_loss
     """
     import torch
     pieces = [make_batch(indices[k:k + micro_batch_size]) for k in range(0, len(indices), micro_batch_size)]
+    if target_fn and len(pieces) == 1 and loss_fn is soft_label_loss:
+        with precision:
+            logits = classify(model, pieces[0])
+        targets = target_fn(logits.detach(), pieces[0]["soft_labels"], progress)
+        (soft_xent(logits, targets).sum() / len(indices)).backward()
+        return
     if target_fn:
         with torch.no_grad(), precision:
             logits = torch.cat([classify(model, piece) for piece in pieces])
@@ -186,7 +194,9 @@ def fit(model, lengths, make_batch, loss_fn, args, device, target_fn=None, after
     fused = device.split(":")[0] in ("cpu", "cuda")
     optimizer = torch.optim.AdamW(trainable_params, lr=args.lr, weight_decay=0.0, fused=fused)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, steps))
-    precision = autocast(args.dtype, device)
+    precision = autocast(args.dtype, device, model)
+    if device == "cpu" and use_bf16(args.dtype, device, model.config) and max(lengths, default=0) <= 128:
+        model.set_attn_implementation("eager")             # torch's fused attention takes long for short rows in bf16
     micro_batch_size = args.micro_batch_size or args.batch_size
     step = 0
     with tqdm(total=steps, desc="fine-tuning", unit="step", disable=None, leave=False) as bar:

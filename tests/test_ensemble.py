@@ -42,6 +42,7 @@ from ensemble import (
     line_search,
     log_odds,
     loglik_weights,
+    member_targets,
     posterior,
     temperature,
 )
@@ -346,7 +347,7 @@ def test_weighing_a_row_is_the_same_loss_as_repeating_it(monkeypatch):
     rng = np.random.default_rng(0)
     counts = bag_counts(list(range(30)), rng)
     truth = rng.integers(0, 2, 30)
-    targets = ensemble.bagging_targets(np.empty((0, 30, 2)), truth, counts)
+    targets = member_targets("bagging", np.empty((0, 30, 2)), truth, counts)
     logits = torch.randn(30, 2, dtype=torch.float64)
     monkeypatch.setattr(ensemble, "classify", lambda model, batch: logits)
     drawn = torch.tensor(np.repeat(np.arange(30), counts))
@@ -376,7 +377,7 @@ def test_a_truncated_member_reads_a_hidden_layer_and_is_an_ordinary_model(tiny, 
     batch = models.pad([[5, 6, 7], [8, 9]], tokenizer, "cpu")
     kept = model.config.num_hidden_layers - 1
     member = copy.deepcopy(model)
-    ensemble.truncate_layers(member, kept)
+    ensemble.truncate_layers(member, 1)
     assert member.config.num_hidden_layers == kept == len(member.transformer.h)
     hidden = []
 
@@ -429,13 +430,13 @@ def test_targets_weigh_and_score_only_rows_that_belong_to_them():
     truth = np.array([1, 0, 1, 0, 1])
     counts = np.array([1, 1, 1, 1, 0])
     p = soft([[0.9, 0.1, 0.9, 0.9, 0.1]])                  # wrong on row 3, and on row 4, which is held out
-    targets = ensemble.adaboost_targets(p, truth, counts)
+    targets = member_targets("adaboost", p, truth, counts)
     assert targets["row_weights"] == pytest.approx([4 / 6, 4 / 6, 4 / 6, 4 / 2, 0])
-    residuals = ensemble.gradient_targets(p[:0], truth, counts)["residuals"]
+    residuals = member_targets("gradient", p[:0], truth, counts)["residuals"]
     assert residuals == pytest.approx(truth - 0.5)
     held_targets = {"residuals": residuals[counts == 0]}
     assert ensemble.member_score(soft([sigmoid(2.0)]), held_targets) == pytest.approx(0)
-    residuals = ensemble.gradient_released_targets(p[:0], truth, counts)["residuals"]
+    residuals = member_targets("gradient-released", p[:0], truth, counts)["residuals"]
     assert residuals == pytest.approx(truth - 0.5)         # y, as p(yes) = 1/2 + log odds / 4
     assert log_odds(soft([sigmoid(2.0)])) / 4 == pytest.approx(0.5)
 

@@ -2,7 +2,7 @@
 Pitfall 10: memory does not grow with the number of micro-batches, and gradient checkpointing saves memory. A model is
 opened without a second copy, and frozen in bf16 it takes what docs/scaling.md computes.
 
-python -m pytest tests/test_memory.py          # 4 s: one process of its own, whose peak is read after each step
+python -m pytest tests/test_memory.py          # 4 s: two processes, whose peaks are read after each step
 """
 import json
 import os
@@ -99,32 +99,29 @@ def measure():
     return {name: peak - peaks["warm-up"] for name, peak in peaks.items()}
 
 
-@pytest.fixture(scope="module")
-def measured(tmp_path_factory):
-    """{"opening": as measure_opening, on Linux, which alone forgets a peak; "steps": as measure}"""
-    folder = tmp_path_factory.mktemp("llama")
-    done = warm.run(conftest.ROOT, os.path.abspath(__file__), folder)
+def in_new_process(*words):
+    """What this file prints as JSON in a process of its own: freed memory of other measurements would blur a peak."""
+    done = warm.run(conftest.ROOT, os.path.abspath(__file__), *words)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_pitfall_10_peak_memory_does_not_grow_with_the_number_of_micro_batches(measured):
-    peaks = measured["steps"]
+def test_pitfall_10_peak_memory_does_not_grow_with_the_number_of_micro_batches():
+    peaks = in_new_process()
     two, many, target, checkpoints, whole = (peaks[name] for name in STEPS)
     assert many < two + 0.1 * whole, peaks                 # eight times the rows, hardly more memory
     assert target < two + 0.1 * whole, peaks
     assert whole > 4 * many, peaks                         # without micro-batches memory does grow
-    assert whole > 1.1 * checkpoints, peaks
+    assert whole > 1.2 * checkpoints, peaks
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux forgets a peak")
-def test_a_model_is_opened_without_a_second_copy_and_frozen_in_half_the_memory(measured):
-    found = measured["opening"]
+def test_a_model_is_opened_without_a_second_copy_and_frozen_in_half_the_memory(tmp_path):
+    found = in_new_process(tmp_path)
     assert found["peak"] < 1.6 * found["weights"], found   # a second copy would make it 2 at least
     assert found["frozen"] == pytest.approx(found["computed"])
     assert found["frozen"] < 0.75 * found["weights"]
 
 
 if __name__ == "__main__":
-    opening = measure_opening(sys.argv[1]) if sys.platform == "linux" else None
-    print(json.dumps({"opening": opening, "steps": measure()}))
+    print(json.dumps(measure_opening(sys.argv[1]) if sys.argv[1:] else measure()))

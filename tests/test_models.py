@@ -20,6 +20,7 @@ import transformers
 import contract
 import ensemble
 import families
+import models
 from conftest import ROOT
 from models import (
     answer_word_ids,
@@ -197,6 +198,33 @@ def test_prediction_returns_every_row_in_its_place_and_distinct_doubts_stay_dist
     order = np.random.default_rng(0).permutation(33)
     shuffled = predict(model, tokenizer, [ids[i] for i in order], "cpu", tokens=64)
     assert np.abs(shuffled - p[order]).max() < 1e-5
+
+
+def test_freed_memory_is_kept_with_glibc_and_other_c_libraries_are_left_alone(monkeypatch):
+    called = []
+
+    class Library:
+        def __init__(self, name):
+            self.mallopt = lambda *setting: called.append(setting)
+    monkeypatch.setattr(models.ctypes, "CDLL", Library)
+    monkeypatch.setattr(models.platform, "libc_ver", lambda: ("", ""))         # macOS, Windows; of musl ("libc", "1.2")
+    models.pick_device("cpu")
+    assert not called
+    monkeypatch.setattr(models.platform, "libc_ver", lambda: ("glibc", "2.36"))
+    models.pick_device("cpu")
+    assert called == [(-1, 2 ** 31 - 1), (-3, 2 ** 30)]
+
+
+def test_auto_takes_bf16_on_a_cpu_that_has_it_for_wide_models_alone(monkeypatch):
+    wide, narrow = (transformers.LlamaConfig(hidden_size=size) for size in (models.CPU_BF16_WIDTH, 128))
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    for has_it in (True, False):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda has_it=has_it: has_it)
+        assert [models.use_bf16("auto", "cpu", config) for config in (wide, narrow)] == [has_it, False]
+        assert [models.use_bf16(dtype, "cpu", narrow) for dtype in ("fp32", "bf16")] == [False, True]
+    for name in ("tiny-1a", "tiny-4"):
+        config = transformers.AutoConfig.from_pretrained(contract.model_folder(name))
+        assert config.hidden_size < models.CPU_BF16_WIDTH  # as docs/results were measured
 
 
 def test_dropout_is_off(encoder):
@@ -457,8 +485,9 @@ def test_a_model_of_texts_and_images_is_an_ordinary_classifier_of_texts(tmp_path
     transformers.Gemma3ForConditionalGeneration(config).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     model, tokenizer, max_length = load_classifier(str(tmp_path), "lm", WORDS, "cpu")
-    assert max_length == 128 and ensemble.count_layers(model) == 2
-    ensemble.truncate_layers(model, 1)
+    assert max_length == 128
+    ensemble.truncate_layers(model, 1)                     # one of two
+    assert model.config.get_text_config().num_hidden_layers == 1
     ids = families.random_ids([3, 20, 35])
     before = predict(model, tokenizer, ids, "cpu")
     contract.save_checkpoint(str(tmp_path / "run"), model, tokenizer)

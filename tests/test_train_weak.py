@@ -129,6 +129,15 @@ def test_pitfall_05_micro_batches_change_nothing_threshold_included(loss, monkey
         assert (in_pieces - whole).abs().max() < 1e-4 * whole.abs().max()
 
 
+@pytest.mark.parametrize(("flags", "passes"), [({}, 1), ({"micro_batch_size": 8}, 6)])
+def test_a_loss_of_the_whole_batch_takes_a_second_pass_only_in_pieces(flags, passes, monkeypatch):
+    seen = []
+    classify = train_weak.classify
+    monkeypatch.setattr(train_weak, "classify", lambda *inputs: seen.append(1) or classify(*inputs))
+    train_tiny(train_strong.LOSSES["logconf"], batch_size=24, epochs=1, **flags)
+    assert len(seen) == passes                             # 24 rows: one step
+
+
 def test_pitfall_09_one_step_moves_the_weights_also_under_bf16_autocast():
     def layer_weights(model):
         """Of all layers. The bias of the keys has no gradient: it cancels in the softmax of the attention."""
@@ -137,6 +146,7 @@ def test_pitfall_09_one_step_moves_the_weights_also_under_bf16_autocast():
     before = load_classifier(TINY, "lm", WORDS, "cpu")[0]
     after = train_tiny(batch_size=24, lr=1e-5, dtype="bf16")
     assert all(p.dtype == torch.float32 for p in after.parameters())
+    assert (before.config._attn_implementation, after.config._attn_implementation) == ("sdpa", "eager")
     assert flat_weights(before).shape == flat_weights(after).shape
     assert (layer_weights(before) != layer_weights(after)).float().mean() > 0.99
 
