@@ -471,7 +471,8 @@ def fit_pairs(model, tokenizer, better_ids, worse_ids, weights, args, device):
         return bradley_terry(better, worse, batch["weights"])
 
     one_epoch = argparse.Namespace(**{**vars(args), "epochs": 1})
-    fit(model, [1] * len(weights), make_batch, pair_loss, one_epoch, device)           # lengths do not order the pairs
+    longest = max(map(len, better_ids + worse_ids))        # of one length: it does not order the pairs
+    fit(model, [longest] * len(weights), make_batch, pair_loss, one_epoch, device)
 
 
 def train_learner(checkpoint, rows, p_yes, pairs, words, args, device, folder):

@@ -18,7 +18,7 @@ cd "$(dirname "$0")"
 die() { echo "error: $1" >&2; exit 2; }
 
 every=base,methods,systematic,split,ensembles,debate,icl,phase2,tasks,culture,pairs
-real=real,real_fusion,real_safety,real_icl,real_culture,real_students,real_oversight,real_more
+real=real,real_fusion,real_safety,real_icl,real_culture,real_students,real_pairs,real_oversight,real_more
 seeds=0,1,2,3,4 chapters=$every
 while [ $# -gt 0 ]; do
     case "$1" in
@@ -257,7 +257,7 @@ opinions() {
 }
 
 real() {                                                     # pretrained models on rows with released labels
-    for part in fusion safety icl culture students oversight more; do real_$part; done
+    for part in fusion safety icl culture students pairs oversight more; do real_$part; done
 }
 
 real_tasks() {
@@ -303,6 +303,16 @@ real_students() {                                            # Gemma's runs: 4 m
     gemma_of_gpt2 student-window --loss window
 }
 gemma_of_gpt2() { released "$1" --labels gpt2 --ceiling ceiling "${@:2}"; }
+
+real_pairs() { real_tasks; first reward_models; }            # docs/results/preferences.md
+reward_models() {                                            # MiniLM's reward model supervises SmolLM2's
+    two="--task sciq-qwen-pairs --seed $seed --max-rows 1000"
+    python train_weak.py $two --model $minilm --lr 1e-4
+    two="$two --model $smollm --dtype bf16 --epochs 1 --lr 5e-5"
+    python train_strong.py $two --labels truth --out ceiling
+    python train_strong.py $two --labels weak --ceiling ceiling --out student
+    python train_strong.py $two --labels weak --ceiling ceiling --out student-untrained --control untrained
+}
 
 real_safety() {                                              # tiny-1a and MiniLM supervise; MiniLM learns
     real_tasks
