@@ -19,8 +19,9 @@ them, by default one a round):
                  likeliest answer to a question should score above the one that fooled the student.
     5 update     --update picks the next round's evaluator: the trained student (student); the old evaluator's first
                  model, trained on the student's labels (distill); old evaluator and student together (ensemble); the
-                 old evaluator, calibrated again (none). Its threshold is set so that it says yes as often as the
-                 critic did; the random audits then fit its confidence, and move its threshold a little.
+                 old evaluator, calibrated again (none). Its threshold is set so that the share of yes is the mean of
+                 the critic's p(yes), but for none; the random audits then fit its confidence, and move its threshold a
+                 little.
     6 guard      The update is rejected, with a line, if the new evaluator is worse than the old one, beyond chance, on
                  the random audits of all rounds so far.
 
@@ -115,9 +116,10 @@ def to_soft_labels(p_yes):
 
 def matching_threshold(z, share):
     """
-    The score that this share of the rows exceed. An evaluator with this threshold says yes as often as the labels that
-    its model was trained on. Its model does not: trained on labels of 0.47 on average, a student that separates right
-    from wrong poorly scores most rows just below 0. Without this threshold, critics of later rounds say yes less and
+    The score that this share of the rows exceed. With the mean p(yes) of the labels that a model was trained on as the
+    share, its evaluator says yes as often as these labels expect. At threshold 0 it does not: trained on labels of 0.47
+    on average, a student that separates right from wrong poorly scores most rows just below 0, and critics of later
+    rounds say yes less and
     less (docs/results/phase2.md). Burns et al. choose the threshold of their confidence loss in the same way (A.4).
 
     >>> matching_threshold([-3., -2., -1., 0.], 0.5)
@@ -495,8 +497,14 @@ def train_learner(checkpoint, rows, p_yes, pairs, words, args, device, folder):
 
 # --------------------------------------------------------------------------- 5 update, 6 guard
 
-def update_members(members, learner, rows, guards, words, args, device, folder):
-    """The members of the next round's evaluator, as --update says. learner: a checkpoint, trained on these rows."""
+def update_members(evaluator, learner, rows, guards, threshold_of, words, args, device, folder):
+    """
+    The members of the next round's evaluator, as --update says.
+
+    learner        a checkpoint, trained on these rows
+    threshold_of   members -> the threshold that they will have
+    """
+    members = evaluator["members"]
     if args.update == "none":
         return members
     if args.update == "student":
@@ -506,8 +514,9 @@ def update_members(members, learner, rows, guards, words, args, device, folder):
         home = os.path.join(folder, "evaluator")
         distilled = train_learner(members[0]["checkpoint"], rows, p_yes, [], words, args, device, home)
         return [{"checkpoint": distilled, "weight": 1.0}]
-    z_old = evaluator_scores(members, guards, words, args, device)
-    z_new = score_texts(learner, guards, words, args, device)
+    new = [{"checkpoint": learner, "weight": 1.0}]
+    z_old, z_new = (evaluator_scores(some, guards, words, args, device) - threshold
+                    for some, threshold in ((members, evaluator["threshold"]), (new, threshold_of(new))))
     w = mixing_weight(z_old, z_new, [row["label"] for row in guards])
     return [{**m, "weight": m["weight"] * (1 - w)} for m in members] + [{"checkpoint": learner, "weight": w}]
 
@@ -582,17 +591,15 @@ def play_round(k, evaluator, guards, rows, test, words, args, device, folder):
     # 5 update
     share = float(p_yes[:len(rows)].mean())
 
-    def calibrated(members):
-        threshold = matching_threshold(evaluator_scores(members, rows, words, args, device), share)
-        return calibrate(members, threshold, guards, words, args, device)
-    members = update_members(evaluator["members"], learner, kept_rows, guards, words, args, device, folder)
-    if args.update == "none":                              # a static evaluator keeps its threshold
-        new = calibrate(members, evaluator["threshold"], guards, words, args, device)
-    else:
-        new = calibrated(members)
+    def threshold_of(members):
+        return matching_threshold(evaluator_scores(members, rows, words, args, device), share)
+    members = update_members(evaluator, learner, kept_rows, guards, threshold_of, words, args, device, folder)
+    threshold = evaluator["threshold"] if args.update == "none" else threshold_of(members)
+    new = calibrate(members, threshold, guards, words, args, device)
     # 6 guard
     evaluator, verdict = guard_update(evaluator, new, guards, words, args, device)
-    untrained = calibrated([{"checkpoint": student, "weight": 1.0}])
+    control = [{"checkpoint": student, "weight": 1.0}]     # before training
+    untrained = calibrate(control, threshold_of(control), guards, words, args, device)
     success_after = attack_success(learner, test, words, args, device)
     return evaluator, untrained, {
         "student": student, "rows": len(kept), "attacks": len(attacks), "notes": n_notes, "audits": len(audits),

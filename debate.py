@@ -629,6 +629,7 @@ def judge_rows(samples, train1, rows, words, args, device, folder):
         if args.mode == "debate":
             against_first = label_rows(rows_with_help(rows, transcripts, "against"))
         by_judge.append([for_first, against_first])
+        del label_rows                                     # and with it the judge's model, before the next is opened
     return np.array(by_judge), epochs
 
 

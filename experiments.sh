@@ -262,7 +262,7 @@ real() {                                                     # pretrained models
 
 real_tasks() {
     gemma=$MODELS/gemma3-270m smollm=$MODELS/smollm2-135m minilm=$MODELS/minilm-22m
-    [ -f data/sciq-gpt2-0/task.json ] || python data/sciq/released.py "$ROWS"
+    [ -f data/sciq-gpt2-0/task.json ] && [ -f data/sciq-qwen-pairs/task.json ] || python data/sciq/released.py "$ROWS"
     [ -f data/sciq-sample/task.json ] ||
         python data/sciq/prepare.py --from-file "$ROWS/sciq_sample.json" --task sciq-sample
     [ -f data/safety-sample/task.json ] ||
@@ -297,6 +297,7 @@ real_students() {                                            # Gemma's runs: 4 m
     big=$smollm released smollm-ceiling --labels truth
     big=$smollm released smollm-student --labels gpt2 --ceiling smollm-ceiling
     gemma_of_gpt2 student-hard --hard
+    fuse mean --combine mean
     gemma_of_gpt2 student-fused --labels fused-mean --supervisor gpt2
     gemma_of_gpt2 student-chain --chain $smollm,$gemma
     gemma_of_gpt2 student-confident --clean confident

@@ -79,7 +79,7 @@ def pick_device(asked):
         device = "cpu"
         reason = "no CUDA and no MPS here"
     print(f"device: {device} ({reason})")
-    if device == "cpu":
+    if device.split(":")[0] == "cpu":
         keep_freed_memory()
     return device
 
@@ -91,8 +91,10 @@ def keep_freed_memory():
     C libraries (macOS, Windows, musl) have no such switch and are left alone.
     """
     if platform.libc_ver()[0] == "glibc":
-        for parameter, n_bytes in ((-1, 2 ** 31 - 1), (-3, 2 ** 30)):          # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
-            ctypes.CDLL(None).mallopt(parameter, n_bytes)
+        mallopt = ctypes.CDLL(None).mallopt
+        trim, mmap = -1, -3                                # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+        if mallopt(mmap, 2 ** 30) or mallopt(mmap, 2 ** 25):                   # older ones refuse more than 2^25
+            mallopt(trim, 2 ** 31 - 1)                     # alone it would make things slower
 
 
 def use_bf16(dtype, device, config):
@@ -101,11 +103,15 @@ def use_bf16(dtype, device, config):
     BF16 or AMX) for models that are wide enough. docs/scaling.md has what it gives and how far numbers move.
     """
     import torch
+    if config.model_type == "deberta":                     # it masks with the smallest fp32, which bf16 cannot hold
+        if dtype == "bf16":
+            fail("--dtype bf16: transformers' DeBERTa (version 1) cannot be computed in bf16; use --dtype fp32")
+        return False
     if dtype != "auto":
         return dtype == "bf16"
     if device.startswith("cuda"):
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device != "cpu" or getattr(config.get_text_config(), "hidden_size", 0) < CPU_BF16_WIDTH:
+    if device.split(":")[0] != "cpu" or getattr(config.get_text_config(), "hidden_size", 0) < CPU_BF16_WIDTH:
         return False
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 

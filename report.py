@@ -678,13 +678,15 @@ def main(argv=None):
     tasks = sorted({path.split(os.sep)[-4] for path in paths})
     if not tasks:
         fail(f"no finished run under data/{args.task or ''}. Make one first:  bash run.sh")
+    if args.docs:
+        from data.measured import fill_docs, pages_with_tables
+        pages_with_tables()                                # now, and not after all the reports
     cached_fingerprint.cache_clear()                       # a notebook may call main() again after new runs
     predictions_on_test.cache_clear()
     reports = {}
     for task in [task for task in tasks if task != "cdeval"] or tasks:     # cdeval's tables stand in every report
         reports[task] = report_task(task, args.html)
     if args.docs:
-        from data.measured import fill_docs
         fill_docs(reports, culture_texts(find_runs("cdeval")[0]))
 
 

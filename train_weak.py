@@ -195,7 +195,9 @@ def fit(model, lengths, make_batch, loss_fn, args, device, target_fn=None, after
     optimizer = torch.optim.AdamW(trainable_params, lr=args.lr, weight_decay=0.0, fused=fused)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, steps))
     precision = autocast(args.dtype, device, model)
-    if device == "cpu" and use_bf16(args.dtype, device, model.config) and max(lengths, default=0) <= 128:
+    usual_attention = getattr(model.config, "_attn_implementation", None)
+    in_bf16 = use_bf16(args.dtype, device, model.config)
+    if device.split(":")[0] == "cpu" and in_bf16 and max(lengths, default=0) <= 128:
         model.set_attn_implementation("eager")             # torch's fused attention takes long for short rows in bf16
     micro_batch_size = args.micro_batch_size or args.batch_size
     step = 0
@@ -213,6 +215,8 @@ def fit(model, lengths, make_batch, loss_fn, args, device, target_fn=None, after
                 bar.update()
                 if after_step:
                     after_step(step, steps)
+    if usual_attention and model.config._attn_implementation != usual_attention:
+        model.set_attn_implementation(usual_attention)     # labels are those of the checkpoint that is opened again
 
 
 # --------------------------------------------------------------------------- memory, and the best epoch

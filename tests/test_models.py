@@ -202,17 +202,30 @@ def test_prediction_returns_every_row_in_its_place_and_distinct_doubts_stay_dist
 
 def test_freed_memory_is_kept_with_glibc_and_other_c_libraries_are_left_alone(monkeypatch):
     called = []
+    largest = 2 ** 30
+
+    def mallopt(parameter, n_bytes):                       # 0: refused
+        called.append((parameter, n_bytes))
+        return int(parameter != -3 or n_bytes <= largest)
 
     class Library:
         def __init__(self, name):
-            self.mallopt = lambda *setting: called.append(setting)
+            self.mallopt = mallopt
     monkeypatch.setattr(models.ctypes, "CDLL", Library)
     monkeypatch.setattr(models.platform, "libc_ver", lambda: ("", ""))         # macOS, Windows; of musl ("libc", "1.2")
     models.pick_device("cpu")
     assert not called
     monkeypatch.setattr(models.platform, "libc_ver", lambda: ("glibc", "2.36"))
     models.pick_device("cpu")
-    assert called == [(-1, 2 ** 31 - 1), (-3, 2 ** 30)]
+    assert called == [(-3, 2 ** 30), (-1, 2 ** 31 - 1)]
+    called.clear()
+    largest = 2 ** 25                                      # older versions
+    models.pick_device("cpu")
+    assert called == [(-3, 2 ** 30), (-3, 2 ** 25), (-1, 2 ** 31 - 1)]
+    called.clear()
+    largest = 0                                            # the other setting alone would make things slower
+    models.pick_device("cpu")
+    assert called == [(-3, 2 ** 30), (-3, 2 ** 25)]
 
 
 def test_auto_takes_bf16_on_a_cpu_that_has_it_for_wide_models_alone(monkeypatch):
@@ -222,6 +235,10 @@ def test_auto_takes_bf16_on_a_cpu_that_has_it_for_wide_models_alone(monkeypatch)
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda has_it=has_it: has_it)
         assert [models.use_bf16("auto", "cpu", config) for config in (wide, narrow)] == [has_it, False]
         assert [models.use_bf16(dtype, "cpu", narrow) for dtype in ("fp32", "bf16")] == [False, True]
+        deberta = transformers.DebertaConfig(hidden_size=models.CPU_BF16_WIDTH)
+        assert not models.use_bf16("auto", "cpu", deberta)                     # its mask overflows in bf16
+        with pytest.raises(SystemExit):
+            models.use_bf16("bf16", "cpu", deberta)
     for name in ("tiny-1a", "tiny-4"):
         config = transformers.AutoConfig.from_pretrained(contract.model_folder(name))
         assert config.hidden_size < models.CPU_BF16_WIDTH  # as docs/results were measured
