@@ -162,10 +162,16 @@ def find_levels(rows, *names):
 
 
 def mean_line(name, x, seeds):
-    """A line of means over seeds, from the worst to the best one. seeds (S, len(x))"""
+    """
+    A line of means over seeds, from the worst to the best one. seeds (S, len(x))
+
+    >>> mean_line("a", [0], [[0.1]] * 3)["mean"]           # and not 0.10000000000000002, above the best seed
+    [0.1]
+    """
     a = np.array(seeds, float)
-    return {"name": f"{name}, {count(len(a), 'seed')}", "x": list(x), "mean": a.mean(0).tolist(),
-            "low": a.min(0).tolist(), "high": a.max(0).tolist()}
+    low, high = a.min(0), a.max(0)
+    return {"name": f"{name}, {count(len(a), 'seed')}", "x": list(x), "mean": a.mean(0).clip(low, high).tolist(),
+            "low": low.tolist(), "high": high.tolist()}
 
 
 SEED_BARS = "error bars: worst and best seed"

@@ -502,8 +502,8 @@ def draw_dots(chart):
             y += 1
             for m in dot["marks"]:
                 k = chart["kinds"].index(m["kind"])
-                axes.errorbar(m["mean"], y, xerr=[[m["mean"] - m["low"]], [m["high"] - m["mean"]]], marker="os"[k],
-                              color=COLOURS[k], capsize=2, label=m["kind"])
+                bars = [[max(0, m["mean"] - m["low"])], [max(0, m["high"] - m["mean"])]]         # not -1e-17
+                axes.errorbar(m["mean"], y, xerr=bars, marker="os"[k], color=COLOURS[k], capsize=2, label=m["kind"])
     for level in chart["levels"]:
         axes.axvline(level["at"], linestyle=DASHES[level["name"]], color="black",
                      label=f"{level['name']}, {level['at']:.3f}")
