@@ -19,8 +19,8 @@ The tasks are theirs. The strategies come from elsewhere. Every task gets the sa
 
 Controls stand in the same table: the student's model without training, the same calibrated on as many true labels as
 the budget buys, and a student of labels that were dealt to other rows at random (train_strong.py --control). On
-toxicity a second naive student is trained on texts that the supervisor sampled: greedy texts alone turn a frequent
-habit into a rule.
+toxicity a second naive student is trained on texts that the supervisor sampled: greedy texts alone could turn a
+frequent habit into a rule.
 
 This script runs other stages, and trains nothing itself. It prints each command, so that it can be copied, changed and
 run alone. Finished runs are skipped.
@@ -33,7 +33,7 @@ $ python align_tasks.py --task toxicity --prompts 20 --samples 5       # fewer s
 Other models, with a GPU and the hub: --model is the student, --supervisor-model the supervisor. --members are the
 supervisors of the ensemble, --ladder the models between supervisor and student:
 
-$ python align_tasks.py --task safety-real --supervisor-model gpt2 --members gpt2,EleutherAI/pythia-160m \
+$ python align_tasks.py --task safety-real --supervisor-model gpt2 --members gpt2,EleutherAI/pythia-160m \\
       --ladder gpt2-medium --model gpt2-large --lr 1e-5
 
 --scorer is a classifier with a label "toxic" (default: tinyworld's list of rude words). The perplexity of --reader, a

@@ -33,7 +33,7 @@ Does the loop do anything? Each round prints a control: its student before train
 the new evaluator. If that is as good, the loop has only bought a larger model. The second control is a direct jump with
 the same budget: as many rows, bought labels and training steps.
 
-$ python auto_align.py --ceiling ceiling                              # from weak, up tiny-2, tiny-3, tiny-4: a minute
+$ python auto_align.py --ceiling ceiling                              # from weak, up tiny-2, -3, -4: half a minute
 $ python auto_align.py --ladder tiny-4 --audit 48 --out align-jump    # the jump to tiny-4, with the same budget
 $ python auto_align.py --evaluator weak,crowd --out align-best        # from the one with the better accuracy on valid
 $ python auto_align.py --audit 0 --out align-audit0                   # without human labels: study collapse

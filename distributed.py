@@ -23,7 +23,7 @@ help:
    of each weight, of its gradient and of Adam's moments. Process 0 reads the model and broadcasts it layer by layer. A
    layer's weights are gathered just before the layer computes and dropped after it.
 
-So N processes do the arithmetic of one, in another order: fp32 loss curves agree to about 1e-6
+So N processes do the arithmetic of one, in another order: fp32 loss curves agree to 1e-5
 (tests/test_distributed.py). Where nothing is trained, the files are the same byte for byte. Process 0 alone prints,
 writes and decides whether a run is finished. Stages that were not made for several processes are refused.
 

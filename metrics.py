@@ -6,7 +6,8 @@ How good are labels, how far did a student come, and could it be chance?
 A PGR is a quotient of two small differences: one point of accuracy can be thirty points of PGR. Three habits keep it
 honest. Supervisor, student and ceiling are scored on the same rows, and differ only in the labels they learned from.
 Its interval comes from resampling questions, not rows, and runs, where there are several. Where the ceiling is not
-clearly above the supervisor, a sentence says so and no PGR is printed.
+above the supervisor, a sentence says so and no PGR is printed. Where the gap is within its noise, the PGR has no
+interval.
 
 Where one class is rare, a model that never says yes has a high accuracy. So all three are compared by balanced accuracy
 if the classes are uneven by more than 70/30 (--metric accuracy, balanced or auroc chooses). A model that says only one

@@ -14,7 +14,8 @@ Reads   data/<task>/seed*/<run>/{results.json, labels.jsonl}, data/<task>/test.j
 Writes  data/<task>/report.md and prints it: a table for each stage, mean over seeds; one debate; the cultural
         orientations (the same in every report: they belong to no task). With matplotlib also report-*.png.
         --html: data/<task>/report.html, which opens from disk (page.py)
-        --docs: data/measured.json, and the tables and figures of this project's pages (data/measured.py)
+        --docs: data/measured.json, the tables and figures of this project's pages, and the accuracies in course/
+        (data/measured.py)
 
 Intervals are 95 % by bootstrap over questions and over seeds (metrics.bootstrap). With one seed they do not include the
 variation between seeds: run three or more before you believe a difference. "minus student" is the paired difference to
@@ -655,7 +656,8 @@ def build_parser():
                         help='--check: rows of {"id", "label"} (default: test of the task)')
     parser.add_argument("--metric", default="auto", choices=["auto", *METRICS], help="--check: what a PGR compares")
     parser.add_argument("--html", action="store_true", help="also write report.html, one page to look at")
-    parser.add_argument("--docs", action="store_true", help="fill the tables of README.md and docs/results, too")
+    parser.add_argument("--docs", action="store_true",
+                        help="fill the tables of README.md and docs/results and the accuracies in course/, too")
     return parser
 
 

@@ -1,5 +1,6 @@
 """
-What was measured, and the pages of this project that show it: nobody types a number into a table of README.md or docs/.
+What was measured, and the pages of this project that show it: nobody types a number into a marked
+table of README.md or docs/results/.
 
 $ python report.py --docs                   # after the runs of experiments.sh
 
