@@ -138,15 +138,20 @@ def test_a_loss_of_the_whole_batch_takes_a_second_pass_only_in_pieces(flags, pas
     assert len(seen) == passes                             # 24 rows: one step
 
 
-def test_pitfall_09_one_step_moves_the_weights_also_under_bf16_autocast():
+def test_pitfall_09_one_step_moves_the_weights_also_under_bf16_autocast(monkeypatch):
     def layer_weights(model):
         """Of all layers. The bias of the keys has no gradient: it cancels in the softmax of the attention."""
         return torch.cat([p.detach().flatten() for name, p in model.named_parameters()
                           if ".h." in name and "attn.c_attn.bias" not in name])
     before = load_classifier(TINY, "lm", WORDS, "cpu")[0]
+    used = []                                              # the attention of each forward pass
+    classify = train_weak.classify
+    monkeypatch.setattr(train_weak, "classify", lambda model, *inputs: used.append(model.config._attn_implementation)
+                        or classify(model, *inputs))
     after = train_tiny(batch_size=24, lr=1e-5, dtype="bf16")
     assert all(p.dtype == torch.float32 for p in after.parameters())
-    assert (before.config._attn_implementation, after.config._attn_implementation) == ("sdpa", "eager")
+    assert set(used) == {"eager"}                          # in training alone: labels are made as a reopened model does
+    assert before.config._attn_implementation == after.config._attn_implementation == "sdpa"
     assert flat_weights(before).shape == flat_weights(after).shape
     assert (layer_weights(before) != layer_weights(after)).float().mean() > 0.99
 
