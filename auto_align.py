@@ -119,8 +119,8 @@ def matching_threshold(z, share):
     The score that this share of the rows exceed. With the mean p(yes) of the labels that a model was trained on as the
     share, its evaluator says yes as often as these labels expect. At threshold 0 it does not: trained on labels of 0.47
     on average, a student that separates right from wrong poorly scores most rows just below 0, and critics of later
-    rounds say yes less and
-    less (docs/results/phase2.md). Burns et al. choose the threshold of their confidence loss in the same way (A.4).
+    rounds say yes less and less (docs/results/phase2.md). Burns et al. choose the threshold of their confidence loss in
+    the same way (A.4).
 
     >>> matching_threshold([-3., -2., -1., 0.], 0.5)
     -1.5
@@ -496,6 +496,7 @@ def train_learner(checkpoint, rows, p_yes, pairs, words, args, device, folder):
 
 
 # --------------------------------------------------------------------------- 5 update, 6 guard
+
 
 def update_members(evaluator, learner, rows, guards, threshold_of, words, args, device, folder):
     """

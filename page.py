@@ -70,6 +70,37 @@ def name_supervisor(config, run):
     return run
 
 
+def name_rounds(config):
+    """
+    Phase 2: the rounds, and what differs from auto_align.py's defaults
+
+    >>> name_rounds({"evaluator": "weak", "ladder": "tiny-4", "audit": 48})
+    '1 round of tiny-4, 48 audits'
+    >>> name_rounds({"evaluator": "data/task-coin/seed0/weak", "ladder": "tiny-2,tiny-4", "audit": 16, "doubt": 0.0})
+    '2 rounds, tiny-2 to tiny-4, from task-coin/weak, no notes'
+    """
+    get = config.get
+    ladder = [os.path.basename(model) for model in str(get("ladder")).split(",")]
+    models = f" of {ladder[0]}" if len(set(ladder)) == 1 else f", {ladder[0]} to {ladder[-1]}"
+    parts = [count(len(ladder), "round") + models]
+    starts = str(get("evaluator")).split(",")
+    if len(starts) > 1:
+        parts.append(f"from the best of {len(starts)}")
+    elif starts != ["weak"]:
+        place = [part for part in starts[0].split("/") if part != "data" and not part.startswith("seed")]
+        parts.append("from " + "/".join(place[-2:]))
+    if get("update", "student") != "student":
+        parts.append(f"update: {get('update')}")
+    if get("audit", 16) != 16:
+        parts.append(f"{get('audit') or 'no'} audits")
+    parts += [f"no {name}" for key, name in (("attack_share", "attacks"), ("doubt", "notes")) if get(key) == 0]
+    if get("pairwise"):
+        parts.append("pairs too")
+    if get("loss", "xent") != "xent":
+        parts.append(LOSS_NAMES.get(get("loss"), get("loss")))
+    return ", ".join(parts)
+
+
 def name_student(config, run, supervisors):
     """
     A student's flags -> (group of methods, readable name). supervisors: {run: readable name}
@@ -81,10 +112,7 @@ def name_student(config, run, supervisors):
     """
     get = config.get
     if get("role") == "align":
-        ladder = str(get("ladder")).split(",")
-        start = "" if get("evaluator") == "weak" else f", starts from the best of {get('evaluator')}"
-        update = "" if get("update", "student") == "student" else f", update: {get('update')}"
-        return "phase 2", ("one round: " if len(ladder) == 1 else "") + " → ".join(ladder) + start + update
+        return "phase 2", name_rounds(config)
     budget = get("truth_budget")
     parts = []
     if get("control") == "untrained":

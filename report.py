@@ -490,7 +490,8 @@ def draw_dots(chart):
     names = []
     for group in chart["groups"]:
         names += [group["name"]] * bool(group["name"]) + [f"{dot['name']} ({dot['seeds']})" for dot in group["dots"]]
-    figure, axes = new_figure(chart, (7, 1.7 + 0.21 * len(names)))
+    width = max(7, 3.5 + 0.08 * max(map(len, names), default=0))               # inches: long names do not take the axis
+    figure, axes = new_figure(chart, (width, 1.7 + 0.21 * len(names)))
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.4, -0.6)                  # the first line on top
     for text in axes.get_yticklabels():

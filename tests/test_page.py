@@ -95,7 +95,8 @@ def test_the_data_of_a_page_by_hand(full):
     assert data["story"]["pgr"].startswith("0.50 [") and data["missing"] == {} and data["sections"] == page.SECTIONS
     assert set(data["charts"]) == {"elicitation", "students", "ensembles", "oversight", "shots", "rounds"}
     groups = {group["name"]: [dot["name"] for dot in group["dots"]] for group in data["charts"]["students"]["groups"]}
-    assert groups == {"naive": ["naive student"], "losses": ["confidence loss"], "phase 2": ["tiny-2 → tiny-4"]}
+    assert groups == {"naive": ["naive student"], "losses": ["confidence loss"],
+                      "phase 2": ["2 rounds, tiny-2 to tiny-4"]}
     evaluator = data["charts"]["rounds"]["lines"][0]
     assert evaluator["x"] == [0, 1, 2] and evaluator["mean"] == [0.5, 0.7, 0.6]
     assert evaluator["name"] == "evaluator, 2 seeds"

@@ -349,3 +349,13 @@ def test_phase_2_in_a_row():
         [a_round(0.5, 0.5, [0.4, 0.3], True), a_round(0.5, 0.8, [0.2, 0.3], False)]])
     assert row == {"evaluator by round": "0.500 → 0.600 → 0.850", "untrained by round": "0.500 → 0.750",
                    "attacks succeed": "0.200", "updates rejected": "1 of 4", "labels bought": "32"}
+
+
+def test_long_names_do_not_take_the_place_of_the_axis():
+    """Fault: beside names of 70 characters all dots of a figure stood within an inch."""
+    pytest.importorskip("matplotlib")
+    dots = [{"name": "a" * 90, "seeds": 3, "marks": [{"kind": "student", "mean": 0.7, "low": 0.6, "high": 0.8}]}]
+    figure = report.draw_dots({"groups": [{"name": "g", "dots": dots}], "kinds": ["student"], "levels": [], "bars": "b",
+                               "title": "t", "xlabel": "x"})
+    figure.draw_without_rendering()
+    assert figure.axes[0].get_position().width * figure.get_size_inches()[0] > 2
