@@ -175,6 +175,10 @@ def import_libraries(n_threads):
 
 def become(words, out=None):
     """Turn a new process into `python WORDS`. out: a file for everything that it prints"""
+    if torch := sys.modules.get("torch"):
+        # a fork leaves torch's pool of threads behind, and the next call makes another: if that were one of the threads
+        # in which transformers loads weights, another one could find none ("Invalid thread pool!")
+        torch.set_num_threads(torch.get_num_threads())
     if out:
         file = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(file, 1)

@@ -119,3 +119,28 @@ def test_run_sh_names_every_run_that_a_command_reads():
     for name in ("student", "icl", "crowd", "oversight", "align"):
         assert jobs.must_wait(outs[name], outs["weak"]), name
     assert not jobs.must_wait(outs["ceiling"], outs["weak"])
+
+
+FORK = """
+import multiprocessing, os, sys
+sys.path.insert(0, os.getcwd())
+import jobs, torch
+jobs.import_libraries(1)
+calls = []
+torch.set_num_threads = calls.append
+process = multiprocessing.get_context("fork").Process(target=jobs.become, args=([sys.argv[1]],))
+process.start()
+process.join()
+print(calls)
+"""
+
+
+def test_a_forked_command_has_threads_of_its_own_before_its_script_starts(tmp_path):
+    """
+    Fault: of many forked commands one could not load its model ("Invalid thread pool!"): two of the threads that load
+    weights found the parent's pool at the same moment. On a busy machine two of three processes with 16 threads failed.
+    """
+    script = tmp_path / "script.py"
+    script.write_text("import torch\nprint(torch.set_num_threads.__self__)")              # the list of calls
+    done = warm.run(ROOT, "-c", FORK, script)
+    assert done.stdout.split() == ["[1]", "[]"], done.stdout + done.stderr
