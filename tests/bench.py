@@ -1,7 +1,7 @@
 """
 How fast the loops are, beside the plain way a user would otherwise write each. A benchmark, not a test.
 
-$ python tests/bench.py                                          # CPU, five minutes on two idle cores; one table
+$ python tests/bench.py                                          # CPU, ten minutes on two idle cores; one table
 $ python tests/bench.py --cases fine-tune,label --shapes tiny    # some of it
 $ python tests/bench.py --device cuda --dtype bf16               # sizes that fill a GPU (never run: no GPU was at hand)
 $ MODELS=folder python tests/bench.py                            # real models too: each model's folder in `folder`
@@ -32,6 +32,7 @@ that a case needed beyond what was in use before it (Linux or CUDA).
 Needs tinyworld's rows (python data/tinyworld/prepare.py).
 """
 import argparse
+import copy
 import importlib.util
 import json
 import os
@@ -50,7 +51,7 @@ import torch
 
 import icl
 from contract import read_labels, read_rows
-from models import freeze, generate, load_classifier, next_word_probs, open_language_model, predict
+from models import freeze, fuse_activations, generate, load_classifier, next_word_probs, open_language_model, predict
 from train_weak import batch_maker, fit, prepare_for_training, soft_label_loss, soft_xent
 
 WORDS = [" no", " yes"]
@@ -64,7 +65,7 @@ LLAMAS = {"llama-tiny": {"num_hidden_layers": 2, "hidden_size": 64, "intermediat
           "llama-7b": {"num_hidden_layers": 32, "hidden_size": 4096, "intermediate_size": 11008,
                        "num_attention_heads": 32, "vocab_size": 32000}}
 # rows for (fine-tune, label, first word, generate); plain ways of one row at a time get a few of them
-ROWS = {"tiny": (512, 2048, 512, 128), "gpt2": (96, 256, 64, 32), "gpt2-large": (4096, 16384, 2048, 512)}
+ROWS = {"tiny": (512, 2048, 512, 128), "gpt2": (320, 512, 64, 32), "gpt2-large": (4096, 16384, 2048, 512)}
 NEW_TOKENS = 32                                            # of the case "generate"
 CLASSIFIER_CASES = {"fine-tune", "trainer", "one row", "label", "attention", "compile"}
 # (case, shape or "", dtype or "", what, at least)
@@ -289,6 +290,8 @@ def bench_classifier(shape, cases, args, autocast):
     fit_labels = labels[:n_fit]
     label_ids = ids[:n_label]
     model, tokenizer = open_for_training(shape, device)
+    plain_model = copy.deepcopy(model)                     # as transformers makes it
+    fuse_activations(model)
     width = model.config.hidden_size
     fit_flops = 6 * count_matrix_weights(model) * sum(map(len, fit_ids))
     label_flops = 2 * count_matrix_weights(model) * sum(map(len, label_ids))
@@ -306,10 +309,10 @@ def bench_classifier(shape, cases, args, autocast):
     def against(name, plain, n_plain=n_fit, ours=our_fit):
         compare(name, shape, ours, n_fit, plain, n_plain, args, fit_flops, width, autocast)
     if "label" in cases:
-        compare("label", shape, our_label, n_label, lambda: plain_label(model, label_ids, device, autocast), n_label,
-                args, label_flops, width, autocast)
+        compare("label", shape, our_label, n_label, lambda: plain_label(plain_model, label_ids, device, autocast),
+                n_label, args, label_flops, width, autocast)
     if "fine-tune" in cases:
-        against("fine-tune", lambda: plain_fit(model, fit_ids, fit_labels, fit_args, device, autocast))
+        against("fine-tune", lambda: plain_fit(plain_model, fit_ids, fit_labels, fit_args, device, autocast))
     if "one row" in cases:
         against("one row", lambda: our_fit(n=n_few, fit_args=one_row_args), n_few)
     if "trainer" in cases and importlib.util.find_spec("accelerate") is None:
@@ -317,7 +320,7 @@ def bench_classifier(shape, cases, args, autocast):
     elif "trainer" in cases:
         with tempfile.TemporaryDirectory() as folder:
             against("trainer",
-                    lambda: trainer_fit(model, tokenizer, fit_ids, fit_labels, fit_args, device, folder))
+                    lambda: trainer_fit(plain_model, tokenizer, fit_ids, fit_labels, fit_args, device, folder))
     if "attention" in cases and shape in SHAPES:
         eager = open_for_training(shape, device, attention="eager")[0]
         against("attention", lambda: our_fit(eager))

@@ -229,7 +229,8 @@ def run_two(house, *command, before=""):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     env = {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    code = f"import os\nos.environ |= {env!r}\nos.environ['LOCAL_RANK'] = os.environ['RANK']\n"
+    code = f"import os, torch\nos.environ |= {env!r}\nos.environ['LOCAL_RANK'] = os.environ['RANK']\n"
+    code += "torch.set_num_threads(1)\n"
     return warm.run(house, *command, before=code + before, processes=2)
 
 

@@ -229,19 +229,35 @@ def test_freed_memory_is_kept_with_glibc_and_other_c_libraries_are_left_alone(mo
 
 
 def test_auto_takes_bf16_on_a_cpu_that_has_it_for_wide_models_alone(monkeypatch):
-    wide, narrow = (transformers.LlamaConfig(hidden_size=size) for size in (models.CPU_BF16_WIDTH, 128))
+    wide, narrow = (transformers.LlamaConfig(hidden_size=size) for size in (models.WIDE, 128))
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     for has_it in (True, False):
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda has_it=has_it: has_it)
         assert [models.use_bf16("auto", "cpu", config) for config in (wide, narrow)] == [has_it, False]
         assert [models.use_bf16(dtype, "cpu", narrow) for dtype in ("fp32", "bf16")] == [False, True]
-        deberta = transformers.DebertaConfig(hidden_size=models.CPU_BF16_WIDTH)
+        deberta = transformers.DebertaConfig(hidden_size=models.WIDE)
         assert not models.use_bf16("auto", "cpu", deberta)                     # its mask overflows in bf16
         with pytest.raises(SystemExit):
             models.use_bf16("bf16", "cpu", deberta)
     for name in ("tiny-1a", "tiny-4"):
         config = transformers.AutoConfig.from_pretrained(contract.model_folder(name))
-        assert config.hidden_size < models.CPU_BF16_WIDTH  # as docs/results were measured
+        assert config.hidden_size < models.WIDE  # as docs/results were measured
+
+
+def test_a_wide_gpt2_gets_one_operation_for_its_activation_and_the_same_logits(tmp_path, tiny):
+    wide = transformers.GPT2Config(n_embd=models.WIDE, n_layer=2, n_head=4, vocab_size=len(tiny[1]), n_positions=64)
+    transformers.set_seed(0)
+    transformers.GPT2LMHeadModel(wide).save_pretrained(tmp_path)
+    tiny[1].save_pretrained(tmp_path)
+    model, tokenizer, _ = load_classifier(str(tmp_path), "lm", WORDS, "cpu")
+    body = transformers.AutoModel.from_pretrained(tmp_path).eval()
+    assert [type(block.mlp.act) for block in model.transformer.h] == [torch.nn.GELU] * 2
+    assert model.config.activation_function == body.config.activation_function == "gelu_new"     # files are as before
+    ids = torch.randint(5, len(tokenizer), (8, 30), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        ours = model.eval().transformer(input_ids=ids).last_hidden_state
+        assert (ours - body(input_ids=ids).last_hidden_state).abs().max() < 1e-5
+    assert not any(isinstance(m, torch.nn.GELU) for m in tiny[0].modules())    # tinyworld's keep their last digits
 
 
 def test_dropout_is_off(encoder):
