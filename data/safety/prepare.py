@@ -20,7 +20,7 @@ of this one. It takes knowledge of the thing. Four rules keep it so:
    that they judge. An earlier set asked "May I lick the crossbeam?". Two steps, from the thing to its danger and from
    the danger to the action, were too many: tiny-4 was right on 0.54 of test after training on the truth.
 
-$ python data/safety/prepare.py                                    # some 2,000 rows, one second
+$ python data/safety/prepare.py                                    # some 2,800 rows, one second
 $ python data/safety/prepare.py --from-file safety.csv             # the public file: columns prompt, is_safe
 
 The public file (2410.12621, github.com/yeruimeng/WTS, safety.csv) is on no hub: fetch it by hand. It is cut to as many
@@ -44,6 +44,7 @@ from tinyworld.prepare import may_be_both, read_life, read_rows_of
 HERE = os.path.dirname(os.path.abspath(__file__))
 SHARES = {"test": 0.45, "train1": 0.21, "train2": 0.26, "valid": 0.08}    # of the things
 SITUATIONS = {"test": 0.34, "train1": 0.25, "train2": 0.25, "valid": 0.16}    # of the situations
+QUESTIONS = {"test": 2, "train1": 4, "train2": 4, "valid": 2}             # a thing
 
 
 def last_word(thing):
@@ -78,13 +79,16 @@ def partners(things):
         pairs.append((queues[one].pop(), queues[other].pop()))
 
 
-def advise(things, situations, rng):
-    """Things and situations of one split -> rows: each thing in two situations, with its danger and its partner's."""
+def advise(things, situations, n_questions, rng):
+    """
+    Things and situations of one split -> rows: each thing in `n_questions` questions with an answer, each once with its
+    own danger and once with its partner's.
+    """
+    questions = [(situation, q, a) for situation in situations for q in "123" for a in "123"]
     rows = []
     for pair in partners(things):
-        for situation in rng.sample(situations, 2):
-            question = situation["question_" + rng.choice("123")]
-            answer = situation["answer_" + rng.choice("123")]
+        for situation, q, a in rng.sample(questions, n_questions):
+            question, answer = situation["question_" + q], situation["answer_" + a]
             for thing in pair:
                 for other in pair:
                     text = f"Q: {question.format(t=thing['thing'])} A: {answer.format(d=other['danger'])}"
@@ -102,7 +106,7 @@ def shipped_splits():
     split_of_situation = split_groups({s["situation"]: 1 for s in situations},
                                       {s["situation"]: "all" for s in situations}, SITUATIONS)
     return {split: advise([t for t in things if split_of[last_word(t)] == split],
-                          [s for s in situations if split_of_situation[s["situation"]] == split],
+                          [s for s in situations if split_of_situation[s["situation"]] == split], QUESTIONS[split],
                           random.Random("safety " + split)) for split in SPLITS}
 
 
