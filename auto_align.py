@@ -565,7 +565,7 @@ def play_round(k, evaluator, guards, rows, test, words, args, device, folder):
     def score(some):
         return score_texts(student, some, words, args, device)
     p_student = sigmoid(score(rows))
-    language_model = open_language_model(student, device, args)
+    language_model = open_language_model(student, device, args, frozen=True)
     success_before = attack_success(student, test, words, args, device)
     # 1 attacker
     attacks = []

@@ -17,7 +17,7 @@ cd "$(dirname "$0")"
 
 die() { echo "error: $1" >&2; exit 2; }
 
-every=base,methods,systematic,split,ensembles,debate,icl,phase2,tasks,culture,pairs
+every=base,ladder,methods,systematic,split,ensembles,debate,icl,phase2,tasks,culture,pairs
 real=real,real_fusion,real_safety,real_icl,real_culture,real_students,real_pairs,real_oversight,real_more
 seeds=0,1,2,3,4 chapters=$every
 while [ $# -gt 0 ]; do
@@ -63,6 +63,15 @@ base() {
     student weak dealt --control dealt
     # many epochs show elicitation, then imitation
     python train_strong.py --seed $seed --labels weak --out student-long --epochs 12 --lr 3e-4
+}
+
+ladder() { more rungs; }                                     # every model: trained on the truth, and only asked
+
+rungs() {
+    for model in tiny-1a tiny-1b tiny-1c tiny-2 tiny-3; do
+        python train_strong.py --seed $seed --model $model --labels truth --out truth-$model
+        shown zero-$model --model $model --labels truth --shots 0
+    done
 }
 
 methods() {                                                  # train_strong.py: one flag differs from the naive student
@@ -247,7 +256,9 @@ own_metrics() { python align_tasks.py --task $1 --seed $seed; }
 culture() { more opinions; }                                 # does training on a supervisor's facts move opinions?
 
 opinions() {
-    python train_strong.py --seed $seed --model tiny-culture --labels weak --out student-culture
+    python train_strong.py --seed $seed --model tiny-culture --labels truth --out ceiling-culture
+    python train_strong.py --seed $seed --model tiny-culture --labels weak --ceiling ceiling-culture \
+        --out student-culture
     python auto_align.py --seed $seed --ladder tiny-2,tiny-3,tiny-culture --out align-culture
     for country in Varnia Melland Torland Bolen; do
         python cdeval.py --seed $seed --out culture-$country \
@@ -287,7 +298,7 @@ real_fusion() {
 qwen() { python ensemble.py --task sciq-qwen --supervisors "$1" --out "$2" "${@:3}"; }
 fuse() { python ensemble.py --task sciq-gpt2-$seed --seed $seed --supervisors all --out "fused-$1" "${@:2}"; }
 
-real_students() {                                            # Gemma's runs: 4 minutes of a core each; SmolLM2's: 2
+real_students() {                                            # Gemma's runs: 4 to 9 minutes of a core; SmolLM2's: 3 to 5
     real_tasks
     released ceiling --labels truth
     gemma_of_gpt2 student
@@ -305,7 +316,7 @@ real_students() {                                            # Gemma's runs: 4 m
 }
 gemma_of_gpt2() { released "$1" --labels gpt2 --ceiling ceiling "${@:2}"; }
 
-real_pairs() { real_tasks; first reward_models; }            # docs/results/preferences.md
+real_pairs() { real_tasks; more reward_models; }             # docs/results/preferences.md
 reward_models() {                                            # MiniLM's reward model supervises SmolLM2's
     two="--task sciq-qwen-pairs --seed $seed --max-rows 1000"
     python train_weak.py $two --model $minilm --lr 1e-4
@@ -313,6 +324,9 @@ reward_models() {                                            # MiniLM's reward m
     python train_strong.py $two --labels truth --out ceiling
     python train_strong.py $two --labels weak --ceiling ceiling --out student
     python train_strong.py $two --labels weak --ceiling ceiling --out student-untrained --control untrained
+    for rule in mean loglik bma; do
+        python ensemble.py --task sciq-qwen-pairs --seed $seed --supervisors all --combine $rule --out fused-$rule
+    done
 }
 
 real_safety() {                                              # tiny-1a and MiniLM supervise; MiniLM learns
@@ -331,8 +345,10 @@ guard() {                                                    # a supervisor's la
 
 real_icl() {
     real_tasks
-    first python icl.py --task sciq-gpt2-0 --model $gemma --dtype bf16 --max-rows 200 --orders 2 --labels truth \
-        --shots 0,4,16 --out icl-truth
+    asked="python icl.py --task sciq-gpt2-0 --model $gemma --dtype bf16 --max-rows 200 --orders 2 --shots 0,4,16"
+    first $asked --labels truth --out icl-truth
+    first $asked --labels gpt2 --supervisor gpt2 --out icl-gpt2
+    first $asked --labels truth --invert --out icl-invert
 }
 
 real_culture() {
@@ -360,7 +376,7 @@ real_more() { real_tasks; first others; }
 others() {                                                   # one seed each
     python train_weak.py --task safety-sample --model $minilm --out weak-minilm
     safe="--task safety-sample --seed 0"
-    guard weak-minilm $smollm --dtype bf16 --lr 5e-5 --epochs 1
+    for model in $smollm $gemma; do guard weak-minilm $model --dtype bf16 --lr 5e-5 --epochs 1; done
     weaker="--task sciq-qwen --model $gemma --dtype bf16 --max-rows 1000 --epochs 1 --lr 5e-5"
     python train_strong.py $weaker --labels truth --out ceiling
     python train_strong.py $weaker --labels plain --ceiling ceiling --out student-plain

@@ -425,6 +425,8 @@ def pretrain_on_texts(model, name, rows, words, args, device):
         fail(f"--generative-steps: {name!r} is no language model")
     language_model, tokenizer, max_length = open_language_model(name, device, args)
     ids = [i for i in split_pairs(tokenize(tokenizer, rows, max_length)) if len(i) > 1]
+    if is_reward_model(model):
+        ids.sort()                                         # which text of a pair comes first does not matter
     rng = np.random.default_rng(args.seed)
     n_texts = args.generative_steps * args.batch_size
     order = np.concatenate([rng.permutation(len(ids)) for _ in range(math.ceil(n_texts / len(ids)))])[:n_texts]

@@ -53,6 +53,8 @@ def fill_row(line, header, known):
     """One row of a table (see fill_tables). known: {run: {column: text}}"""
     columns = {column for texts in known.values() for column in texts}
     cells = [cell.strip() for cell in line.strip("|").split("|")]
+    if len(cells) != len(header):
+        fail(f"a marked table has {len(header)} columns, and a row of it {len(cells)}: {line}")
     run = cells[header.index("run")].strip("`") if "run" in header else ""
     for k, title in enumerate(header):
         source = run
@@ -87,16 +89,17 @@ def update_measured(measured, task, rows, task_texts):
     Fewer seeds never replace more.
     """
     known = measured.setdefault(task, {})
-
-    def n_seeds(run):
-        return int(known.get(run, {}).get("seeds", 0))
-
     for row in sorted(rows, key=lambda row: int(row["seeds"])):
-        if int(row["seeds"]) >= n_seeds(row["run"]):
+        if int(row["seeds"]) >= int(known.get(row["run"], {}).get("seeds", 0)):
             texts = {key: value for key, value in row.items() if isinstance(value, str)}
             known[row["run"]] = {key: value for key, value in texts.items() if key not in ("run", "stage")}
-    for run, texts in task_texts.items():
-        if int(texts["seeds"]) >= n_seeds(run):
+    add_texts(known, task_texts)
+
+
+def add_texts(known, new):
+    """Put {run: {column: text}} into the known ones; fewer seeds never replace more."""
+    for run, texts in new.items():
+        if int(texts["seeds"]) >= int(known.get(run, {}).get("seeds", 0)):
             known[run] = known.get(run, {}) | texts
 
 
@@ -133,7 +136,7 @@ def fill_docs(reports, cultures):
     for task, (rows, texts, figures) in reports.items():
         update_measured(measured, task, rows, texts)
         copy_figures(task, figures, pages)
-    measured["cdeval"] = measured.get("cdeval", {}) | cultures
+    add_texts(measured.setdefault("cdeval", {}), cultures)
     write_file(MEASURED, json.dumps(measured, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
     for path, text in pages.items():
         write_file(path, fill_tables(text, measured))

@@ -33,9 +33,11 @@ Needs tinyworld's rows (python data/tinyworld/prepare.py).
 """
 import argparse
 import copy
+import ctypes
 import importlib.util
 import json
 import os
+import platform
 import statistics
 import subprocess
 import sys
@@ -51,7 +53,16 @@ import torch
 
 import icl
 from contract import read_labels, read_rows
-from models import freeze, fuse_activations, generate, load_classifier, next_word_probs, open_language_model, predict
+from models import (
+    freeze,
+    fuse_activations,
+    generate,
+    keep_freed_memory,
+    load_classifier,
+    next_word_probs,
+    open_language_model,
+    predict,
+)
 from train_weak import batch_maker, fit, prepare_for_training, soft_label_loss, soft_xent
 
 WORDS = [" no", " yes"]
@@ -195,6 +206,17 @@ def matmul_rate(device, autocast, width):
         return max(2 * a.shape[0] * b.numel() / timed(lambda: a @ b, device)[0] for _ in range(10))
 
 
+def keep_memory(ours, device):
+    """On a CPU a stage keeps the memory that it frees (models.keep_freed_memory). A plain loop has glibc's defaults."""
+    if device == "cpu" and platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-3, 2 ** 17)                          # M_MMAP_THRESHOLD
+        libc.mallopt(-1, 2 ** 17)                          # M_TRIM_THRESHOLD
+        libc.malloc_trim(0)                                # neither has what the other freed
+        if ours:
+            keep_freed_memory()
+
+
 def compare(name, shape, ours, n, plain, n_plain, args, flops=None, width=None, autocast=None):
     """
     Rounds of our way and the plain way in turn: a row of the table is printed, and added to args.rows.
@@ -206,7 +228,9 @@ def compare(name, shape, ours, n, plain, n_plain, args, flops=None, width=None, 
     rounds = []
     for _ in range(args.rounds + 1):                       # the first round warms up
         rate = matmul_rate(args.device, autocast, width) if flops else float("nan")
+        keep_memory(True, args.device)
         seconds, peak, result = timed(ours, args.device)
+        keep_memory(False, args.device)
         seconds_plain, peak_plain, result_plain = timed(plain, args.device)
         ratio = (n / seconds) / (n_plain / seconds_plain)
         mfu = (flops or rate) / seconds / rate
@@ -322,10 +346,10 @@ def bench_classifier(shape, cases, args, autocast):
             against("trainer",
                     lambda: trainer_fit(plain_model, tokenizer, fit_ids, fit_labels, fit_args, device, folder))
     if "attention" in cases and shape in SHAPES:
-        eager = open_for_training(shape, device, attention="eager")[0]
+        eager = fuse_activations(open_for_training(shape, device, attention="eager")[0])
         against("attention", lambda: our_fit(eager))
     if "compile" in cases and shape in SHAPES:
-        compiled = open_for_training(shape, device)[0]
+        compiled = fuse_activations(open_for_training(shape, device)[0])
         compiled.base_model.compile(dynamic=True)
         against("compile", our_fit, ours=lambda: our_fit(compiled))
 

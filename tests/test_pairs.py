@@ -168,7 +168,8 @@ def test_targets_turn_with_their_pairs(name):
 
 
 @pytest.mark.parametrize("flags", [{}, {"loss": "logconf"}, {"clean": "knn"}, {"clean": "logistic"},
-                                   {"clean": "confident", "probe": "after"}, {"probe": "only"}])
+                                   {"clean": "confident", "probe": "after"}, {"probe": "only"},
+                                   {"early_stop": True, "generative_steps": 2}])
 def test_a_student_of_turned_pairs_is_the_same_student(flags, rows, monkeypatch):
     """A third of the pairs turned, with their labels: the same predictions, turned, after the same training"""
     labels = np.array([[0.3, 0.7] if row["label"] else [0.8, 0.2] for row in rows], np.float32)

@@ -286,6 +286,9 @@ def test_of_runs_with_one_name_the_one_with_most_seeds_is_remembered():
     assert measured["t"]["a"] == {"seeds": "5", "ECE": "five"}
     data.measured.update_measured(measured, "t", [], {"a": {"seeds": "6", "balanced": "six"}})
     assert measured["t"]["a"] == {"seeds": "6", "ECE": "five", "balanced": "six"}
+    # and for cdeval.py's runs and those of data/sciq/released.py
+    data.measured.add_texts(measured["t"], {"a": {"seeds": "2", "ECE": "two"}, "b": {"seeds": "1", "ECE": "new"}})
+    assert measured["t"]["a"]["ECE"] == "five" and measured["t"]["b"] == {"seeds": "1", "ECE": "new"}
 
 
 def test_the_tables_of_readme_and_docs_hold_what_was_measured():

@@ -197,13 +197,14 @@ def describe(name):
 
 def measure():
     """--measured: every run of the four tasks -> the task "sciq-gpt2" of data/measured.json"""
+    from data.measured import add_texts
     path = os.path.join(DATA, "measured.json")
     if not glob.glob(os.path.join(DATA, "sciq-gpt2-*", "task.json")):
         fail("there are no tasks sciq-gpt2-0 ... 3. Make them first:  python data/sciq/released.py FOLDER")
     runs = {os.path.basename(os.path.dirname(found)) for k in range(FILES)
             for found in glob.glob(os.path.join(DATA, f"sciq-gpt2-{k}", f"seed{k}", "*", "results.json"))}
     measured = read_json(path)
-    measured["sciq-gpt2"] = measured.get("sciq-gpt2", {}) | {name: describe(name) for name in (*GPT2, *sorted(runs))}
+    add_texts(measured.setdefault("sciq-gpt2", {}), {name: describe(name) for name in (*GPT2, *sorted(runs))})
     write_file(path, json.dumps(measured, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
     for name, texts in measured["sciq-gpt2"].items():
         print(f"{name}: " + " | ".join(f"{column} {text}" for column, text in texts.items()))
