@@ -475,6 +475,8 @@ def save_checkpoint(folder, model, tokenizer, weights=None):
 
     weights   a state dict to save in place of the model's own (distributed.py puts one together)
     """
+    for key in ("is_local", "local_files_only"):           # how it was opened: other bytes with HF_HUB_OFFLINE=1
+        getattr(tokenizer, "init_kwargs", {}).pop(key, None)
     with replacing(os.path.join(folder, "checkpoint")) as half:
         model.save_pretrained(half, state_dict=weights)
         tokenizer.save_pretrained(half)

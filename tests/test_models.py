@@ -274,6 +274,8 @@ def test_dropout_is_off(encoder):
 def test_a_saved_checkpoint_gives_the_same_predictions_and_keeps_its_head(tmp_path, tiny):
     model, tokenizer, max_length = tiny
     contract.save_checkpoint(str(tmp_path), model, tokenizer)
+    with open(tmp_path / "checkpoint" / "tokenizer_config.json", encoding="utf-8") as f:
+        assert not {"local_files_only", "is_local"} & set(json.load(f))       # as HF_HUB_OFFLINE was when it was opened
     reloaded, its_tokenizer, _ = load_classifier(str(tmp_path / "checkpoint"), "lm", WORDS, "cpu")
     rows = [{"text": "Q: Is gold a metal? A: yes"}]
     before = predict(model, tokenizer, tokenize(tokenizer, rows, max_length), "cpu")

@@ -24,6 +24,20 @@ ROWS[9]["text"] = HOSTILE
 NAME = "student-<img src=x onerror=alert(1)>"
 
 
+def test_students_of_another_supervisor_are_not_set_against_the_gap_of_weak():
+    def row(run, stage="train_strong.py", **config):
+        return {"run": run, "stage": stage, "config": config, "accuracy": (0.8, 0.7, 0.9), "pgr": 0.5, "seeds": "1",
+                "n": 10}
+    rows = [row("weak", "train_weak.py"), row("student", labels="weak"), row("rule-student", labels="rule"),
+            row("student-crowd", labels="crowd", supervisor="weak"), row("align", "auto_align.py", role="align",
+                                                                         ladder="tiny-4", evaluator="weak", audit=1)]
+
+    def shown(rows):
+        return {dot["run"] for group in page.students(rows, [])["groups"] for dot in group["dots"]}
+    assert shown(rows) == {"student", "student-crowd", "align"}
+    assert shown(rows[2:3]) == {"rule-student"}            # with no run `weak`, all
+
+
 def test_the_examples_in_the_docstrings_are_true():
     assert doctest.testmod(page).failed == 0
 
