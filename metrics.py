@@ -386,9 +386,9 @@ def compare_models(rows, supervisor, student, ceiling=None, metric="auto"):
     groups = [row["group"] for row in rows]
     metric = pick_metric(metric, truth)
     agrees = (probs["student"] > 0.5) == (probs["supervisor"] > 0.5)
-    supervisor_correct = correct(probs["supervisor"], truth) == 1
+    its_verdicts = correct(probs["supervisor"], truth)     # 1/2 for a tie, which is neither right nor wrong
     out = {name: METRICS[metric](p, truth) for name, p in probs.items()}
-    for name, which in (("right", supervisor_correct), ("wrong", ~supervisor_correct)):
+    for name, which in (("right", its_verdicts == 1), ("wrong", its_verdicts == 0)):
         out[f"agrees_where_supervisor_{name}"] = float(agrees[which].mean()) if which.any() else None
     draws = bootstrap_scores(metric, list(probs.values()), truth, groups)
     share_yes = float(truth.mean())

@@ -270,7 +270,8 @@ def in_both_orders(target_fn):
 
 def keep_least_doubtful(soft_labels, doubt, fraction):
     """
-    The `fraction` of each class, as labelled, with the least doubt. soft_labels (N, 2), doubt (N,) -> (N,) bool
+    The `fraction` of each class, as labelled, with the least doubt, at least one row. soft_labels (N, 2), doubt (N,)
+    -> (N,) bool
 
     >>> labels = np.array([[.9, .1], [.6, .4], [.2, .8], [.45, .55]])
     >>> keep_least_doubtful(labels, doubt=-labels.max(1), fraction=0.5).tolist()       # by the supervisor's confidence
@@ -280,13 +281,14 @@ def keep_least_doubtful(soft_labels, doubt, fraction):
     is_yes = soft_labels[:, 1] > 0.5
     for rows in (np.flatnonzero(~is_yes), np.flatnonzero(is_yes)):
         order = np.argsort(doubt[rows], kind="stable")
-        keep[rows[order[:round(fraction * len(rows))]]] = True
+        keep[rows[order[:max(1, round(fraction * len(rows)))]]] = True
     return keep
 
 
 def knn_prediction(features, soft_labels, groups, k=50):
     """
-    The mean label of the k nearest rows by cosine, without the row's own question (EleutherAI/w2s: k = 50).
+    The mean label of the k nearest rows by cosine, without the row's own question (EleutherAI/w2s: k = 50; of fewer
+    than 500 rows a tenth). Without any other question: 1/2.
 
     features (N, C), soft_labels (N, 2), groups N -> (N,) p(yes)
     >>> features = np.array([[1., 0.], [1., .1], [0., 1.], [.1, 1.]])
@@ -296,12 +298,16 @@ def knn_prediction(features, soft_labels, groups, k=50):
     unit = unit_rows(features)
     question = np.unique(groups, return_inverse=True)[1]   # (N,) numbers
     prediction = np.empty(len(unit))
+    k = min(k, max(1, len(unit) // 10))
     for start in range(0, len(unit), 1024):                # N x N similarities at once would not fit for large N
         rows = slice(start, start + 1024)
         similarity = unit[rows] @ unit.T
         similarity[question[rows, None] == question] = -np.inf
         nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
-        prediction[rows] = soft_labels[nearest, 1].mean(1)
+        is_other = np.isfinite(np.take_along_axis(similarity, nearest, 1))     # (n, k)
+        n_others = is_other.sum(1)
+        means = (soft_labels[nearest, 1] * is_other).sum(1) / n_others.clip(1)
+        prediction[rows] = np.where(n_others > 0, means, 0.5)
     return prediction
 
 
@@ -471,10 +477,10 @@ def read_features(model, tokenizer, ids, args, device):
     return features
 
 
-def clean_labels(model, tokenizer, rows, ids, soft_labels, args, device):
+def clean_labels(model, tokenizer, rows, ids, soft_labels, bought, args, device):
     """
     --clean: the ids and soft labels of the rows that are kept, the least doubtful --keep of each class. Pairs are one
-    class: the better text stands second.
+    class: the better text stands second. Nobody doubts labels that were bought; `bought` holds their rows' ids.
     """
     pairs = is_reward_model(model)
     if args.clean == "confident":
@@ -484,6 +490,7 @@ def clean_labels(model, tokenizer, rows, ids, soft_labels, args, device):
         predict_from_others = knn_prediction if args.clean == "knn" else logistic_prediction
         prediction = predict_from_others(*comparable(features, soft_labels, rows, pairs))[:len(rows)]
         doubt = np.abs(soft_labels[:, 1] - prediction)
+    doubt = np.where([row["id"] in bought for row in rows], -np.inf, doubt)
     keep = keep_least_doubtful(np.sort(soft_labels, axis=1) if pairs else soft_labels, doubt, args.keep)
     print(f"cleaning: {keep.sum():,} of {len(rows):,} rows are kept ({soft_labels[keep, 1].mean():.1%} yes on average)")
     return [ids[i] for i in np.flatnonzero(keep)], soft_labels[keep]
@@ -543,8 +550,11 @@ def fit_probe(model, tokenizer, ids, soft_labels, valid_ids, valid_labels, args,
 
 
 def agreement(p_yes, labels):
-    """Accuracy on the rows that have a label, the others being nan; None if there are none. (M,), (M,) -> float"""
-    known = np.isfinite(labels)
+    """
+    Accuracy on the rows whose label is a verdict, the others being nan or a tie of 1/2; None if there are none.
+    (M,), (M,) -> float
+    """
+    known = np.isfinite(labels) & (labels != 0.5)
     return accuracy(p_yes[known], labels[known]) if known.any() else None
 
 
@@ -623,7 +633,7 @@ def train_student(plan, name, train2, valid, labels, args, device):
     if args.generative_steps:
         pretrain_on_texts(model, name, train2, plan.words, args, device)
     if args.clean != "none":
-        ids, soft_labels = clean_labels(model, tokenizer, train2, ids, soft_labels, args, device)
+        ids, soft_labels = clean_labels(model, tokenizer, train2, ids, soft_labels, plan.bought, args, device)
     if args.probe in ("only", "first"):
         fit_probe(model, tokenizer, ids, soft_labels, valid_ids, valid_labels, args, device)
     if args.probe != "only":
@@ -673,6 +683,7 @@ def train_students(plan, train2, valid, args, device):
             student_p = probs[:len(train2), 1]
         bought = select_rows_to_label(labels[:len(train2)], args.truth_budget, args.pick, student_p, args.seed)
         true_labels = read_labels(plan.truth_folder, [train2[i] for i in bought])
+        plan.bought = {train2[i]["id"] for i in bought}
         known = np.where(np.isnan(labels[bought, 1]), np.nan, true_labels[:, 1])
         print(f"truth: {len(bought):,} labels of train2 bought ({args.pick}); the supervisor had "
               f"{format_share(agreement(labels[bought, 1], known))} of them right")
@@ -816,7 +827,8 @@ def check_labels(plan, args):
     if np.isnan(labels[:len(train2)]).all():
         reason = "no true labels, no ceiling" if plan.labels_folder == plan.truth_folder else "another task?"
         fail(f"{name} has a label for none of the {len(train2):,} rows of train2: {reason}")
-    if (args.early_stop or args.probe != "none") and np.isnan(labels[len(train2):]).all():
+    verdicts = round_labels(labels[len(train2):])[:, 1]
+    if (args.early_stop or args.probe != "none") and np.isin(verdicts, (0, 1)).sum() == 0:
         fail(f"--early-stop and --probe need labels of valid, and {name} has none")
     if args.oracle_stop and np.isnan(truth).all():
         fail("--oracle-stop needs true labels of valid, and there are none")
@@ -844,12 +856,15 @@ def check_args(args):
             fail(f"--control untrained trains nothing: leave out --{typed[0].replace('_', '-')}")
         if args.truth_budget and args.pick != "random":
             fail("--control untrained is calibrated on random rows: add --pick random")
+    if args.probe == "only" and (args.loss != "xent" or args.early_stop or args.oracle_stop):
+        fail("--probe only trains no weights but the last layer's, in one step: leave out --loss, --early-stop and "
+             "--oracle-stop")
     models = args.chain.split(",") if args.chain else [args.model]
     if args.model not in (MODEL, models[-1]):
         fail(f"--chain ends with {models[-1]!r}, --model says {args.model!r}: leave one of them out")
     models += [models[-1]] * args.self_train
     files, words = read_task(args.task, pairs=True)
-    plan = SimpleNamespace(models=models, words=words, truth_folder=truth_folder, probed=None)
+    plan = SimpleNamespace(models=models, words=words, truth_folder=truth_folder, probed=None, bought=set())
     plan.labels_folder = truth_folder if is_ceiling else labels_folder(args.labels, args.task, args.seed)
     plan.supervisor_folder = None if is_ceiling else labels_folder(args.supervisor or args.labels, args.task, args.seed)
     plan.ceiling_folder = run_folder(args.ceiling, args.task, args.seed) if args.ceiling else None

@@ -113,6 +113,11 @@ def test_agreement_is_counted_where_the_supervisor_is_right_and_where_it_is_wron
     assert out["agrees_where_supervisor_wrong"] == 0.5
     assert out["supervisor"] == 0.5
     assert out["student"] == 0.75
+    supervisor[1:3] = 0.5                                  # ties are neither right nor wrong
+    out = compare_models(rows, supervisor, student, student)
+    assert out["agrees_where_supervisor_right"] == out["agrees_where_supervisor_wrong"] == 1.0
+    out = compare_models(rows, np.full((4, 2), 0.5), student, student)
+    assert out["agrees_where_supervisor_right"] is out["agrees_where_supervisor_wrong"] is None
 
 
 # --------------------------------------------------------------------------- intervals

@@ -179,7 +179,7 @@ def test_a_student_of_turned_pairs_is_the_same_student(flags, rows, monkeypatch)
     args = argparse.Namespace(**vars(train_strong.build_parser().parse_args(["--model", "tiny-1a", "--lr", "1e-3"])))
     for key, value in {"batch_size": 8, "dtype": "fp32", "device": "cpu", **flags}.items():
         setattr(args, key, value)
-    plan = argparse.Namespace(words=WORDS, probed=1.0, truth_folder="")
+    plan = argparse.Namespace(words=WORDS, probed=1.0, truth_folder="", bought=set())
     found = []
     for some_rows, some_labels in ((rows, labels), (swapped, train_strong.turn(labels, some))):
         train2, valid = some_rows[:16], some_rows[16:]

@@ -182,6 +182,35 @@ def test_knn_by_hand():
     assert prediction.tolist() == pytest.approx([0.8, 0.9, 0.3, 0.1])
 
 
+def test_pitfall_34_with_few_rows_the_own_label_has_no_vote():
+    labels = as_soft_labels([1.0, 0.0, 0.0, 0.0])
+    x = np.array([[1, 0], [1, 0.1], [1, 0.3], [1, 0.6]])   # a tenth of the rows, at least one: 1, 0, 1, 2 are nearest
+    assert knn_prediction(x, labels, list("abcd")).tolist() == [0, 1, 0, 0]
+    assert knn_prediction(x, labels, ["a"] * 4).tolist() == [0.5] * 4          # nobody else to ask
+    angle = 0.05 * 1.1 ** np.arange(20)
+    x = np.stack([np.cos(angle), np.sin(angle)], 1)
+    twenty = knn_prediction(x, as_soft_labels(np.arange(20.0) % 2), np.arange(20).astype(str))
+    assert twenty[:4].tolist() == [0.5, 0, 1, 0]           # two neighbours: 1 and 2, 0 and 2, 1 and 3, 2 and 4
+
+
+def test_of_a_small_class_one_row_is_kept_and_bought_labels_always_are(monkeypatch):
+    soft = as_soft_labels([0.9, 0.8, 0.2, 0.1])
+    assert keep_least_doubtful(soft, np.zeros(4), 0.01).tolist() == [True, False, True, False]
+    rows = [{"id": str(k), "group": str(k)} for k in range(4)]
+    model = SimpleNamespace(config=SimpleNamespace(num_labels=2))
+    args = SimpleNamespace(clean="confident", keep=0.5)
+    for bought, kept in ((set(), [0, 3]), ({"1"}, [1, 3])):
+        ids, labels = train_strong.clean_labels(model, None, rows, [[0], [1], [2], [3]], soft, bought, args, "cpu")
+        assert ids == [[k] for k in kept] and np.array_equal(labels, soft[kept])
+
+
+def test_a_tie_is_no_verdict_to_agree_with():
+    labels = np.array([0.5, 0.5, 1.0, np.nan])
+    assert train_strong.agreement(np.array([0.9, 0.1, 0.9, 0.9]), labels) == 1.0
+    assert train_strong.agreement(np.array([0.1, 0.1, 0.1, 0.9]), labels) == 0.0
+    assert train_strong.agreement(np.array([0.9, 0.1, 0.9, 0.9]), labels * 0 + 0.5) is None
+
+
 @pytest.mark.parametrize("predict_from_others", [knn_prediction, logistic_prediction])
 def test_filters_find_planted_wrong_labels(predict_from_others):
     x, soft, truth, groups = planted()
@@ -454,7 +483,9 @@ def test_the_controls_are_students_of_their_own(house, monkeypatch):
     must(house, *student, "--out", "naive")
     must(house, *student, "--control", "dealt", "--out", "dealt")
     assert labels_of("dealt") != labels_of("naive")
-    for flags, words in ((["--control", "untrained", "--truth-budget", "8"], "--pick random"),
+    for flags, words in ((["--probe", "only", "--loss", "window"], "leave out --loss"),
+                         (["--probe", "only", "--early-stop"], "leave out --loss"),
+                         (["--control", "untrained", "--truth-budget", "8"], "--pick random"),
                          (["--control", "untrained", "--probe", "only"], "trains nothing"),
                          (["--control", "dealt", "--labels", "truth"], "are for students")):
         done = warm.run(house, *student, *flags, *SMALL, "--out", "wrong")
