@@ -92,13 +92,13 @@ TARGETS = [("trainer", "tiny", "", "ratio", 2.5), ("trainer", "gpt2", "", "ratio
 
 # --------------------------------------------------------------------------- the plain ways
 
-def loader(ids, labels, batch_size, shuffle):
+def loader(ids, labels, batch_size, shuffle, pad_token):
     width = max(map(len, ids))
     data = []
     for row, soft_label in zip(ids, labels):
         n_pad = width - len(row)
         mask = torch.tensor([1] * len(row) + [0] * n_pad)
-        data.append((torch.tensor(row + [0] * n_pad), mask, torch.tensor(soft_label)))
+        data.append((torch.tensor(row + [pad_token] * n_pad), mask, torch.tensor(soft_label)))
     return torch.utils.data.DataLoader(data, batch_size=batch_size, shuffle=shuffle)
 
 
@@ -106,7 +106,7 @@ def plain_fit(model, ids, labels, args, device, autocast):
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=0.0)
     model.train()
     total = 0.0
-    for input_ids, mask, soft_labels in loader(ids, labels, args.batch_size, True):
+    for input_ids, mask, soft_labels in loader(ids, labels, args.batch_size, True, model.config.pad_token_id):
         with autocast:
             logits = model(input_ids=input_ids.to(device), attention_mask=mask.to(device)).logits.float()
         loss = soft_xent(logits, soft_labels.to(device)).mean()
@@ -137,7 +137,8 @@ def plain_label(model, ids, device, autocast):
     model.eval()
     probs = []
     with torch.no_grad():
-        for input_ids, mask, _ in loader(ids, np.zeros((len(ids), 2), np.float32), 32, False):
+        for input_ids, mask, _ in loader(ids, np.zeros((len(ids), 2), np.float32), 32, False,
+                                          model.config.pad_token_id):
             with autocast:
                 logits = model(input_ids=input_ids.to(device), attention_mask=mask.to(device)).logits.float()
             probs += logits.softmax(-1).tolist()
