@@ -181,7 +181,7 @@ def test_several_commands_at_a_time_leave_the_bytes_that_each_leaves(chain):
      ["48 of 96 rows are kept", "probe: ", "read 64 texts"]),
     (["--probe", "after", "--clean", "logistic", "--keep", "0.25", "--oracle-stop"],
      ["CHEATING, by the truth of valid", "| CHEATING: stopped by the truth"]),
-    (["--probe", "only", "--clean", "confident", "--truth-budget", "4", "--pick", "random", "--loss", "window"],
+    (["--probe", "first", "--clean", "confident", "--truth-budget", "4", "--pick", "random", "--loss", "window"],
      ["bought (random)", "probe: "]),
 ])
 def test_every_method_runs_and_prints_what_it_did(chain, flags, words):
@@ -400,7 +400,7 @@ def test_run_sh_refuses_a_flag_without_its_value_in_one_line(flags, words):
 
 
 @pytest.mark.parametrize("flags,words", [
-    (["--chapters", "base,rm"], "--chapters 'base,rm': there are base,methods"),
+    (["--chapters", "base,rm"], "--chapters 'base,rm': there are base,ladder"),
     (["--seeds", "*"], "give numbers with commas"),
     (["--chapters"], "--chapters needs a value"),
     (["--chapters", "real"], "set MODELS and ROWS"),
