@@ -44,7 +44,8 @@ def product(logits, labels, progress):
 
 def knn_prediction(features, soft_labels, groups, k=50):
     """
-    The mean label of the k nearest rows by cosine, without the row's own question (EleutherAI/w2s: k = 50).
+    The mean label of the k nearest rows by cosine, without the row's own question (EleutherAI/w2s: k = 50; of fewer
+    than 500 rows a tenth). Without any other question: 1/2.
 
     features (N, C), soft_labels (N, 2), groups N -> (N,) p(yes)
     >>> features = np.array([[1., 0.], [1., .1], [0., 1.], [.1, 1.]])
@@ -54,12 +55,16 @@ def knn_prediction(features, soft_labels, groups, k=50):
     unit = unit_rows(features)
     question = np.unique(groups, return_inverse=True)[1]   # (N,) numbers
     prediction = np.empty(len(unit))
+    k = min(k, max(1, len(unit) // 10))
     for start in range(0, len(unit), 1024):                # N x N similarities at once would not fit for large N
         rows = slice(start, start + 1024)
         similarity = unit[rows] @ unit.T
         similarity[question[rows, None] == question] = -np.inf
         nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
-        prediction[rows] = soft_labels[nearest, 1].mean(1)
+        is_other = np.isfinite(np.take_along_axis(similarity, nearest, 1))     # (n, k)
+        n_others = is_other.sum(1)
+        means = (soft_labels[nearest, 1] * is_other).sum(1) / n_others.clip(1)
+        prediction[rows] = np.where(n_others > 0, means, 0.5)
     return prediction
 
 
