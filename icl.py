@@ -390,8 +390,8 @@ def predict_in_context(model, tokenizer, demonstrations, texts, words, device, m
 
 def read_pool(plan, test, args):
     """
-    The rows to demonstrate with, sorted by id: rows of train2 without duplicate texts, and without texts of test. With
-    --oversight only rows to which both supervisors give the same label.
+    The rows to demonstrate with, sorted by id: rows of train2 without duplicate texts, without texts of test, and
+    without ties, which are no verdict to show. With --oversight only rows to which both supervisors give the same label.
 
     returns   (N rows, (N, 2) the supervisor's soft labels)
     """
@@ -402,10 +402,12 @@ def read_pool(plan, test, args):
             seen.add(row["text"])
             pool.append(row)
     soft_labels = read_labels(plan.labels_folder, pool)
+    verdicts = np.sign(soft_labels[:, 1] - 0.5)            # -1, 0, 1: no, a tie, yes
+    shown = verdicts != 0
     if plan.oversight_folder:
-        agrees = (soft_labels[:, 1] > 0.5) == (read_labels(plan.oversight_folder, pool)[:, 1] > 0.5)
-        pool = [row for row, keep in zip(pool, agrees) if keep]
-        soft_labels = soft_labels[agrees]
+        shown &= verdicts == np.sign(read_labels(plan.oversight_folder, pool)[:, 1] - 0.5)
+    pool = [row for row, is_shown in zip(pool, shown) if is_shown]
+    soft_labels = soft_labels[shown]
     n_candidates = min(len(pool), N_VOTED) if args.retriever == "votek" else len(pool)
     if max(args.shots) > n_candidates:
         fail(f"--shots {max(args.shots)}: there are only {n_candidates:,} rows to choose demonstrations from")

@@ -3,6 +3,7 @@ In-context labels: which rows are shown, how a prompt is built, and that reading
 
 python -m pytest tests/test_icl.py          # 20 s
 """
+import argparse
 import doctest
 import json
 import math
@@ -630,6 +631,19 @@ def test_oversight_shows_only_labels_that_both_supervisors_give(chain, monkeypat
     assert len(texts) > 6
     assert texts <= agreed
     assert len(agreed) < 64
+
+
+def test_a_tie_is_no_verdict_to_show(monkeypatch):
+    rows = [{"id": str(k), "text": f"text {k}"} for k in range(5)]
+    p_yes = {"weak": [0.9, 0.5, 0.1, 0.5, 0.9], "other": [0.5, 0.9, 0.2, 0.5, 0.6]}
+    monkeypatch.setattr(icl, "read_rows", lambda *a: rows)
+    monkeypatch.setattr(icl, "read_labels", lambda name, pool: np.array([[1 - p, p] for p in p_yes[name]]))
+    args = argparse.Namespace(task="t", max_rows=None, retriever="random", shots=[1])
+    for other, ids in (("", "024"), ("other", "24")):
+        plan = argparse.Namespace(labels_folder="weak", oversight_folder=other)
+        pool, labels = icl.read_pool(plan, [], args)
+        assert "".join(row["id"] for row in pool) == ids
+        assert labels[:, 1].tolist() == [p_yes["weak"][int(i)] for i in ids]
 
 
 def test_a_chat_model_and_an_encoder_of_another_kind_run(chain, chat, monkeypatch, capsys):
