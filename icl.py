@@ -391,7 +391,7 @@ def predict_in_context(model, tokenizer, demonstrations, texts, words, device, m
 def read_pool(plan, test, args):
     """
     The rows to demonstrate with, sorted by id: rows of train2 without duplicate texts, without texts of test, and
-    without ties, which are no verdict to show. With --oversight only rows to which both supervisors give the same label.
+    without ties, which are no verdict to show. With --oversight only rows to which both supervisors give the same one.
 
     returns   (N rows, (N, 2) the supervisor's soft labels)
     """
