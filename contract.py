@@ -506,6 +506,8 @@ def task_name(text):
 def run_folder(name, task, seed):
     """Where a run lies: a bare name means data/<task>/seed<seed>/<name>; a name with a slash inside is a path."""
     name = path_name(name)
+    if not name.strip():
+        fail("the name of a run is empty: is there a comma too many?")
     if "/" not in name and os.sep not in name:
         return os.path.join(ROOT, "data", task, f"seed{seed}", name)
     return name

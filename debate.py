@@ -603,8 +603,11 @@ def print_agreement(judged, soft_labels, args):
     if not judged or not os.path.exists(os.path.join(folder, "results.json")):
         print(f"no model judge at {os.path.relpath(folder)} to compare you with, or no row is judged yet")
         return
-    same = (read_labels(folder, judged)[:, 1] > 0.5) == (soft_labels[:, 1] > 0.5)
-    print(f"you and {os.path.relpath(folder)} agree on {same.mean():.1%} of {len(judged):,} rows")
+    model = read_labels(folder, judged, gaps=True)[:, 1]   # its --max-rows may differ
+    both = np.isfinite(model)
+    same = (model[both] > 0.5) == (soft_labels[both, 1] > 0.5)
+    share = f"{same.mean():.1%} of " if both.any() else ""
+    print(f"you and {os.path.relpath(folder)} agree on {share}{len(same):,} rows")
 
 
 def judge_rows(samples, train1, rows, words, args, device, folder):

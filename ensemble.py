@@ -150,12 +150,16 @@ def line_search(f, h, y, low=0.0, high=32.0):
 def temperature(probs, y):
     """
     The divisor of a member's log odds with the least log loss on rows that it was not trained on (Guo et al. 2017,
-    section 4.2). Above 1: it was overconfident. (n, 2), (n,) of 0 and 1 -> a number of 1/32 to 32
+    section 4.2). Above 1: it was overconfident. (n, 2), (n,) of 0 and 1 -> a number of 1/32 to 10,000
 
     >>> round(temperature([[0.1, 0.9]] * 4, [1, 1, 1, 0]), 2)      # log odds of ln 9, right on 3 of 4: ln 9 / ln 3
     2.0
     """
-    return 1 / line_search(0, log_odds(probs), y, low=1 / 32)
+    least = 1 / 32
+    step = line_search(0, log_odds(probs), y, low=least)
+    if step < least * (1 + 1e-9):                          # labels of 0 and 1, as people give them: log odds of +-20.7
+        step = line_search(0, log_odds(probs), y, low=1e-4, high=least)
+    return 1 / step
 
 
 def apply_temperature(probs, temperatures):
@@ -722,10 +726,20 @@ def measure_curve(recipes, held_p_yes, held_truth, test_probs, test):
 # --------------------------------------------------------------------------- labels that were not made here
 
 
-def read_annotators(names, rows, args):
-    """Labels, perhaps of some rows only. -> (M, N, 2) with 1/2 where there is none, (M, N) bool: where there is one"""
-    folders = [labels_folder(name, args.task, args.seed) for name in names]
-    probs = np.array([read_labels(folder, rows, gaps=may_have_gaps(folder)) for folder in folders], float)
+def read_annotators(names, rows, n_train1, args):
+    """
+    Labels, perhaps of some rows only. A model's run has none of train1, on which it may have been trained.
+
+    rows      N rows, the n_train1 of train1 first
+    returns   (M, N, 2) with 1/2 where there is no label, (M, N) bool: where there is one
+    """
+    probs = []
+    for folder in (labels_folder(name, args.task, args.seed) for name in names):
+        if may_have_gaps(folder):
+            probs.append(read_labels(folder, rows, gaps=True))
+        else:
+            probs.append(np.concatenate([np.full((n_train1, 2), np.nan), read_labels(folder, rows[n_train1:])]))
+    probs = np.array(probs, float)
     has_label = np.isfinite(probs[..., 1])
     return np.where(has_label[..., None], probs, 0.5), has_label
 
@@ -756,8 +770,8 @@ def describe_annotators(names, probs, has_label, fused, recipe, truth, most=20):
     for k, name in enumerate(names[:most]):
         right = sensitivity[k] + specificity[k] - 1        # 1: always right, 0: knows nothing, below: inverted
         odd = " BELOW CHANCE: inverted?" if right < -0.1 else " knows next to nothing" if right < 0.1 else ""
-        if len(set(votes[k][has_label[k]])) == 1:
-            odd = " always the same verdict"
+        if len(set(votes[k][has_label[k]])) < 2:
+            odd = " always the same verdict" if has_label[k].any() else " no such row"
         print(f"{name:{width}}  {has_label[k].sum():7,}  {specificity[k]:.2f}   {1 - specificity[k]:.2f}   "
               f"{1 - sensitivity[k]:.2f}   {sensitivity[k]:.2f}{odd}")
     if len(names) > most:
@@ -773,11 +787,16 @@ def fuse_labels(names, rows, truth, n_test, args):
               bool: who has labelled what)
     """
     fusion = args.combine or "mean"
-    probs, has_label = read_annotators(names, rows, args)
+    probs, has_label = read_annotators(names, rows, len(truth), args)
     known = np.flatnonzero(has_label[:, :len(truth)].any(0))
-    if not len(known) and (args.calibrate or fusion in ("bayes", "loglik", "bma")):
-        fail(f"--{'calibrate' if args.calibrate else 'combine ' + fusion} needs true labels in train1 of rows that "
-             "annotators labelled; there are none. --combine dawid-skene needs none")
+    if args.calibrate or fusion in ("bayes", "loglik", "bma"):
+        flag = "--calibrate" if args.calibrate else f"--combine {fusion}"
+        unknown = [name for name, has in zip(names, has_label) if not has[:len(truth)].any()]
+        if not len(known):
+            fail(f"{flag} needs true labels in train1 of rows that the supervisors labelled; there are none (runs of "
+                 "models label no row of train1). --combine dawid-skene needs none")
+        if unknown:
+            print(f"WARNING: {flag} has no true label to measure {', '.join(unknown)}: no label for a row of train1")
     votes = correct(probs[:, :len(rows) - n_test, 1], 1)
     recipe = learn_recipe(fusion, probs[:, known], truth[known], has_label[:, known], votes, args.calibrate,
                           has_label[:, :len(rows) - n_test])
@@ -796,8 +815,12 @@ def fuse_supervisors(parser, args, started):
         names = read_json(files[-1]).get("annotators")
         if not (isinstance(names, list) and names and all(map(is_text, names))):
             fail(f"--supervisors all: data/{args.task}/task.json names no annotators; name them, as in ann,bob")
-    read_annotators(names, [], args)                       # is everybody there, with valid labels?
     folders = [labels_folder(name, args.task, args.seed) for name in names]
+    if not all(map(is_text, names)) or len(set(map(os.path.realpath, folders))) < len(names):
+        fail(f"--supervisors {','.join(names)}: a name is empty or occurs twice. Give each once, as in ann,bob")
+    if run_folder(args.out, args.task, args.seed) in [run_folder(name, args.task, args.seed) for name in names]:
+        fail(f"--out {args.out} is the name of a supervisor too, and would stand in its place; choose another")
+    read_annotators(names, [], 0, args)                    # is everybody there, with valid labels?
     identity = {"role": "fusion", **vars(args), "supervisors": ",".join(names), "model": ",".join(names),
                 "models": None, "combine": args.combine or "mean", "supervisor": ""}
     inputs = [*files, *(os.path.join(folder, "labels.jsonl") for folder in folders)]

@@ -238,6 +238,27 @@ def run_all(commands, n_jobs, context, folder):
     return code
 
 
+def parse_commands(lines):
+    """
+    Lines as run.sh prints them -> commands, each a list of words. Empty lines and comments are skipped.
+
+    >>> parse_commands(["$ python report.py --html", "", "# a comment"])
+    [['report.py', '--html']]
+    """
+    commands = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        try:
+            python, script, *flags = shlex.split(line.removeprefix("$ "))
+        except ValueError:                                 # fewer words than two, or a quote without its end
+            python, script, flags = "", "", []
+        if python != "python" or not os.path.isfile(os.path.join(contract.ROOT, script)):
+            contract.fail(f"line {number} of the input, {line.strip()!r}, is no command like: $ python report.py")
+        commands.append([script, *flags])
+    return commands
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=contract.number(int, 1, 1000), default=None,
@@ -245,7 +266,7 @@ def main():
     n_jobs = parser.parse_args().jobs
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
     os.chdir(contract.ROOT)
-    commands = [shlex.split(line.removeprefix("$ "))[1:] for line in sys.stdin]
+    commands = parse_commands(sys.stdin)
     gpu = has_gpu()
     n_jobs = n_jobs or (1 if gpu else min(cores, 4))
     n_threads = int(os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // n_jobs))))

@@ -176,10 +176,12 @@ def open_texts(args, n_done):
 
     table = read_table(args.rows)
     first = list(itertools.islice(table, PIECE))
+    if not first:
+        fail(f"{args.rows} has no rows, so there is nothing to label")
     columns = list(dict.fromkeys(name for _, row in first for name in row))
     for name in sum(map(text_columns, args.texts.values()), []):
         if name not in columns:
-            fail(f"{args.rows} has no column {name!r}; it has {', '.join(map(str, columns)) or 'none'}. Name the "
+            fail(f"{args.rows} has no column {name!r}; it has {', '.join(map(str, columns))}. Name the "
                  f"column of the texts with {' and '.join('--' + key.replace('_', '-') for key in args.texts)}")
     for name in set(ADDED) & set(columns):
         fail(f"{args.rows} has a column {name!r} already; rename it, since predict.py adds one")

@@ -46,6 +46,7 @@ from contract import (
     labels_folder,
     may_have_gaps,
     plain,
+    read_config,
     read_jsonl,
     read_label_file,
     read_labels,
@@ -225,9 +226,12 @@ def describe_runs(task, runs):
         row["string match"] = f"{np.mean([note['correct'] for note in notes]):.3f}"
 
     def hits_beside(name):
-        """The hits of the run `name` and of these runs, each (S, N); None if a seed has no such run"""
+        """The hits of the run `name` and of these runs, each (S, N); None if a seed has no such run on the same rows"""
         baseline = [run_folder(name, task, c["seed"]) for c in configs]
-        if row["run"] == name or not all(os.path.exists(os.path.join(folder, "labels.jsonl")) for folder in baseline):
+        files = [os.path.join(folder, end) for folder in baseline for end in ("labels.jsonl", "results.json")]
+        if row["run"] == name or not all(map(os.path.exists, files)):
+            return None
+        if any(read_config(folder).get("max_rows") != c["max_rows"] for folder, c in zip(baseline, configs)):
             return None
         return predictions_of(task, configs, baseline, folders)[:, :, 1].swapaxes(0, 1)
     if also:

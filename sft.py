@@ -398,6 +398,9 @@ def check_args(args):
     """
     -> (the supervisors' folders, those of --reward, the files and folders to read: theirs, and those of the truth)
     """
+    for flag, names in (("--labels", args.labels.split(",")), ("--reward", args.reward.split(","))):
+        if len(set(names)) < len(names) or not all(names) and len(names) > 1:
+            fail(f"{flag} {','.join(names)}: a name is empty or occurs twice. Give each once, as in weak,student")
     folders = []
     judges = [run_folder(name, args.task, args.seed) for name in args.reward.split(",")] if args.reward else []
     if args.labels not in ("train1", "truth"):

@@ -493,6 +493,19 @@ def test_a_human_can_be_the_judge_stop_and_go_on(house, run):
     assert "0 of 120 rows are judged" in printed
 
 
+def test_a_human_is_compared_on_the_rows_that_the_model_has_judged(tmp_path, monkeypatch, capsys):
+    """Fault: a model with a smaller --max-rows ended the command after the last answer, which was never written."""
+    monkeypatch.setattr(contract, "ROOT", str(tmp_path))
+    args = debate.parse_flags(["--mode", "none", "--task", "t"])[1]
+    folder = tmp_path / "data" / "t" / "seed0" / "none"
+    folder.mkdir(parents=True)
+    (folder / "results.json").write_text("{}")
+    write_records(folder / "labels.jsonl", [{"id": "a", "soft_label": [0, 1]}, {"id": "b", "soft_label": [1, 0]}])
+    for ids, words in (("abc", "agree on 50.0% of 2 rows"), ("bca", "agree on 50.0% of 2 rows"), ("c", "on 0 rows")):
+        debate.print_agreement([{"id": name} for name in ids], np.array([[0.1, 0.9]] * len(ids)), args)
+        assert words in capsys.readouterr().out
+
+
 def test_a_damaged_answer_of_a_human_is_named_and_asked_again(house, run):
     flags = ["--mode", "debate", "--rounds", "2", "--judge", "human", "--out", "damaged-answers"]
     run(*flags, stdin="y\nq\n")

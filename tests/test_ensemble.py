@@ -12,6 +12,7 @@ import io
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 from types import SimpleNamespace
@@ -189,6 +190,16 @@ def test_temperature_recovers_a_planted_one_and_applying_it_undoes_it():
         t = temperature(probs, truth)
         assert t == pytest.approx(1 / planted, rel=0.04)
         assert np.abs(apply_temperature(probs[None], [t])[0, :, 1] - sigmoid(z)).max() < 0.02
+
+
+@pytest.mark.parametrize("percent,calibrated", [(90, 0.9), (65, 0.65), (55, 0.55), (50, 0.5), (30, 0.5)])
+def test_labels_of_0_and_1_are_calibrated_to_the_share_that_is_right(percent, calibrated):
+    """Fault: temperatures ended at 32, so that people who are right on 30 to 65 % of the rows all got 0.656."""
+    truth = np.arange(200) % 2
+    said = np.where(np.arange(200) // 2 < percent, truth, 1 - truth)
+    probs = soft(said.astype(float))
+    confident = apply_temperature(probs[None], [temperature(probs, truth)])[0].max(-1)
+    assert confident == pytest.approx(calibrated, abs=1e-3)
 
 
 def test_loglik_weights_are_the_optimum_with_and_without_missing_members():
@@ -757,6 +768,38 @@ def test_the_table_of_annotators_names_what_is_odd(annotated):
     assert numbers[0] + numbers[1] == pytest.approx(1, abs=0.02) and numbers[0] > 0.6 < numbers[3]
 
 
+def add_run(home, name, p_yes):
+    """A model's run: it labels all rows but those of train1."""
+    folder = home / "data" / "t" / "seed0" / name
+    ids = [f"{split}-{k}" for split in ("train2", "valid", "test") for k in range(40)]
+    write_jsonl(folder / "labels.jsonl", [{"id": name, "soft_label": [1 - p_yes, p_yes]} for name in ids])
+    (folder / "results.json").write_text('{"config": {"role": "supervisor"}}')
+
+
+def test_runs_are_fused_alone_and_with_annotators(annotated):
+    home = str(annotated)
+    add_run(annotated, "weak", 0.5)
+    add_run(annotated, "student", 0.875)
+    folder = annotated / "data" / "t" / "seed0"
+    ok(home, "ensemble.py", "--task", "t", "--supervisors", "weak,student", "--out", "runs")
+    fused = read_jsonl(folder, "runs", "labels.jsonl")
+    assert len(fused) == 120 and all(row["soft_label"] == [0.3125, 0.6875] for row in fused)
+    done = run(home, "ensemble.py", "--task", "t", "--supervisors", "weak,student", "--calibrate", "--out", "x")
+    assert done.returncode == 2 and "--calibrate needs true labels in train1" in done.stderr
+    # with an annotator: Bayes' rule takes a run that no true label measures for no evidence, and says so
+    of = {}
+    for names in ("ann", "ann,student"):
+        flags = ["--supervisors", names, "--combine", "bayes", "--out", f"of-{names}"]
+        printed = ok(home, "ensemble.py", "--task", "t", *flags)
+        of[names] = {row["id"]: row["soft_label"] for row in read_jsonl(folder, f"of-{names}", "labels.jsonl")}
+    assert "WARNING: --combine bayes has no true label to measure student:" in printed
+    assert re.search(r"^student +0 .* no such row$", printed, re.M)
+    assert len(of["ann,student"]) == 120 and of["ann"].items() <= of["ann,student"].items()
+    (folder / "student" / "labels.jsonl").write_text('{"id": "test-0", "soft_label": [0.5, 0.5]}\n')
+    done = run(home, "ensemble.py", "--task", "t", "--supervisors", "weak,student", "--out", "x")
+    assert done.returncode == 2 and "no label for 119 of 120 rows, first 'train2-0'" in done.stderr
+
+
 def test_without_any_truth_labels_are_fused_and_nothing_is_claimed(annotated):
     for split in ("train1", "valid", "test"):
         (annotated / "data" / "t" / f"{split}.jsonl").write_text("")
@@ -769,9 +812,9 @@ def test_without_any_truth_labels_are_fused_and_nothing_is_claimed(annotated):
 
 @pytest.mark.parametrize("flags,words", [
     (["--supervisors", "ann,nobody"], ["no labels at", "nobody"]), (["--members", "3"], ["leave out --members"]),
-    (["--supervisors", "ann", "--out", "ann/"], []), (["--combine", "samme"], ["adaboost"])])
+    (["--supervisors", "ann,"], ["a name is empty"]), (["--supervisors", "ann,bob,ann/"], ["occurs twice"]),
+    (["--supervisors", "ann", "--out", "ann/"], ["--out ann"]), (["--combine", "samme"], ["adaboost"])])
 def test_mistakes_with_foreign_labels_are_one_line(annotated, flags, words):
     done = run(str(annotated), "ensemble.py", *FUSE, *flags)
-    if words:
-        assert done.returncode == 2 and all(word in done.stderr for word in words), done.stderr
-    assert (annotated / "data" / "t" / "ann" / "labels.jsonl").exists()
+    assert done.returncode == 2 and all(word in done.stderr for word in words), done.stderr
+    assert not (annotated / "data" / "t" / "seed0").exists()

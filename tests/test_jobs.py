@@ -12,6 +12,8 @@ import re
 import shlex
 import subprocess
 
+import pytest
+
 import jobs
 import warm
 from conftest import ROOT
@@ -19,6 +21,17 @@ from conftest import ROOT
 
 def test_the_worked_example_in_the_docstring_is_right():
     assert doctest.testmod(jobs).failed == 0
+
+
+@pytest.mark.parametrize("line", [
+    "$ python", "$ bash run.sh", "$ python nothing.py", "$ python 'report.py", "report.py"])
+def test_blank_lines_and_comments_are_skipped_and_other_lines_are_refused(line, capsys):
+    assert jobs.parse_commands(["\n", "  # a comment\n", "python report.py --task 'a b'\n", " \n"]) == [
+        ["report.py", "--task", "a b"]]
+    with pytest.raises(SystemExit) as stop:
+        jobs.parse_commands(["\n", line + "\n"])
+    err = capsys.readouterr().err
+    assert stop.value.code == 2 and err.startswith("error: line 2 of the input, ") and err.count("\n") == 1
 
 
 def run_scripts(tmp_path, capfd, n_jobs, *scripts):

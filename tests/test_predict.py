@@ -320,6 +320,7 @@ def test_texts_that_look_unlike_the_training_rows_are_announced(house, tmp_path)
 
 @pytest.mark.parametrize("change,words", [
     ({"--text": "message"}, ["no column 'message'", "id, body, urgent"]), ({"--rows": "nothing.csv"}, ["no file at"]),
+    ({"--rows": "empty.csv"}, ["empty.csv has no rows"]),
     ({"--out": "out.txt"}, [".csv, .tsv or .jsonl"]), ({"--model": "tiny-1a"}, ["no classifier", "train_strong.py"]),
     ({"--out": "there.csv"}, ["exists already"]), ({"--rows": "taken.csv"}, ["column 'label' already"]),
     ({"--model": "./nobody"}, ["no model", "./nobody"])])
@@ -327,6 +328,7 @@ def test_mistakes_are_one_line_and_leave_nothing(house, tmp_path, change, words)
     shutil.copy(house / "tickets.csv", tmp_path / "tickets.csv")
     (tmp_path / "there.csv").write_text("mine")
     (tmp_path / "taken.csv").write_text("body,label\nhello,1\n")
+    (tmp_path / "empty.csv").write_text("id,body\n")
     before = sorted(os.listdir(tmp_path))
     flags = {"--model": student(house), "--rows": "tickets.csv", "--text": "body", "--out": "out.csv"} | change
     flags = {key: tmp_path / value if key in ("--rows", "--out") else value for key, value in flags.items()}

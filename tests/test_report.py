@@ -137,6 +137,21 @@ def test_a_method_helps_or_costs_only_where_its_paired_interval_is_clear_of_0(wo
     assert report.describe_runs("t", runs[0])["minus student [95 %]"].endswith("] helps")
 
 
+@pytest.mark.parametrize("of_weak,of_run", [(20, 30), (30, 20), (None, 20)])
+def test_a_run_is_compared_only_with_a_run_on_the_same_rows(world, of_weak, of_run):
+    """Fault: a baseline with a smaller --max-rows lacked labels, and no table of any run was written."""
+    for seed in (0, 1):
+        folder = world / "data" / "t" / f"seed{seed}" / "weak"
+        found = json.loads((folder / "results.json").read_text())
+        update(folder / "results.json", config=found["config"] | {"max_rows": of_weak})
+        (folder / "labels.jsonl").write_text("".join((folder / "labels.jsonl").read_text().splitlines(True)[:of_weak]))
+        run(world, "fewer", seed, judged(10), labels="truth", role="ceiling", max_rows=of_run)
+    rows = {os.path.basename(runs[0][0]): report.describe_runs("t", runs) for runs in report.find_runs("t")[0]
+            if not runs[0][0].endswith("student")}
+    assert rows["fewer"]["n"] == str(of_run) and "gain over single [95 %]" not in rows["fewer"]
+    assert ("gain over single [95 %]" in rows["ceiling"]) == (of_weak is None)
+
+
 def test_rows_with_one_seed_say_so(world):
     assert "one seed" not in page(world)
     run(world, "once", 0, judged(3), labels="weak")

@@ -179,6 +179,8 @@ def test_a_student_is_trained_on_its_supervisors_texts_whatever_the_truth_is(hou
 @pytest.mark.parametrize("command,words", [
     (["--labels", "nobody", "--out", "x"], ["nobody", "Run the command"]),
     (["--labels", "weak", "--out", "weak"], ["overwrite"]),
+    (["--labels", "weak,"], ["--labels weak,: a name is empty"]),
+    (["--labels", "train1", "--reward", "weak,weak"], ["--reward weak,weak", "occurs twice"]),
     (["--labels", "truth", "--keep", "0.5"], ["--keep", "has none"]),
     (["--labels", "train1", "--lora", "4"], ["--lora"]),                       # for classifiers, as is --head
     (["--labels", "train1", "--head", "random"], ["--head"]),
