@@ -1,7 +1,7 @@
 """
 data/own/prepare.py: anybody's table becomes a task, whatever its dialect, and a broken one becomes one clear line.
 
-python -m pytest tests/test_own.py               # 6 s
+python -m pytest tests/test_own.py               # 7 s
 """
 import csv
 import doctest
@@ -286,12 +286,42 @@ def test_an_audit_gives_true_labels_to_rows_that_had_none(tmp_path, run, capsys)
     folder = run(rows, "--soft-label", "ann")
     to_label = list(csv.DictReader(open(folder / "to-label.csv", encoding="utf-8")))
     assert len(to_label) == 100 and all(row["label"] == "" for row in to_label)
-    filled = table(folder / "to-label.csv", [(row["text"], int(row["text"].split()[-1]) % 2) for row in to_label])
+    known = [(row["text"], int(row["text"].split()[-1]) % 2, f"note {k}") for k, row in enumerate(to_label)]
+    filled = table(folder / "to-label.csv", known, ("text", "label", "note"))
     before = filled.read_bytes()
-    splits = read(run(rows, "--soft-label", "ann", "--audit", str(filled)))
+    run(rows, "--soft-label", "ann")
+    assert filled.read_bytes() == before                   # it was not read yet, so it stays
+    audit = ["--soft-label", "ann", "--audit", str(filled)]
+    splits = read(run(rows, *audit))
     assert [len(splits[name]) for name in SPLITS] == pytest.approx([30, 300, 20, 50], abs=2)
-    assert filled.read_bytes() == before and "audit: 100 true labels" in capsys.readouterr().out
+    assert "audit: 100 true labels" in capsys.readouterr().out
     assert all(row["label"] == int(row["text"].split()[-1]) % 2 for row in splits["test"])
+    # the second round: a hundred rows of train2 follow, and the same command reads them all
+    grown = list(csv.DictReader(open(filled, encoding="utf-8")))
+    assert [(row["text"], int(row["label"]), row["note"]) for row in grown[:100]] == known
+    new = {row["text"] for row in grown[100:] if row["label"] == ""}
+    truth = {row["id"] for row in read_jsonl(folder / "truth" / "labels.jsonl")}
+    assert len(new) == 100 and new <= {row["text"] for row in splits["train2"] if row["id"] not in truth}
+    again = filled.read_bytes()
+    run(rows, *audit)
+    assert filled.read_bytes() == again
+    table(filled, [(row["text"], int(row["text"].split()[-1]) % 2) for row in grown])
+    run(rows, *audit)
+    assert "audit: 200 true labels" in capsys.readouterr().out
+
+
+def test_an_audit_leaves_a_column_called_label_alone_and_must_fit_the_table(tmp_path, run, capsys):
+    """Without --label, the table's column "label" may be an annotator: here it is always wrong."""
+    rows = table(tmp_path / "rows.csv", [(text, 1 - label) for text, label in GOOD])
+    audit = table(tmp_path / "audit.csv", GOOD[:60])
+    own.main(["--rows", str(rows), "--text", "text", "--soft-label", "label", "--audit", str(audit), "--task", "mine"])
+    printed = capsys.readouterr().out
+    assert "audit: 60 true labels" in printed and "true labels: 60 of 300 rows" in printed
+    assert "label: accuracy 0.00%" in printed
+    for name, columns in (("no-text.csv", ("body", "label")), ("no-label.csv", ("text", "truth"))):
+        wrong = table(tmp_path / name, GOOD[:60], columns)
+        error = fails(run, capsys, rows, "--audit", str(wrong))
+        assert name in error and "with the columns text, label" in error
 
 
 def test_unlabelled_rows_of_a_group_in_train1_or_test_are_left_out(tmp_path, run, capsys):
@@ -358,3 +388,53 @@ def test_the_example_shows_every_case(tmp_path, run, capsys):
     assert "1 doubles, 2 rows whose text has both labels, 1 with an empty text" in printed
     assert "true labels: 20 of 54 rows" in printed
     assert [len(part) for part in read(folder).values()] == [0, 34, 0, 20]
+
+
+# --------------------------------------------------------------------------- ids and numbers are what is written
+
+def test_votes_are_joined_by_the_id_as_it_is_written(tmp_path, run, capsys):
+    """Ids that agree in six digits, or but for case, zeros in front or an exponent, are different rows."""
+    ids = ["NA", "aB3", "ab3", "007", "7", "12e4", "120000", *range(1234500, 1234550), *range(10**18, 10**18 + 50)]
+    rows = table(tmp_path / "rows.csv", [(key, f"text {k}", k % 2) for k, key in enumerate(ids)],
+                 ("row", "text", "label"))
+    votes = [(f"{key}.0" if k > 60 else key, "ann", k % 3 % 2) for k, key in enumerate(ids)]
+    votes.append((1234500 + 300, "ann", 1))
+    folder = run(rows, "--votes", str(table(tmp_path / "votes.csv", votes, ("row", "annotator", "label"))))
+    printed = capsys.readouterr().out
+    assert f"votes: {len(ids)} by 1 annotators" in printed and "1 votes on 1 rows that --rows does not have" in printed
+    text = {row["id"]: int(row["text"].split()[1]) for part in read(folder).values() for row in part}
+    said = {text[row["id"]]: row["soft_label"][1] for row in read_jsonl(folder / "ann" / "labels.jsonl")}
+    assert said == {k: float(k % 3 % 2) for k in range(len(ids))}
+
+
+def test_numbers_that_are_classes_are_no_probabilities(tmp_path, run, capsys):
+    """1 and 2, or one to five stars: 1 is not p_yes = 1. A column is judged alone, the votes of a file together."""
+    rows = [(k, f"text {k}", 1 + k % 2, 1 + k % 5, k % 10 / 10) for k in range(60)]
+    path = table(tmp_path / "rows.csv", rows, ("row", "text", "ann", "stars", "p"))
+    votes = table(tmp_path / "votes.csv", [(k, f"w{1 + k % 2}", 1 + k % 2) for k in range(60)],
+                  ("row", "annotator", "label"))
+
+    def p_yes(*flags):
+        own.main(["--rows", str(path), "--text", "text", "--task", "mine", *flags])
+        folder = tmp_path / "data" / "mine"
+        text = {row["id"]: int(row["text"].split()[1]) for row in read(folder)["train2"]}
+        return {name: {text[row["id"]]: row["soft_label"][1] for row in read_jsonl(folder / name / "labels.jsonl")}
+                for name in read_json(folder / "task.json")["annotators"]}
+    said = p_yes("--soft-label", "ann,p", "--yes", "2")
+    assert said["ann"] == {k: float(k % 2) for k in range(60)}
+    assert said["p"] == pytest.approx({k: k % 10 / 10 for k in range(60)})
+    said = p_yes("--soft-label", "stars", "--yes", "5", "--one-vs-rest")
+    assert said["stars"] == {k: float(k % 5 == 4) for k in range(60)}
+    said = p_yes("--votes", str(votes), "--yes", "2")      # w1 says 1 alone, w2 says 2 alone
+    assert said == {"w1": {k: 0.0 for k in range(0, 60, 2)}, "w2": {k: 1.0 for k in range(1, 60, 2)}}
+    table(path, [*rows, (60, "text 60", 1, 1, 1.5)], ("row", "text", "ann", "stars", "p"))
+    error = fails(run, capsys, path, "--label", "ann", "--soft-label", "p", "--yes", "2", "--one-vs-rest")
+    assert "line 62: 1.5 in column 'p'" in error
+    codes = table(tmp_path / "codes.csv", [(f"text {k}", 1234567 + k % 2) for k in range(60)])
+    assert sum(row["label"] for row in read(run(codes, "--yes", "1234568"))["test"]) == 6
+
+
+def test_a_group_that_is_written_as_missing_is_no_group(tmp_path, run, capsys):
+    rows = [(f"text {k}", k % 2, ("NaN", f"author {k % 25}")[k // 50]) for k in range(100)]
+    splits = read(run(table(tmp_path / "rows.csv", rows, ("text", "label", "by")), "--group", "by"))
+    assert len({row["group"] for part in splits.values() for row in part}) == 50 + 25

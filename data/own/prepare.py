@@ -29,8 +29,9 @@ case and spacing alone. Left out and counted: rows with an empty text or one tex
 and all copies of a text that has both labels.
 
 **Annotators** (people, rules, an API, somebody's released labels) come as more columns: p_yes, [p_no, p_yes], or the
-label's words; empty where an annotator has no opinion. Each COLUMN of --soft-label becomes a supervisor's folder,
-data/<task>/COLUMN/labels.jsonl. --votes reads the long format of crowd platforms, a table of row, annotator, label.
+label's words; empty where an annotator has no opinion. In a column that has 2 or -1, numbers are words. Each COLUMN of
+--soft-label becomes a supervisor's folder, data/<task>/COLUMN/labels.jsonl. --votes reads the long format of crowd
+platforms, a table of row, annotator, label.
 
 $ python data/own/prepare.py --rows tickets.csv --text body --label urgent --yes urgent --soft-label ann,bob --task t
 $ python ensemble.py --task t --supervisors ann,bob --combine bayes --out fused
@@ -103,21 +104,35 @@ def word_of(value):
     """
     A cell -> its word in lower case, numbers in their shortest form; None: there is no label
 
-    >>> [word_of(value) for value in (" Urgent", True, 1.0, "-1", None, float("nan"), "N/A")]
-    ['urgent', 'true', '1', '-1', None, None, None]
+    >>> [word_of(value) for value in (" Urgent", True, 1.0, "-1", "1234567", None, float("nan"), "N/A")]
+    ['urgent', 'true', '1', '-1', '1234567', None, None, None]
     """
     word = "" if value is None else str(value).strip().casefold()
     if word in MISSING:
         return None
     try:
-        return f"{float(word):g}"
+        return str(float(word)).removesuffix(".0")
     except ValueError:
         return word
 
 
-def parse_soft_label(value):
+def id_of(value):
+    """
+    A cell -> the id that it holds, as it is written; None: it is empty. Some tools write the whole numbers 7 as 7.0.
+
+    >>> [id_of(value) for value in (" aB3", "007", 7, "7.0", "12e4", "NA", "1234567890123456789", None, float("nan"))]
+    ['aB3', '007', '7', '7', '12e4', 'NA', '1234567890123456789', None, None]
+    """
+    if value is None or value != value:
+        return None
+    return re.sub(r"^(\d+)\.0+$", r"\1", str(value).strip()) or None
+
+
+def parse_soft_label(value, plain=True):
     """
     An annotator's probability, p_yes or [p_no, p_yes] -> a pair; anything else -> None. Some spreadsheets write 0,75.
+
+    plain   is a plain number p_yes? Not in a column of find_scales
 
     >>> parse_soft_label(0.75), parse_soft_label("0,75"), parse_soft_label("[0.25, 0.75]"), parse_soft_label("maybe")
     ([0.25, 0.75], [0.25, 0.75], [0.25, 0.75], None)
@@ -128,11 +143,37 @@ def parse_soft_label(value):
         value = json.loads(value) if isinstance(value, str) else value
     except ValueError:
         return None
-    pair = [1 - value, value] if type(value) in (int, float) else value
+    pair = [1 - value, value] if plain and type(value) in (int, float) else value
     return [float(p) for p in pair] if is_soft_label(pair) else None
 
 
-def find_words(path, table, label, annotators, yes, one_vs_rest):
+def find_scales(path, table, columns):
+    """
+    Annotators' columns with a number below 0 or above 1: 1 or 2, -1 or 1, one to five stars. All plain numbers there
+    are words. Where others are between 0 and 1, nobody can say what they mean: refused.
+
+    columns   lists of names. What holds for one column holds for all of its list (annotators of one file of votes)
+    returns   the names of these columns
+    """
+    scales = []
+    for names in columns:
+        outside = between = None
+        for line, row in table:
+            for name in names:
+                word = (word_of(row.get(name)) or "").replace(",", ".")
+                if re.fullmatch(r"-?\d+(\.\d+)?(e[-+]\d+)?", word):
+                    if not 0 <= float(word) <= 1:
+                        outside = outside or (line, word, name)
+                    elif float(word) not in (0, 1):
+                        between = between or word
+        if outside and between:
+            fail(f"{path}, line {outside[0]}: {outside[1]} in column {outside[2]!r} is no p_yes of 0 to 1, but "
+                 f"{between} looks like one. Mend the one, or write classes as words: '5 stars'")
+        scales += names if outside else []
+    return scales
+
+
+def find_words(path, table, label, annotators, scales, yes, one_vs_rest):
     """
     All words of the label column, and those that annotators use -> ({word: 0 or 1}, [no, yes] as they are written)
 
@@ -143,7 +184,8 @@ def find_words(path, table, label, annotators, yes, one_vs_rest):
         for name in ([label] if label else []) + annotators:
             value = row.get(name)
             word = word_of(value)
-            if word and (name == label or parse_soft_label(value) is None and word not in YES | NO):
+            if word and (name == label or parse_soft_label(value, name not in scales) is None
+                         and (name in scales or word not in YES | NO)):
                 found.setdefault(word, [0, line, str(value).strip()])[0] += 1
     yes = [word_of(word) for word in yes]
     unused = [word for word in yes if word not in found and parse_soft_label(word) is None]
@@ -183,7 +225,7 @@ def add_votes(table, path, columns, id_column, texts, label=None):
     by_id = {}
     kept = []
     for line, row in table:
-        key = word_of(row.get(id_column))
+        key = id_of(row.get(id_column))
         if key is None:
             fail(f"line {line} of --rows has no {id_column!r}, which --votes refers to")
         if key not in by_id:
@@ -197,7 +239,8 @@ def add_votes(table, path, columns, id_column, texts, label=None):
                 fail(f"line {line} of --rows: {id_column} {row[id_column]!r} occurs twice, with different labels")
             if known is None:
                 by_id[key][name] = value
-    votes = {}                                             # {(id, annotator): set of words}
+    taken = {label, *(str(name) for _, row in table for name in row)}
+    votes = {}                                             # {(id, annotator): {word: as it is written}}
     unknown = Counter()
     for line, vote in read_table(path):
         for name in columns:
@@ -205,17 +248,16 @@ def add_votes(table, path, columns, id_column, texts, label=None):
                 fail(f"{path}, line {line}: no column {name!r}; it has {', '.join(map(str, vote))}. Name the columns "
                      "of row, annotator and label with --votes-columns")
         key, annotator, label = (vote[name] for name in columns)
-        if word_of(key) not in by_id:
+        if id_of(key) not in by_id:
             unknown[str(key)] += 1
         elif word_of(annotator) and word_of(label):
-            votes.setdefault((word_of(key), str(annotator).strip()), {})[word_of(label)] = label
+            votes.setdefault((id_of(key), id_of(annotator)), {})[word_of(label)] = label
     if unknown:
         print(f"note: {path}: {sum(unknown.values()):,} votes on {len(unknown):,} rows that --rows does not have, "
               f"first {next(iter(unknown))!r}")
     if not votes:
         fail(f"{path}: no vote on a row of --rows; does {columns[0]!r} hold the values of its column {id_column!r}?")
     folders = {}
-    taken = {str(name) for _, row in table for name in row}
     for _, annotator in votes:
         name = re.sub(r"[^A-Za-z0-9]+", "-", annotator).strip("-") or "annotator"
         while annotator not in folders and (name in taken or re.fullmatch(r"truth|seed\d+", name)):
@@ -236,29 +278,37 @@ def add_audit(table, path, texts, label):
     for _, row in read_table(path):
         if word_of(row.get("label")) is not None:
             known[tuple(normalize(str(row.get(key))) for key in texts)] = row["label"]
-    n = 0
+    found = []                                             # had the row a true label already?
     for line, row in table:
-        filled = fill_texts(row, texts, f"line {line}") if word_of(row.get(label)) is None else None
+        filled = fill_texts(row, texts, f"line {line}")
         key = tuple(map(normalize, filled.values())) if filled else None
         if key in known:
-            row[label] = known[key]
-            n += 1
-    print(f"audit: {n:,} true labels from {path}")
+            found.append(word_of(row.get(label)) is not None)
+            row[label] = row[label] if found[-1] else known[key]
+    if not found:
+        fail(f"{path}: {len(known):,} rows with a label, and no text of theirs is in --rows. It must be a to-label.csv "
+             f"of this table, filled in, with the columns {', '.join(texts)}, label")
+    print(f"audit: {found.count(False):,} true labels from {path}")
 
 
 # --------------------------------------------------------------------------- rows of the table
 
-def parse_rows(path, table, texts, words, label=None, group=None, annotators=()):
+def check_columns(path, table, names):
+    """Columns that the table lacks, in one line"""
+    present = sorted({str(key) for _, row in table for key in row})
+    for name in names:
+        if name not in present:
+            it_has = f"it has {', '.join(present)}" if table else "it has no rows"
+            fail(f"{path} has no column {name!r}; {it_has}")
+
+
+def parse_rows(path, table, texts, words, label=None, group=None, annotators=(), scales=()):
     """
     A table of (line, dict) -> rows {"line", "text", "label": 0, 1 or None, "group", "soft": {annotator: pair}}, and the
     number of rows with an empty text. What cannot be read ends in one line. Pairs have "text_a" and "text_b", and
     "turned": did they change places?
     """
-    present = sorted({str(key) for _, row in table for key in row})
-    columns = [name for pattern in texts.values() for name in text_columns(pattern)]
-    for name in (*columns, *annotators, *filter(None, (label, group))):
-        if name not in present:
-            fail(f"{path} has no column {name!r}; it has {', '.join(present) or 'none'}")
+    check_columns(path, table, [*annotators, *filter(None, (label, group))])
     hard = {name: {word_of(row.get(name)) for _, row in table} <= {*words, None} for name in annotators}
     yes_no = {word: int(word in YES) for word in YES | NO}
     rows = []
@@ -267,7 +317,7 @@ def parse_rows(path, table, texts, words, label=None, group=None, annotators=())
         soft = {}
         for name in annotators:
             word = word_of(row.get(name))
-            pair = None if hard[name] else parse_soft_label(row[name]) if word else None
+            pair = parse_soft_label(row[name], name not in scales) if word and not hard[name] else None
             if word and pair is None:
                 truth = words.get(word, yes_no.get(word))
                 if truth is None:
@@ -278,7 +328,7 @@ def parse_rows(path, table, texts, words, label=None, group=None, annotators=())
                 soft[name] = pair
         if filled and len(set(map(normalize, filled.values()))) == len(filled):                # no pair of equal texts
             word = word_of(row.get(label)) if label else None
-            of_group = None if group is None or row.get(group) in (None, "") else str(row[group])
+            of_group = id_of(row.get(group)) if word_of(row.get(group)) else None
             made = {"line": line, **filled, "label": words[word] if word else None, "group": of_group, "soft": soft}
             rows.append(turn_by_coin(made) if is_pair(made) else made)
     return rows, len(table) - len(rows)
@@ -411,20 +461,25 @@ def describe_truth(splits, n_rows):
 
 def write_to_label(folder, task, rows):
     """
-    to-label.csv: 100 unlabelled rows, drawn at random (the first in an order by hash), for a person to label. A file
-    that is there already may have been filled in, so it stays. The texts of a pair stand as in the table.
+    to-label.csv: 100 unlabelled rows, drawn at random (the first in an order by hash), for a person to label. The texts
+    of a pair stand as in the table. A file that is there already may have been filled in, so it stays. If it has been
+    read with --audit, so that none of its rows lacks a label, 100 new rows follow those that are filled in.
     """
     path = os.path.join(folder, "to-label.csv")
-    rows = [row for row in rows if row["label"] is None]
+    rows = sorted([row for row in rows if row["label"] is None],
+                  key=lambda row: hash_fraction("audit " + normalize(show_row(row))))
     if not rows:
         return
-    if not os.path.exists(path):
+    keys = text_keys(rows)
+    new = [{key: row[other] for key, other in zip(keys, keys[::-1] if row.get("turned") else keys)} for row in rows]
+    old = [row for _, row in read_table(path)] if os.path.exists(path) else []
+    texts = {tuple(normalize(row[key]) for key in keys) for row in new}
+    if not any(tuple(normalize(str(row.get(key))) for key in keys) in texts for row in old):
         out = io.StringIO()
-        writer = csv.writer(out)
-        writer.writerow([*text_keys(rows), "label"])
-        for row in sorted(rows, key=lambda row: hash_fraction("audit " + normalize(show_row(row))))[:TO_LABEL]:
-            texts = [row[key] for key in text_keys(rows)]
-            writer.writerow([*(texts[::-1] if row.get("turned") else texts), ""])
+        old = [row for row in old if word_of(row.get("label"))]
+        writer = csv.DictWriter(out, dict.fromkeys([name for row in old for name in row] + [*keys, "label"]))
+        writer.writeheader()
+        writer.writerows(old + new[:TO_LABEL])
         write_file(path, out.getvalue())
     print(f"to label next: fill in the labels of {os.path.relpath(path)}, random rows of train2, and give the file "
           "back with --audit")
@@ -541,19 +596,22 @@ def main(argv=None):
 
     texts = {"text": args.text} if args.text else {"text_a": args.text_a, "text_b": args.text_b}
     table = list(read_table(args.rows))
+    check_columns(args.rows, table, [name for pattern in texts.values() for name in text_columns(pattern)])
     annotators = list(args.soft_label)
     if args.votes:
         columns = args.votes_columns.split(",")
         table, names = add_votes(table, args.votes, columns, args.id or columns[0], texts, args.label)
         annotators += names
     if args.audit:
-        args.label = args.label or "label"
+        args.label = args.label or "label of --audit"      # not "label": a column of the table may be called so
         add_audit(table, args.audit, texts, args.label)
     columns = [args.label, *annotators]
     if args.text_b and not args.yes and any(word_of(row.get(name)) == "b" for _, row in table for name in columns):
         args.yes = ["b"]
-    words, names = find_words(args.rows, table, args.label, annotators, args.yes, args.one_vs_rest)
-    rows, n_empty = parse_rows(args.rows, table, texts, words, args.label, args.group, annotators)
+    in_votes = annotators[len(args.soft_label):]
+    scales = find_scales(args.rows, table, [*([name] for name in args.soft_label), in_votes])
+    words, names = find_words(args.rows, table, args.label, annotators, scales, args.yes, args.one_vs_rest)
+    rows, n_empty = parse_rows(args.rows, table, texts, words, args.label, args.group, annotators, scales)
     rows, left_out, doubles, contradictory = merge_groups(rows)
     n_groups = len({row["group"] for row in rows})
     if n_groups < FEWEST:
