@@ -506,8 +506,6 @@ def task_name(text):
 def run_folder(name, task, seed):
     """Where a run lies: a bare name means data/<task>/seed<seed>/<name>; a name with a slash inside is a path."""
     name = path_name(name)
-    if not name.strip():
-        fail("the name of a run is empty: is there a comma too many?")
     if "/" not in name and os.sep not in name:
         return os.path.join(ROOT, "data", task, f"seed{seed}", name)
     return name
@@ -515,6 +513,8 @@ def run_folder(name, task, seed):
 
 def labels_folder(name, task, seed):
     """Where labels lie: in the folder of a run, or in data/<task>/<name>: an annotator of your own table, the truth."""
+    if not name.strip():
+        fail("the name of a run or an annotator is empty: is there a comma too many?")
     folder = run_folder(name, task, seed)
     own = os.path.join(ROOT, "data", task, name)
     is_name = folder != path_name(name)

@@ -8,7 +8,7 @@
 #   MODELS=../models ROWS=../rows bash experiments.sh --chapters real --seeds 0,1,2      # docs/results/real.md: not in
 #                                                            # "everything", since these files are not in the repository
 #
-# Seeds do not touch each other's files. All of it is planned for three hours on two cores (not measured):
+# Seeds do not touch each other's files. All of it takes some eight hours of one core (the runs' seconds, added up):
 #   bash experiments.sh --seeds 0,3,4 & bash experiments.sh --seeds 1,2; wait
 # Seeds 3 and 4 make only what README.md shows; three seeds make the rest ("more" below). All chapters need `base`; icl
 # and phase2 need ensembles and debate too.
