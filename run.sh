@@ -79,11 +79,10 @@ case "$preset" in
         die "no preset '$preset'; there are tinyworld, laptop, sciq and paper" ;;
 esac
 oversight="--mode interaction" attacks=""
-if [ -n "$task" ] && [ "$task" != tinyworld ]; then      # rows of your own: perhaps without a question apart
+if [ -n "$task" ] && [ "$task" != tinyworld ]; then      # rows of your own: perhaps without question and choices
     prepare=""
-    if ! grep -qs '"question"' "data/$task/train1.jsonl"; then
-        oversight="--mode debate" attacks="--attack-share 0"
-    fi
+    grep -qs '"question"' "data/$task/train1.jsonl" || oversight="--mode debate"
+    grep -qs '"choices"' "data/$task/train1.jsonl" || attacks="--attack-share 0"
 fi
 # print a command so that it can be copied
 run() { echo "\$ $(printf '%q ' "$@" | sed 's/\\,/,/g; s/ $//')"; }

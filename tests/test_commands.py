@@ -372,6 +372,19 @@ def dry_run(*flags):
     return done.stdout.splitlines()
 
 
+@pytest.mark.parametrize("row,mode,attacks", [
+    ({"text": "x"}, "debate", False), ({"text": "x", "question": "q", "answer": "a"}, "interaction", False),
+    ({"text": "x", "question": "q", "answer": "a", "choices": ["a", "b"]}, "interaction", True)])
+def test_run_sh_asks_own_rows_only_for_what_they_have(row, mode, attacks, tmp_path):
+    folder = tmp_path / "data" / "mine"
+    folder.mkdir(parents=True)
+    (folder / "train1.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    shutil.copy(os.path.join(ROOT, "run.sh"), tmp_path)
+    command = ["bash", "run.sh", "--dry-run", "--task", "mine"]
+    printed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert f"--mode {mode} " in printed and ("--attack-share 0" in printed) != attacks
+
+
 def test_run_sh_takes_flag_equals_value_and_a_task_as_a_path():
     expected = dry_run("--task", "tinyworld", "--seed", "1", "--max-rows", "50")
     assert dry_run("--task=data/tinyworld/", "--seed=1", "--max-rows=50") == expected
