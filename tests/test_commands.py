@@ -181,8 +181,9 @@ def test_several_commands_at_a_time_leave_the_bytes_that_each_leaves(chain):
      ["48 of 96 rows are kept", "probe: ", "read 64 texts"]),
     (["--probe", "after", "--clean", "logistic", "--keep", "0.25", "--oracle-stop"],
      ["CHEATING, by the truth of valid", "| CHEATING: stopped by the truth"]),
-    (["--probe", "first", "--clean", "confident", "--truth-budget", "4", "--pick", "random", "--loss", "window"],
+    (["--probe", "only", "--clean", "confident", "--truth-budget", "4", "--pick", "random"],
      ["bought (random)", "probe: "]),
+    (["--probe", "first", "--loss", "window"], ["probe: "]),
 ])
 def test_every_method_runs_and_prints_what_it_did(chain, flags, words):
     command = ["train_strong.py", "--labels", "weak", "--out", "student-method", *flags, *QUICK]

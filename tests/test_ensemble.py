@@ -812,7 +812,7 @@ def test_without_any_truth_labels_are_fused_and_nothing_is_claimed(annotated):
 
 @pytest.mark.parametrize("flags,words", [
     (["--supervisors", "ann,nobody"], ["no labels at", "nobody"]), (["--members", "3"], ["leave out --members"]),
-    (["--supervisors", "ann,"], ["is empty"]), (["--supervisors", "ann,bob,ann/"], ["occurs twice"]),
+    (["--supervisors", "ann,"], ["an annotator is empty"]), (["--supervisors", "ann,bob,ann/"], ["occurs twice"]),
     (["--supervisors", "ann", "--out", "ann/"], ["--out ann"]), (["--combine", "samme"], ["adaboost"])])
 def test_mistakes_with_foreign_labels_are_one_line(annotated, flags, words):
     done = run(str(annotated), "ensemble.py", *FUSE, *flags)
