@@ -624,9 +624,38 @@ def run_head(model, batch):
         inputs["decoder_input_ids"] = torch.cat([start, inputs["input_ids"][:, :-1]], dim=1)
     if head is None:
         return model(**inputs).logits.float()
-    hidden = model.base_model(**inputs).last_hidden_state                      # (B, T, C)
     last = inputs["attention_mask"].sum(1) - 1                                 # (B,) padding is at the right
-    return head(hidden[torch.arange(len(last), device=last.device), last]).float()
+    rows = torch.arange(len(last), device=last.device)
+    with skip_unread_tokens(model, rows, last, width=inputs["input_ids"].shape[1]):
+        hidden = model.base_model(**inputs).last_hidden_state                  # (B, T, C)
+    return head(hidden[rows, last]).float()
+
+
+@contextlib.contextmanager
+def skip_unread_tokens(model, rows, last, width):
+    """
+    A forward pass of which only the last token of each row is read: the last block's MLP computes that one alone, and
+    every one of the row's `width` tokens gets its output. What they become is not read. rows, last: (B,) indices
+
+    It saves 6 % of a GPT-2's work. Narrow models keep the last digits of their numbers. Gradient checkpointing computes
+    blocks once more, when this is over, so there it does nothing.
+    """
+    config = model.config.get_text_config()
+    blocks = next((blocks for blocks in model.base_model.modules() if type(blocks).__name__ == "ModuleList"
+                   and len(blocks) == getattr(config, "num_hidden_layers", 0)), [None])
+    mlp = getattr(blocks[-1], "mlp", None)
+    is_dense = type(mlp).__name__.endswith("MLP") and not hasattr(mlp, "router")         # no mixture of experts
+    repeated = model.training and getattr(blocks[-1], "gradient_checkpointing", False)
+    if not is_dense or repeated or getattr(config, "hidden_size", 0) < WIDE:
+        yield
+        return
+    before = mlp.register_forward_pre_hook(lambda _, inputs: (inputs[0][rows, last][:, None], *inputs[1:]))
+    after = mlp.register_forward_hook(lambda _, inputs, output: output.expand(-1, width, -1).contiguous())
+    try:
+        yield
+    finally:
+        before.remove()
+        after.remove()
 
 
 def batches_by_tokens(lengths, tokens):

@@ -260,6 +260,28 @@ def test_a_wide_gpt2_gets_one_operation_for_its_activation_and_the_same_logits(t
     assert not any(isinstance(m, torch.nn.GELU) for m in tiny[0].modules())    # tinyworld's keep their last digits
 
 
+@pytest.mark.parametrize("name", ["GPT2", "Llama", "Gemma2", "Bloom", "Falcon", "GptOss"])
+def test_a_wide_model_skips_the_last_mlp_of_tokens_that_are_not_read(name, monkeypatch, tmp_path):
+    """Falcon adds in place, Bloom inside its MLP; GPT-OSS's "MLP" is a mixture of experts."""
+    families.save_model(name, tmp_path)
+    model, tokenizer, _ = load_classifier(str(tmp_path), "lm", WORDS, "cpu")
+    ids = families.random_ids((20, 11, 1, 7), len(tokenizer))
+    results = []
+    read = []
+    for module in model.base_model.modules():
+        if type(module).__name__.endswith("MLP"):
+            module.register_forward_hook(lambda _, inputs, output: read.append(inputs[0].shape[1]))
+    for wide in (10 ** 9, 1):
+        monkeypatch.setattr(models, "WIDE", wide)
+        outputs = models.run_head(model, pad(ids, tokenizer, "cpu"))
+        model.zero_grad()
+        outputs[:, 1].sum().backward()
+        results.append([outputs.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)])
+    assert read == ([20] * 4 if name == "GptOss" else [20, 20, 20, 1])
+    for plain, ours in zip(*results, strict=True):
+        assert (plain - ours).abs().max() <= 1e-5 * max(1, plain.abs().max())
+
+
 def test_dropout_is_off(encoder):
     assert transformers.AutoConfig.from_pretrained(encoder).hidden_dropout_prob == 0.1
     model = load_classifier(encoder, "lm", WORDS, "cpu")[0]
