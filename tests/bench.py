@@ -22,8 +22,8 @@ attention    our loop with attn_implementation="eager" in place of torch's fused
 compile      our loop without torch.compile (slow to start, so not among the default cases)
 lora         none: memory and seconds a step of a Llama's shape with --lora 16 --gradient-checkpointing
 ensemble     three members by train_weak.py, one command after the other, against ensemble.py
-open         none: the peak while a Llama's shape is opened, as a multiple of its weights in fp32 (one copy, and half for
-             the bf16 file that is being read)
+open         none: the peak while a Llama's shape is opened, as a multiple of its weights in fp32 (one copy, and half
+             for the bf16 file that is being read)
 run.sh       the whole of it with the code of 2026-11-27, in a folder of its own (not a default case: four minutes a
              pair; both from git, so what is not committed does not count)
 

@@ -16,11 +16,13 @@ import torch
 import transformers
 
 import corpus
+import known
 import prepare
 import pretrain
 from conftest import ROOT
-from contract import read_jsonl
+from contract import read_json, read_jsonl, write_file
 from metrics import accuracy
+from tasks import write_jsonl
 
 WORLD = os.path.join(ROOT, "data", "tinyworld")
 SPLITS = ["train1", "train2", "valid", "test"]
@@ -173,6 +175,25 @@ def test_a_reader_meets_only_the_facts_of_its_window():
     assert everything == {f["key"] for f in prepare.load_facts()} - library
     assert known & graded == graded - library and 0.28 < len(known - graded) / len(everything - graded) < 0.38
     assert {f["key"] for group in narrow["entities"].values() for f in group} == known
+
+
+def test_errors_are_split_into_what_the_supervisor_has_read_and_the_rest(splits, tmp_path, monkeypatch, capsys):
+    facts = {f["key"] for f in corpus.load_world((0.0, 0.42))["facts"]}
+    rows = [(row["id"], row["label"] if row["group"] in facts else 1 - row["label"]) for row in splits["test"]]
+    for seed in range(2):
+        os.makedirs(tmp_path / f"seed{seed}" / "weak")
+        write_jsonl(f"{tmp_path}/seed{seed}/weak/labels.jsonl",
+                    [{"id": name, "soft_label": [1 - label, label]} for name, label in rows])
+    monkeypatch.setattr(known, "HERE", str(tmp_path))
+    monkeypatch.setattr(known, "MEASURED", str(tmp_path / "measured.json"))
+    monkeypatch.setattr(known, "read_rows", lambda task, split: splits[split])
+    write_file(known.MEASURED, "{}")
+    known.main(["--measured"])
+    (run, found), = read_json(known.MEASURED)["tinyworld-known"].items()
+    assert run == "weak" and found == {"seeds": "2", "facts that tiny-1a has read about": "1.000 [1.000, 1.000]",
+                                       "all other facts": "0.000 [0.000, 0.000]"}
+    share = np.mean([row["group"] in facts for row in splits["test"]])
+    assert f"has read about {share:.0%} of the 1,386 test rows" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("kind", corpus.DOCUMENTS, ids=lambda kind: kind.__name__)
