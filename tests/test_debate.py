@@ -285,7 +285,7 @@ def run(house, monkeypatch, capsys):
         monkeypatch.setattr(debate, "MAX_TOKENS", 20)
         capsys.readouterr()
         small_assistant = ["--assistant", "tiny-1a"] if main is debate.main else []
-        main(["--epochs", "1", *small_assistant, *flags])
+        main(["--epochs", "1", "--dtype", "fp32", *small_assistant, *flags])
         return capsys.readouterr().out
     return run
 

@@ -53,7 +53,7 @@ CASES = {"logconf, micro-batches": ("logconf", {"micro_batch_size": 3}, True),
 FAMILIES = ("qwen2-tied", "llama-untied", "bert")          # random weights; no file holds their rotary angles
 
 COMMAND = ["train_strong.py", "--labels", "truth", "--model", "tiny-1a", "--out", "ceiling", "--loss", "logconf",
-           "--max-rows", "96", "--batch-size", "7"]
+           "--max-rows", "96", "--batch-size", "7", "--dtype", "fp32"]
 # with every use of a model before it is trained
 ALL_IN_ONE = ["--epochs", "1", "--generative-steps", "3", "--clean", "knn", "--probe", "first"]
 ICL = ["icl.py", "--labels", "truth", "--out", "icl-ceiling", "--model", "tiny-1b", "--max-rows", "96", "--orders", "2",

@@ -228,20 +228,29 @@ def test_freed_memory_is_kept_with_glibc_and_other_c_libraries_are_left_alone(mo
     assert called == [(-3, 2 ** 30), (-3, 2 ** 25)]
 
 
-def test_auto_takes_bf16_on_a_cpu_that_has_it_for_wide_models_alone(monkeypatch):
-    wide, narrow = (transformers.LlamaConfig(hidden_size=size) for size in (models.WIDE, 128))
+def test_auto_takes_bf16_on_a_cpu_that_has_it(monkeypatch):
+    config = transformers.LlamaConfig(hidden_size=128)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     for has_it in (True, False):
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda has_it=has_it: has_it)
-        assert [models.use_bf16("auto", "cpu", config) for config in (wide, narrow)] == [has_it, False]
-        assert [models.use_bf16(dtype, "cpu", narrow) for dtype in ("fp32", "bf16")] == [False, True]
+        assert models.use_bf16("auto", "cpu", config) == has_it
+        assert [models.use_bf16(dtype, "cpu", config) for dtype in ("fp32", "bf16")] == [False, True]
         deberta = transformers.DebertaConfig(hidden_size=models.WIDE)
         assert not models.use_bf16("auto", "cpu", deberta)                     # its mask overflows in bf16
         with pytest.raises(SystemExit):
             models.use_bf16("bf16", "cpu", deberta)
-    for name in ("tiny-1a", "tiny-4"):
-        config = transformers.AutoConfig.from_pretrained(contract.model_folder(name))
-        assert config.hidden_size < models.WIDE  # as docs/results were measured
+
+
+@pytest.mark.parametrize("name", ["GPT2", "Bert", "T5"])
+def test_pitfall_8_soft_labels_in_bf16_are_not_rounded_to_a_few_values(name, tmp_path):
+    """In bf16 the body runs, and not the head: its outputs would have 8 bits."""
+    families.save_model(name, tmp_path)
+    model, tokenizer, _ = load_classifier(str(tmp_path), "random", WORDS, "cpu")
+    ids = families.random_ids([12] * 200, len(tokenizer))
+    in_bf16 = predict(model, tokenizer, ids, "cpu", "bf16")
+    assert len(set(in_bf16[:, 1])) == 200 and not (in_bf16[:, 1] == 0.5).any()
+    assert 0 < np.abs(in_bf16 - predict(model, tokenizer, ids, "cpu", "fp32")).max() < 0.1
+    assert not any("forward" in vars(module) for module in model.modules())
 
 
 def test_a_wide_gpt2_gets_one_operation_for_its_activation_and_the_same_logits(tmp_path, tiny):

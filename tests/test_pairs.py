@@ -289,7 +289,7 @@ def test_pairs_that_share_a_text_stay_in_one_split(world):
 def test_supervisor_student_and_ceiling_of_pairs(world, capsys):
     make()
     make(task="other")
-    quick = ["--model", "tiny-1a", "--task", "mine", "--epochs", "1", "--also", "other"]
+    quick = ["--model", "tiny-1a", "--task", "mine", "--epochs", "1", "--also", "other", "--dtype", "fp32"]
     train_weak.main([*quick, "--lr", "1e-3"])
     train_strong.main([*quick, "--labels", "truth", "--out", "ceiling", "--lr", "1e-3"])
     train_strong.main([*quick, "--labels", "weak", "--ceiling", "ceiling", "--lr", "1e-3", "--loss", "logconf",
@@ -384,7 +384,7 @@ def test_best_of_n_of_a_writer(world, capsys):
     assert {row["continuation"] for row in sft.read_prompts("mine", "train1", None)} == {"iron"}
     train_weak.main(["--task", "mine", "--epochs", "1", "--model", "tiny-1a"])
     quick = ["--task", "mine", "--model", "tiny-1a", "--labels", "train1", "--epochs", "1", "--prompts", "3",
-             "--max-rows", "20", "--reward", "weak"]
+             "--max-rows", "20", "--dtype", "fp32", "--reward", "weak"]
     assert "--samples 16" in stops(capsys, sft.main, [*quick, "--samples", "8"])
     sft.main([*quick, "--samples", "16", "--out", "writer"])
     with open("data/mine/seed0/writer/results.json", encoding="utf-8") as f:

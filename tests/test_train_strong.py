@@ -463,7 +463,7 @@ def test_the_controls_are_students_of_their_own(house, monkeypatch):
         lines = (house / "data" / "small" / "seed0" / run / "labels.jsonl").read_text().splitlines()
         return {row["id"]: row["soft_label"][1] for row in map(json.loads, lines)}
 
-    student = ["train_strong.py", "--labels", "weak"]
+    student = ["train_strong.py", "--labels", "weak", "--dtype", "fp32"]
     printed = must(house, *student, "--control", "untrained", "--out", "untrained")
     model, tokenizer, _ = load_classifier("tiny-1a", "lm", [" no", " yes"], "cpu")
     rows = [json.loads(line) for line in (house / "data" / "small" / "test.jsonl").read_text().splitlines()]
