@@ -240,12 +240,12 @@ def mark(kind, row):
 def students(rows, found):
     """
     Each run with a PGR between supervisor and ceiling, the methods in groups, the best of a group on top. Students of
-    another supervisor than `weak`, if there is one, are left out: it is another gap.
+    another supervisor than `weak`, or of an evaluator from another task, are left out: it is another gap.
     """
     shown = [row for row in rows if row.get("pgr") is not None and row["stage"] in ("train_strong.py", "auto_align.py")]
     if any(row["run"] == "weak" for row in rows):
-        shown = [row for row in shown if row["stage"] == "auto_align.py"
-                 or (row["config"].get("supervisor") or row["config"].get("labels")) == "weak"]
+        shown = [row for row in shown if (row["config"].get("supervisor") or row["config"].get("labels")) == "weak"
+                 or row["stage"] == "auto_align.py" and "/" not in row["config"]["evaluator"].replace(os.sep, "/")]
     if not shown:
         return None
     names = supervisor_names(rows)
