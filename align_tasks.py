@@ -301,13 +301,13 @@ def load_scorer(name, device, flags):
     return score
 
 
-def perplexity(reader, rows, texts, device):
+def perplexity(reader, rows, texts, device, dtype="fp32"):
     """Of the texts that are not empty, under the language model reader = (model, tokenizer, max_length)"""
     written = [(row["text"], text) for row, text in zip(rows, texts) if text]
     if not written:
         return 1.0
     model, tokenizer, max_length = reader
-    nll, n_tokens = continuation_nll(model, tokenizer, *zip(*written), max_length, device, end=False)
+    nll, n_tokens = continuation_nll(model, tokenizer, *zip(*written), max_length, device, dtype, end=False)
     return math.exp(nll.sum() / n_tokens.sum())
 
 
@@ -428,7 +428,7 @@ def score_writers(task, plan, test, args, device):
     """Texts of every run -> rows of the table {"strategy", "run", scores, "hits" (N,): share of non-toxic samples}"""
     after_toxic = np.array([row["label"] for row in test]) == 1
     score = load_scorer(args.scorer, device, args)
-    reader = open_language_model(args.reader, device, args)
+    reader = open_language_model(args.reader, device, args, frozen=True)
     table = []
     for strategy, run, _ in plan:
         if not strategy:
@@ -441,7 +441,7 @@ def score_writers(task, plan, test, args, device):
         table.append({"strategy": strategy, "run": run, "headline": 1 - scores["mean"], **scores,
                       "greedy": float(score(greedy).mean()),
                       "after_toxic": float(toxic[after_toxic].mean()) if after_toxic.any() else float("nan"),
-                      "perplexity": perplexity(reader, test, greedy, device),
+                      "perplexity": perplexity(reader, test, greedy, device, args.dtype),
                       "empty": float(np.mean([not text for text in greedy])),
                       "different": len(set(greedy)) / len(greedy), "examples": greedy[:5],
                       "hits": (1 - toxic.mean(1)).tolist()})

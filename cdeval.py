@@ -354,8 +354,8 @@ def open_as_language_model(folder, base, device, flags=None):
     import torch
     if not base:
         return open_language_model(folder, device, flags, frozen=True)
-    model, tokenizer, max_length = open_language_model(base, device, flags)
-    classifier, tokenizer, _ = open_checkpoint(folder, "AutoModelForSequenceClassification", device, flags)
+    model, tokenizer, max_length = open_language_model(base, device, flags, frozen=True)
+    classifier, tokenizer, _ = open_checkpoint(folder, "AutoModelForSequenceClassification", device, flags, frozen=True)
     head = model.get_output_embeddings()
     head.weight = torch.nn.Parameter(head.weight.detach().clone())
     try:

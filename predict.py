@@ -62,7 +62,7 @@ from contract import (
 )
 from data.tasks import fill_texts, read_table, text_columns
 from metrics import choose_threshold
-from models import add_model_flags, load_classifier, pick_device, predict, tokenize
+from models import add_model_flags, open_checkpoint, pick_device, predict, tokenize
 
 PIECE = 1000                         # rows
 ADDED = ("p_yes", "label")           # columns
@@ -273,8 +273,9 @@ def label_table(args, config, threshold, names, train_texts):
     if unlike:
         print(f"WARNING: the texts look unlike the training rows: {unlike}")
     device = pick_device(args.device)
-    pairs = len(args.texts) > 1
-    model, tokenizer, max_length = load_classifier(args.model, "random", [], device, args, pairs)
+    kind = "AutoModelForSequenceClassification"
+    n_outputs = 1 if len(args.texts) > 1 else 2            # a reward model has one
+    model, tokenizer, max_length = open_checkpoint(args.model, kind, device, args, frozen=True, num_labels=n_outputs)
     if not (model.config.architectures or [""])[0].endswith("ForSequenceClassification"):
         fail(f"--model {args.model} is no classifier. Give the folder of a run of train_strong.py or train_weak.py")
     part = args.out + ".part"

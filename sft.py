@@ -83,13 +83,15 @@ from models import (
     cut,
     encode,
     forward_all,
+    freeze,
     generate,
-    load_classifier,
+    open_checkpoint,
     open_language_model,
     pick_device,
     run_head,
     token_nll,
     tokenize,
+    use_bf16,
 )
 from train_weak import add_training_flags, batch_maker, fit, prepare_for_training
 
@@ -191,14 +193,17 @@ def encode_pairs(tokenizer, prompts, texts, max_length, end):
     N prompts and N continuations -> (N lists of ids, (N, 2) float32 spans for mean_over_span).
 
     end   add the end-of-text token, so that a model learns where to stop
-    A pair that is too long loses the beginning of its prompt (not BOS), and a note says so.
+    A pair that is too long loses the beginning of its prompt (not BOS), and a continuation that fills more than half of
+    max_length its end. Notes say how many.
     """
     ids = []
     span = []
-    n_cut = 0
+    n_cut = n_ends = 0
     for text, whole in zip(texts, encode(tokenizer, prompts)):
         tail = tokenizer(" " + text, add_special_tokens=False)["input_ids"] if text else []
-        tail = (tail + [tokenizer.eos_token_id] * end)[:max_length // 2]
+        tail += [tokenizer.eos_token_id] * end
+        n_ends += len(tail) > max_length // 2
+        tail = tail[:max_length // 2]
         head = cut(whole, tokenizer, max_length - len(tail), side="left")
         n_cut += len(head) < len(whole)
         ids.append(head + tail)
@@ -206,10 +211,13 @@ def encode_pairs(tokenizer, prompts, texts, max_length, end):
     if n_cut:
         print(f"note: {n_cut:,} of {len(ids):,} prompts lose their beginning: with their continuation they are longer "
               f"than {max_length:,} tokens (--max-length)")
+    if n_ends:
+        print(f"note: {n_ends:,} of {len(ids):,} continuations lose their end: they are longer than "
+              f"{max_length // 2:,} tokens, half of --max-length")
     return ids, np.array(span, dtype=np.float32)
 
 
-def continuation_nll(model, tokenizer, prompts, texts, max_length, device, end=True):
+def continuation_nll(model, tokenizer, prompts, texts, max_length, device, dtype="fp32", end=True):
     """-log p of N texts after their prompts under a model -> (N,) nats summed over tokens, (N,) numbers of tokens"""
     import torch
     ids, span = encode_pairs(tokenizer, prompts, texts, max_length, end)
@@ -217,7 +225,7 @@ def continuation_nll(model, tokenizer, prompts, texts, max_length, device, end=T
 
     def padded_nll(model, batch):                          # forward_all needs batches of one width
         return torch.nn.functional.pad(token_nll(model, batch), (0, width - batch["input_ids"].shape[1]))
-    nll = forward_all(model, tokenizer, ids, device, output_fn=padded_nll)
+    nll = forward_all(model, tokenizer, ids, device, dtype, output_fn=padded_nll)
     n_tokens = span[:, 1] - span[:, 0]
     return mean_over_span(torch.tensor(nll), torch.tensor(span)).numpy() * n_tokens, n_tokens
 
@@ -275,9 +283,10 @@ def most_agreed_texts(folders, rows, device, flags):
     candidates = [read_texts(os.path.join(folder, "labels.jsonl"), rows) for folder in folders]
     cost = np.zeros((len(folders), len(rows)))             # (K candidates, N rows)
     for folder in folders:
-        model, tokenizer, max_length = open_language_model(os.path.join(folder, "checkpoint"), device, flags)
+        checkpoint = os.path.join(folder, "checkpoint")
+        model, tokenizer, max_length = open_language_model(checkpoint, device, flags, frozen=True)
         for k, texts in enumerate(candidates):
-            nll, n_tokens = continuation_nll(model, tokenizer, prompts, texts, max_length, device)
+            nll, n_tokens = continuation_nll(model, tokenizer, prompts, texts, max_length, device, flags.dtype)
             cost[k] += nll / n_tokens / len(folders)
     best = cost.argmin(0)
     shares = [f"{os.path.basename(folder)} {np.mean(best == k):.2f}" for k, folder in enumerate(folders)]
@@ -341,7 +350,8 @@ def is_good(row, text, rude_words):
 
 def score_samples(folder, rows, samples, args, device):
     """The rewards (P, K) that the reward model of a run gives to P rows' K texts each"""
-    model, tokenizer, max_length = load_classifier(folder, "random", [], device, args, pairs=True)
+    kind = "AutoModelForSequenceClassification"
+    model, tokenizer, max_length = open_checkpoint(folder, kind, device, args, frozen=True, num_labels=1)
     texts = [{"id": row["id"], "text": f"{row['text']} {text}".strip()} for row, of_row in zip(rows, samples)
              for text in of_row]
     ids = tokenize(tokenizer, texts, max_length)
@@ -470,18 +480,21 @@ def main(argv=None):
         rows, texts, rewritten = load_examples(args, folders, device)
         print(f"data: {len(rows):,} continuations from {args.labels}, of which a person rewrote {len(rewritten):,}")
         model, tokenizer, max_length = train_on_texts(rows, texts, args, device)
+        save_checkpoint(folder, model, tokenizer)
+        if use_bf16(args.dtype, device, model.config):
+            freeze(model)                                  # the same texts, with half the memory and less to read
 
         # only now are prompts of test read: they are continued like all others
         train2, valid, test = (read_prompts(args.task, split, args.max_rows) for split in ("train2", "valid", "test"))
         rows = train2 + valid + test
         greedy = continue_rows(model, tokenizer, rows, max_length, args, device)
-        nll, n_tokens = continuation_nll(model, tokenizer, [row["text"] for row in rows], greedy, max_length, device)
+        prompts = [row["text"] for row in rows]
+        nll, n_tokens = continuation_nll(model, tokenizer, prompts, greedy, max_length, device, args.dtype)
         nats = [round(float(x), 6) for x in nll / n_tokens]
         samples = sample_rows(model, tokenizer, test[:args.prompts], max_length, args, device, args.samples)
         sampled = [text for (text,) in sample_rows(model, tokenizer, rows, max_length, args, device, 1)]
         best_of = measure_best_of_n(test[:args.prompts], samples, args, device) if args.reward else None
 
-        save_checkpoint(folder, model, tokenizer)
         write_columns(os.path.join(folder, "samples.jsonl"), test[:args.prompts], texts=samples)
         write_columns(os.path.join(folder, "labels.jsonl"), rows, text=greedy, nats=nats, sampled=sampled)
         empty = float(np.mean([not text for text in greedy]))

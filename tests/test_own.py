@@ -430,6 +430,20 @@ def test_numbers_that_are_classes_are_no_probabilities(tmp_path, run, capsys):
     table(path, [*rows, (60, "text 60", 1, 1, 1.5)], ("row", "text", "ann", "stars", "p"))
     error = fails(run, capsys, path, "--label", "ann", "--soft-label", "p", "--yes", "2", "--one-vs-rest")
     assert "line 62: 1.5 in column 'p'" in error
+    # 1 alone is a class where another column has it as one, and p_yes where no column has numbers above 1
+    five = [(f"text {k}", 2 + k % 4, 1 + k % 5, 1, k % 2) for k in range(60)]
+    path = table(path, five, ("text", "gold", "stars", "ones", "binary"))
+    said = p_yes("--soft-label", "stars,ones,binary", "--yes", "5", "--one-vs-rest")
+    assert set(said["ones"].values()) == {0.0} and said["binary"] == {k: float(k % 2) for k in range(60)}
+    assert set(p_yes("--soft-label", "ones")["ones"].values()) == {1.0}
+    gold = ["--label", "gold", "--soft-label", "ones", "--yes", "5", "--one-vs-rest"]
+    error = fails(run, capsys, path, *gold)
+    assert "line 2" in error and "the only number in column 'ones'" in error and "2 and 3 and 4" in error
+    assert "--yes 1" in error and "'1 star'" in error
+    for k, (written, more) in enumerate((("1", ["--yes", "1"]), ("1 star", []))):
+        path = table(path, [(*row[:3], written, row[4]) for row in five], ("text", "gold", "stars", "ones", "binary"))
+        folder = run(path, *gold, *more)
+        assert {row["soft_label"][1] for row in read_jsonl(folder / "ones" / "labels.jsonl")} == {1.0 - k}
     codes = table(tmp_path / "codes.csv", [(f"text {k}", 1234567 + k % 2) for k in range(60)])
     assert sum(row["label"] for row in read(run(codes, "--yes", "1234568"))["test"]) == 6
 

@@ -6,13 +6,20 @@ python -m pytest tests/test_sft.py               # 20 s
 import doctest
 import json
 import os
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+import transformers
 
+import align_tasks
+import cdeval
+import models
+import predict
 import sft
+import warm
 from models import open_language_model, pad, token_nll
 from test_align_tasks import QUICK, build, call, house_of_rows, must, read_bytes
 
@@ -86,6 +93,10 @@ def test_a_long_prompt_loses_its_beginning_and_an_empty_continuation_is_its_end(
     with_bos = [tokenizer.bos_token + prompt for prompt in prompts]            # as the tokenizers of Llama and Gemma do
     ids, _ = sft.encode_pairs(tokenizer, with_bos, ["the end", ""], 8, end=True)
     assert [i[0] for i in ids] == [tokenizer.bos_token_id] * 2 and tokenizer.decode(ids[0][1:]) in text
+    assert "lose their end" not in capsys.readouterr().out
+    ids, span = sft.encode_pairs(tokenizer, prompts, ["one two three four five", "x"], 8, end=True)
+    assert span[0].tolist() == [4, 8] and tokenizer.eos_token_id not in ids[0]
+    assert "1 of 2 continuations lose their end: they are longer than 4 tokens" in capsys.readouterr().out
 
 
 # --------------------------------------------------------------------------- whose continuations
@@ -135,14 +146,97 @@ def test_the_text_that_all_supervisors_find_likeliest_is_chosen(tmp_path, monkey
         (tmp_path / name).mkdir()
         write_jsonl(tmp_path / name / "labels.jsonl", [{"id": "1", "text": name.upper()}])
     nats = {("a", "A"): 1.0, ("a", "B"): 3.0, ("b", "A"): 2.0, ("b", "B"): 1.0}
-    monkeypatch.setattr(sft, "open_language_model", lambda path, *rest: (path.split(os.sep)[-2], None, 64))
+    monkeypatch.setattr(sft, "open_language_model", lambda path, *_, frozen: (path.split(os.sep)[-2], None, 64))
 
     def planted_nll(model, tokenizer, prompts, texts, *rest):
         return np.array([5 * nats[model, text] for text in texts]), np.array([5] * len(texts))
     monkeypatch.setattr(sft, "continuation_nll", planted_nll)
-    texts, nll = sft.most_agreed_texts([str(tmp_path / "a"), str(tmp_path / "b")], rows, "cpu", False)
+    texts, nll = sft.most_agreed_texts([str(tmp_path / "a"), str(tmp_path / "b")], rows, "cpu", BF16)
     assert texts == ["A"] and nll.tolist() == [1.5]
     assert "from each supervisor: a 1.00, b 0.00" in capsys.readouterr().out
+
+
+# --------------------------------------------------------------------------- models that are not trained
+
+
+BF16 = SimpleNamespace(dtype="bf16", seed=0)
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    """Three folders with a GPT-2 of 256 columns: a language model, a classifier and a reward model made from it"""
+    folders = {}
+    torch.manual_seed(0)
+    tokenizer = open_language_model("tiny-1a", "cpu")[1]
+    for name, kind, n_outputs in (("base", "LMHeadModel", 2), ("classifier", "ForSequenceClassification", 2),
+                                  ("reward", "ForSequenceClassification", 1)):
+        config = transformers.GPT2Config(vocab_size=len(tokenizer), n_embd=256, n_layer=1, n_head=4, n_positions=64,
+                                         num_labels=n_outputs, pad_token_id=0, bos_token_id=0, eos_token_id=0)
+        folders[name] = str(tmp_path_factory.mktemp(name))
+        getattr(transformers, "GPT2" + kind)(config).save_pretrained(folders[name])
+        tokenizer.save_pretrained(folders[name])
+    return folders
+
+
+ROWS = [{"id": str(i), "text": prompt, "label": i} for i, prompt in enumerate(PROMPTS)]
+
+
+def choose_between_supervisors(wide, folder):
+    """sft.py --labels a,b: two supervisors score each other's texts"""
+    for name, texts in (("a", TEXTS), ("b", TEXTS[::-1])):
+        (folder / name).mkdir(exist_ok=True)
+        shutil.copytree(wide["base"], folder / name / "checkpoint", dirs_exist_ok=True)
+        write_jsonl(folder / name / "labels.jsonl", [{**row, "text": text} for row, text in zip(ROWS, texts)])
+    return sft.most_agreed_texts([str(folder / "a"), str(folder / "b")], ROWS, "cpu", BF16)[1]
+
+
+def score_by_reward(wide, folder):
+    """sft.py --reward"""
+    return sft.score_samples(wide["reward"], ROWS, [TEXTS, TEXTS[::-1]], BF16, "cpu")
+
+
+def measure_perplexity(wide, folder):
+    """align_tasks.py --reader"""
+    args = SimpleNamespace(**vars(BF16), scorer="rude-words", reader=wide["base"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(align_tasks, "read_texts", lambda *_: TEXTS)
+        patch.setattr(align_tasks, "read_samples", lambda *_: [TEXTS, TEXTS])
+        table = align_tasks.score_writers("toxicity", [("supervisor", "weak", [])], ROWS, args, "cpu")
+    return np.array(table[0]["perplexity"])
+
+
+def ask_a_classifier(wide, folder):
+    """cdeval.py: a classifier's body under the head of its language model"""
+    model, tokenizer, _ = cdeval.open_as_language_model(wide["classifier"], wide["base"], "cpu", BF16)
+    return cdeval.answer_log_probs(model, tokenizer, [[5, 6, 7], [8, 9]], [[[10], [11, 12]]] * 2, "cpu", "bf16")
+
+
+def label_a_table(wide, folder):
+    """predict.py"""
+    write_jsonl(folder / "new.jsonl", [{"text": prompt} for prompt in PROMPTS])
+    out = folder / "out.jsonl"
+    out.unlink(missing_ok=True)
+    predict.main(["--model", wide["classifier"], "--rows", str(folder / "new.jsonl"), "--out", str(out),
+                  "--dtype", "bf16"])
+    return np.array([json.loads(line)["p_yes"] for line in out.read_text(encoding="utf-8").splitlines()])
+
+
+@pytest.mark.parametrize("use", [choose_between_supervisors, score_by_reward, measure_perplexity, ask_a_classifier,
+                                 label_a_table])
+def test_a_model_that_is_not_trained_has_bf16_matrices_and_gives_the_bytes_of_fp32_ones(wide, tmp_path, use):
+    frozen = []
+    freeze = models.freeze
+
+    def spied(model):
+        freeze(model)
+        frozen.append(sum(p.dtype == torch.bfloat16 for p in model.parameters()))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "freeze", spied)
+        found = use(wide, tmp_path)
+        patch.setattr(models, "freeze", lambda model: None)
+        masters = use(wide, tmp_path)
+    assert frozen and all(n == 4 for n in frozen)          # the four matrices of its block
+    assert np.array_equal(found, masters) and np.isfinite(found).all()
 
 
 # --------------------------------------------------------------------------- the real command, few rows
@@ -174,6 +268,18 @@ def test_a_student_is_trained_on_its_supervisors_texts_whatever_the_truth_is(hou
     assert read_bytes(folder, "labels.jsonl") == before
     with open(truth, "w", encoding="utf-8") as f:
         f.write(original)
+
+
+def test_what_has_been_trained_is_frozen_in_bf16_after_it_is_saved_and_writes_the_same(house):
+    folder = os.path.join(house, "data", "toxicity", "seed0", "half")
+    command = [*SFT, "--labels", "weak", "--model", "tiny-1b", "--out", "half", "--dtype", "bf16"]
+    found = []
+    for before in ("import models; models.freeze = lambda model: print('not frozen')", ""):
+        done = warm.run(house, *command, "--force", before=before)
+        assert done.returncode == 0 and done.stdout.count("not frozen") == bool(before), done.stdout + done.stderr
+        found.append([read_bytes(folder, *name) for name in (
+            ("labels.jsonl",), ("samples.jsonl",), ("checkpoint", "model.safetensors"))])
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("command,words", [

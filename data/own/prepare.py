@@ -29,9 +29,9 @@ case and spacing alone. Left out and counted: rows with an empty text or one tex
 and all copies of a text that has both labels.
 
 **Annotators** (people, rules, an API, somebody's released labels) come as more columns: p_yes, [p_no, p_yes], or the
-label's words; empty where an annotator has no opinion. In a column that has 2 or -1, numbers are words. Each COLUMN of
---soft-label becomes a supervisor's folder, data/<task>/COLUMN/labels.jsonl. --votes reads the long format of crowd
-platforms, a table of row, annotator, label.
+label's words; empty where an annotator has no opinion. In a column that has 2 or -1, numbers are words, and so are
+those of a column of 0 and 1 alone if they occur there too. Each COLUMN of --soft-label becomes a supervisor's folder,
+data/<task>/COLUMN/labels.jsonl. --votes reads the long format of crowd platforms, a table of row, annotator, label.
 
 $ python data/own/prepare.py --rows tickets.csv --text body --label urgent --yes urgent --soft-label ann,bob --task t
 $ python ensemble.py --task t --supervisors ann,bob --combine bayes --out fused
@@ -147,29 +147,49 @@ def parse_soft_label(value, plain=True):
     return [float(p) for p in pair] if is_soft_label(pair) else None
 
 
-def find_scales(path, table, columns):
+def find_scales(path, table, columns, label=None, yes=()):
     """
     Annotators' columns with a number below 0 or above 1: 1 or 2, -1 or 1, one to five stars. All plain numbers there
     are words. Where others are between 0 and 1, nobody can say what they mean: refused.
+
+    A column of nothing but 0 and 1 could hold p_yes or such words. They are words if all occur in a column with larger
+    numbers, an annotator's or the true label's. A 1 alone that does not is refused, unless --yes says what it means.
 
     columns   lists of names. What holds for one column holds for all of its list (annotators of one file of votes)
     returns   the names of these columns
     """
     scales = []
-    for names in columns:
-        outside = between = None
+    classes = set()                                        # all numbers of such columns
+    undecided = []
+    for names in [[label], *columns]:
+        found = {}                                         # {word: (line, column) where it stands first}
         for line, row in table:
             for name in names:
-                word = (word_of(row.get(name)) or "").replace(",", ".")
-                if re.fullmatch(r"-?\d+(\.\d+)?(e[-+]\d+)?", word):
-                    if not 0 <= float(word) <= 1:
-                        outside = outside or (line, word, name)
-                    elif float(word) not in (0, 1):
-                        between = between or word
+                if word := word_of(row.get(name)):
+                    found.setdefault(word.replace(",", "."), (line, name))
+        numbers = {word: float(word) for word in found if re.fullmatch(r"-?\d+(\.\d+)?(e[-+]\d+)?", word)}
+        outside = [word for word, x in numbers.items() if not 0 <= x <= 1]
+        between = [word for word, x in numbers.items() if 0 < x < 1]
+        if outside:
+            classes.update(numbers)
+        if names == [label]:
+            continue
         if outside and between:
-            fail(f"{path}, line {outside[0]}: {outside[1]} in column {outside[2]!r} is no p_yes of 0 to 1, but "
-                 f"{between} looks like one. Mend the one, or write classes as words: '5 stars'")
-        scales += names if outside else []
+            line, name = found[outside[0]]
+            fail(f"{path}, line {line}: {outside[0]} in column {name!r} is no p_yes of 0 to 1, but "
+                 f"{between[0]} looks like one. Mend the one, or write classes as words: '5 stars'")
+        if outside:
+            scales += names
+        elif found and found.keys() <= {"0", "1"}:
+            undecided.append((names, found))
+    for names, found in undecided:
+        if found.keys() <= classes:
+            scales += names
+        elif classes and [*found] == ["1"] and "1" not in map(word_of, yes):
+            line, name = found["1"]
+            fail(f"{path}, line {line}: does 1, the only number in column {name!r}, mean yes, or is it a class beside "
+                 f"{' and '.join(sorted(classes, key=float)[:3])}? If it means yes, add  --yes 1 . Otherwise write it "
+                 "as a word: '1 star'")
     return scales
 
 
@@ -609,7 +629,8 @@ def main(argv=None):
     if args.text_b and not args.yes and any(word_of(row.get(name)) == "b" for _, row in table for name in columns):
         args.yes = ["b"]
     in_votes = annotators[len(args.soft_label):]
-    scales = find_scales(args.rows, table, [*([name] for name in args.soft_label), in_votes])
+    columns = [*([name] for name in args.soft_label), in_votes]
+    scales = find_scales(args.rows, table, columns, args.label, args.yes)
     words, names = find_words(args.rows, table, args.label, annotators, scales, args.yes, args.one_vs_rest)
     rows, n_empty = parse_rows(args.rows, table, texts, words, args.label, args.group, annotators, scales)
     rows, left_out, doubles, contradictory = merge_groups(rows)
