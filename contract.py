@@ -533,6 +533,11 @@ def may_have_gaps(folder):
     return not os.path.exists(os.path.join(folder, "results.json")) or read_config(folder).get("role") == "fusion"
 
 
+def read_known(folder, rows):
+    """read_labels, with nan for the rows that an annotator did not label; (N, 2)"""
+    return read_labels(folder, rows, gaps=may_have_gaps(folder))
+
+
 def is_path(name):
     """
     Is a name that is no folder here a mistyped path? Then it must not be looked for on the hub. A hub name is NAME or

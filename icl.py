@@ -33,7 +33,8 @@ Do the labels in the prompt matter? Min et al. (2022) found that they often hard
 
 A single prompt is a noisy measurement. --orders 8 averages eight draws (which rows, in which order, which labels are
 flipped) instead of four. All retrievers have equally many: with four draws, draw d of bm25, topk, votek and confident
-takes the best rows d, d + 4, d + 8, ... --calibrate removes the prompt's bias toward one word (Zhao et al. 2021).
+takes the best rows d, d + 4, d + 8, ... --calibrate is contextual calibration (Zhao et al. 2021): p(yes) is divided by
+what the same prompt gives for a text without content, and p(no) likewise. It needs no true labels.
 
 A model with a chat template gets an instruction and answers in a turn; --no-chat-template prompts it as a base model.
 
@@ -72,6 +73,7 @@ from contract import (
     number,
     open_run,
     path_name,
+    read_known,
     read_labels,
     read_rows,
     read_task,
@@ -390,8 +392,8 @@ def predict_in_context(model, tokenizer, demonstrations, texts, words, device, m
 
 def read_pool(plan, test, args):
     """
-    The rows to demonstrate with, sorted by id: rows of train2 without duplicate texts, without texts of test, and
-    without ties, which are no verdict to show. With --oversight only rows to which both supervisors give the same one.
+    The rows to demonstrate with, sorted by id: labelled rows of train2 without duplicate texts, without texts of test,
+    and without ties, which are no verdict to show. With --oversight only those to which both supervisors give the same.
 
     returns   (N rows, (N, 2) the supervisor's soft labels)
     """
@@ -401,11 +403,14 @@ def read_pool(plan, test, args):
         if row["text"] not in seen:
             seen.add(row["text"])
             pool.append(row)
-    soft_labels = read_labels(plan.labels_folder, pool)
-    verdicts = np.sign(soft_labels[:, 1] - 0.5)            # -1, 0, 1: no, a tie, yes
-    shown = verdicts != 0
+    soft_labels = read_known(plan.labels_folder, pool)
+    verdicts = np.sign(soft_labels[:, 1] - 0.5)            # -1, 0, 1: no, a tie, yes; nan: not labelled
+    if np.isnan(verdicts).all():
+        reason = "no true labels, no ceiling" if plan.role == "ceiling" else "another task?"
+        fail(f"{os.path.relpath(plan.labels_folder)} has a label for none of {len(pool):,} rows of train2: {reason}")
+    shown = np.isin(verdicts, (-1, 1))
     if plan.oversight_folder:
-        shown &= verdicts == np.sign(read_labels(plan.oversight_folder, pool)[:, 1] - 0.5)
+        shown &= verdicts == np.sign(read_known(plan.oversight_folder, pool)[:, 1] - 0.5)
     pool = [row for row, is_shown in zip(pool, shown) if is_shown]
     soft_labels = soft_labels[shown]
     n_candidates = min(len(pool), N_VOTED) if args.retriever == "votek" else len(pool)
@@ -532,7 +537,9 @@ def build_parser():
     add("--confidence", action="store_true", help="show the supervisor's confidence after each label")
     add("--label-words", default="", help="for no and yes, as in no,yes (default: those of task.json)")
     add("--invert", action="store_true", help="use the word for no as yes, and the other way round")
-    add("--calibrate", action="store_true", help="contextual calibration (Zhao et al. 2021)")
+    add("--calibrate", action="store_true",
+        help="contextual calibration: divide by the prompt's prediction for a text without content (Zhao et al. 2021; "
+             "ensemble.py's --calibrate is another method)")
     add("--supervisor", type=path_name, default="", help="folder to compare with (default: that of --labels)")
     add("--ceiling", type=path_name, default="", help="folder of the ceiling, for the PGR")
     return parser
@@ -552,8 +559,8 @@ def check_args(args):
         fail(f"--context {args.context!r}: give a line of valid Unicode")
     if args.encoder and args.retriever not in ("topk", "votek"):
         fail(f"--encoder is for --retriever topk and votek, not {args.retriever}")
-    if args.noise[0] > args.shots[-1]:
-        fail(f"--noise {args.noise[0]}: there are only {args.shots[-1]} labels to flip (--shots)")
+    if args.noise[0] > args.shots[-1] or max(args.noise) > max(args.shots):
+        fail(f"--noise {max(args.noise)}: there are only {args.shots[-1]} labels to flip (--shots)")
     truth_folder = os.path.join(ROOT, "data", args.task, "truth")
     is_ceiling = args.labels == "truth" or os.path.realpath(args.labels) == os.path.realpath(truth_folder)
     if is_ceiling and (args.ceiling or args.supervisor):
@@ -614,10 +621,13 @@ def main(argv=None):
         comparison = None
         if plan.supervisor_folder:
             print(line)
-            supervisor = read_labels(plan.supervisor_folder, test)
+            supervisor = read_known(plan.supervisor_folder, test)
             ceiling = read_labels(plan.ceiling_folder, test) if plan.ceiling_folder else None
-            comparison = compare_models(test, supervisor, result, ceiling)
-            line = format_comparison(comparison, scores)
+            if np.isnan(supervisor).all():
+                line += " | no PGR: the supervisor labels no row of test"
+            else:
+                comparison = compare_models(test, supervisor, result, ceiling)
+                line = format_comparison(comparison, scores)
         write_results(folder, config, device, started, line, test=scores, comparison=comparison, curve=curve)
 
 

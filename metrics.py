@@ -450,13 +450,16 @@ def print_cases(title, indices, rows, supervisor, student, n=3):
 # --------------------------------------------------------------------------- which runs may be compared
 
 
-SAME_IN_STUDENT_AND_CEILING = ("task", "model", "head", "epochs", "lr", "lora", "batch_size", "max_rows", "seed")
+SAME_IN_STUDENT_AND_CEILING = ("task", "model", "head", "epochs", "lr", "lora", "batch_size", "max_rows", "max_length",
+                               "truncate", "seed")
+PLAIN_TRAINING = {"loss": "xent", "probe": "none", "generative_steps": 0, "clean": "none", "early_stop": False,
+                  "oracle_stop": False, "hard": False}     # a student's method may differ from a plain ceiling's
 
 
 def check_comparison(identity, supervisor, ceiling, role="ceiling", same=SAME_IN_STUDENT_AND_CEILING):
     """
     Find before training what would otherwise show only after it. A PGR needs a ceiling that differs from the student in
-    its labels alone: a run of role `role`, with the same flags.
+    its labels alone: a run of role `role`, with the same flags (a student's method may differ from a plain ceiling).
 
     identity              the student's {"task", "seed", "max_rows", ...}, as it will stand in its config
     supervisor, ceiling   folders, or None
@@ -478,3 +481,7 @@ def check_comparison(identity, supervisor, ceiling, role="ceiling", same=SAME_IN
         if config.get(key) != identity[key]:
             fail(f"--ceiling {os.path.relpath(ceiling)} was made with --{key.replace('_', '-')} {config.get(key)}, "
                  f"this run has {identity[key]}: they must differ in their labels alone")
+    for key, plain in PLAIN_TRAINING.items():
+        if config.get(key, plain) not in (plain, identity.get(key, plain)):
+            fail(f"--ceiling {os.path.relpath(ceiling)} was made with --{key.replace('_', '-')} {config[key]}, this "
+                 "run was not: give one that was trained plainly")

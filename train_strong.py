@@ -67,12 +67,12 @@ from contract import (
     is_finished,
     is_pair,
     labels_folder,
-    may_have_gaps,
     model_folder,
     number,
     open_run,
     path_name,
     read_also,
+    read_known,
     read_labels,
     read_rows,
     read_task,
@@ -106,6 +106,7 @@ from models import (
     label_word_ids,
     load_classifier,
     mean_nll,
+    needs_head,
     open_language_model,
     pick_device,
     predict,
@@ -128,6 +129,7 @@ from train_weak import (
 )
 
 MODEL = "tiny-4"
+KEEP, PICK = 0.5, "disagree"         # defaults of flags that belong to another
 FEWEST_TO_TEST = 20                  # rows of valid on which labels are compared with shuffled ones
 FEWEST_TO_PROBE = 100                # rows of train2, if valid has no labels
 
@@ -427,8 +429,8 @@ def pretrain_on_texts(model, name, rows, words, args, device):
     --generative-steps: train the language model `name` on the task's texts, correct and wrong answers alike. That makes
     the task more salient (Burns et al., section 5.2.2). Its body and its rows for the label words go to `model`.
     """
-    if not hasattr(model, "score"):
-        fail(f"--generative-steps: {name!r} is no language model")
+    if not hasattr(model, "score") or not needs_head(model):
+        fail(f"--generative-steps: {name!r} is no language model. Give the one that it was made from")
     language_model, tokenizer, max_length = open_language_model(name, device, args)
     ids = [i for i in split_pairs(tokenize(tokenizer, rows, max_length)) if len(i) > 1]
     if is_reward_model(model):
@@ -791,25 +793,20 @@ def build_parser():
         help="what a PGR compares (auto: balanced accuracy if classes are uneven by more than 70/30, else accuracy)")
     add("--loss", default="xent", choices=list(LOSSES), help="the target of the cross entropy")
     add("--clean", default="none", choices=["none", "confident", "knn", "logistic"], help="how to find doubtful labels")
-    add("--keep", type=number(float, 0.01, 1.0), default=0.5, help="share of each class that --clean keeps")
+    add("--keep", type=number(float, 0.01, 1.0), default=KEEP, help="share of each class that --clean keeps")
     add("--truth-budget", type=count, default=0, help="true labels of train2 to buy")
-    add("--pick", default="disagree", choices=["random", "uncertain", "disagree"], help="which rows to buy them for")
+    add("--pick", default=PICK, choices=["random", "uncertain", "disagree"], help="which rows to buy them for")
     add("--generative-steps", type=count, default=0, help="batches of train2's texts to train on first")
     add("--probe", default="none", choices=["none", "only", "first", "after"],
         help="fit the last layer alone: instead of, before or after fine-tuning")
     add("--early-stop", action="store_true", help="keep the weights that agree best with the labels of valid")
     add("--oracle-stop", action="store_true", help="the same with the truth of valid: cheating, for study")
-    add("--hard", action="store_true", help="round the labels to 0 and 1")
+    add("--hard", action="store_true", help="round the supervisor's labels to 0 and 1 (not a student's, after --chain)")
     add("--chain", default="", help="models of students in a row: tiny-2,tiny-3,tiny-4")
     add("--self-train", type=number(int, 0, 100), default=0, help="times to start over with the student's own labels")
     add("--control", default="none", choices=["none", "untrained", "dealt"],
         help="train nothing, or on labels that were dealt to other rows of the same true class")
     return parser
-
-
-def read_known(folder, rows):
-    """read_labels, with nan for the rows that an annotator did not label; (N, 2)"""
-    return read_labels(folder, rows, gaps=may_have_gaps(folder))
 
 
 def read_valid(folder, valid):
@@ -834,7 +831,8 @@ def check_labels(plan, args):
         fail("--oracle-stop needs true labels of valid, and there are none")
     asked = train2 + valid if args.control == "dealt" else train2 if args.truth_budget else []
     if asked and np.isnan(read_known(plan.truth_folder, asked)).any():
-        fail("--truth-budget needs a true label of every row of train2, --control dealt also of valid")
+        fail("--truth-budget needs a true label of every row of train2, --control dealt also of valid: on a table of "
+             "your own leave them out, and see which rows to label next in docs/own-labels.md")
 
 
 def check_args(args):
@@ -848,6 +846,13 @@ def check_args(args):
     is_ceiling = args.labels == "truth" or os.path.realpath(args.labels) == os.path.realpath(truth_folder)
     if is_ceiling and (args.ceiling or args.supervisor or args.control != "none"):
         fail("--labels truth makes a ceiling; --ceiling, --supervisor and --control are for students")
+    if is_ceiling and (args.chain or args.self_train or args.truth_budget):
+        fail("--labels truth makes a ceiling: leave out --truth-budget, and --chain and --self-train, whose last model "
+             "would see no true label")
+    if args.keep != KEEP and args.clean == "none" or args.pick != PICK and not args.truth_budget:
+        fail("--keep belongs to --clean, and --pick to --truth-budget: give both, or neither")
+    if args.early_stop and args.oracle_stop:
+        fail("--early-stop and --oracle-stop choose weights in two ways: give one")
     if args.control == "untrained":
         unused = ("clean", "probe", "generative_steps", "chain", "self_train", "loss", "early_stop", "oracle_stop",
                   "hard")

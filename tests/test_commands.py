@@ -459,6 +459,8 @@ def test_stale_runs_are_named_and_left_out_of_the_table(chain, noisy_house):
     (["train_strong.py", "--labels", "weak", "--ceiling", "weak"], ["no ceiling"]),
     (["train_strong.py", "--labels", "weak", "--ceiling", "ceiling", "--model", "tiny-2", "--lr", "3e-4"],
      ["--lr 0.0001", "labels alone"]),
+    (["train_strong.py", "--labels", "weak", "--ceiling", "ceiling", "--model", "tiny-2", "--max-length", "8"],
+     ["--max-length 1024", "labels alone"]),
     (["train_strong.py", "--labels", "weak", "--out", "weak"], ["overwrite"]),
     # the truth, named by its path
     (["train_strong.py", "--labels", "data/tinyworld/truth", "--out", "c", "--ceiling", "ceiling"], ["for students"]),

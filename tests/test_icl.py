@@ -633,11 +633,11 @@ def test_oversight_shows_only_labels_that_both_supervisors_give(chain, monkeypat
     assert len(agreed) < 64
 
 
-def test_a_tie_is_no_verdict_to_show(monkeypatch):
-    rows = [{"id": str(k), "text": f"text {k}"} for k in range(5)]
-    p_yes = {"weak": [0.9, 0.5, 0.1, 0.5, 0.9], "other": [0.5, 0.9, 0.2, 0.5, 0.6]}
+def test_a_tie_is_no_verdict_to_show_and_neither_is_a_missing_label(monkeypatch):
+    rows = [{"id": str(k), "text": f"text {k}"} for k in range(6)]
+    p_yes = {"weak": [0.9, 0.5, 0.1, 0.5, 0.9, np.nan], "other": [0.5, 0.9, 0.2, 0.5, 0.6, 0.9]}
     monkeypatch.setattr(icl, "read_rows", lambda *a: rows)
-    monkeypatch.setattr(icl, "read_labels", lambda name, pool: np.array([[1 - p, p] for p in p_yes[name]]))
+    monkeypatch.setattr(icl, "read_known", lambda name, pool: np.array([[1 - p, p] for p in p_yes[name]]))
     args = argparse.Namespace(task="t", max_rows=None, retriever="random", shots=[1])
     for other, ids in (("", "024"), ("other", "24")):
         plan = argparse.Namespace(labels_folder="weak", oversight_folder=other)
@@ -663,6 +663,7 @@ def test_a_chat_model_and_an_encoder_of_another_kind_run(chain, chat, monkeypatc
     (["--shots", "65"], ["--shots 65", "64 rows"]),
     (["--shots", "two"], ["--shots"]),
     (["--shots", "2", "--noise", "3"], ["--noise 3", "2 labels"]),
+    (["--shots", "2", "--noise", "0,3"], ["--noise 3", "2 labels"]),
     (["--retriever", "oversight"], ["--oversight FOLDER"]),
     (["--oversight", "interaction"], ["--retriever oversight"]),
     (["--retriever", "oversight", "--oversight", "nobody"], ["no labels at"]),

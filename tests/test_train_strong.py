@@ -430,13 +430,13 @@ def test_checking_the_flags_leaves_them_as_they_were_typed(house, monkeypatch):
     monkeypatch.setattr("contract.ROOT", str(house))
     monkeypatch.setattr("train_strong.ROOT", str(house))
     args = train_strong.build_parser().parse_args(
-        ["--task", "small", "--labels", str(house / "data" / "small" / "truth"), "--chain", "tiny-1a,tiny-1b"])
+        ["--task", "small", "--labels", str(house / "data" / "small" / "truth"), "--model", "tiny-1b"])
     typed = dict(vars(args))
     plan = train_strong.check_args(args)
     assert vars(args) == typed
     with_slash = train_strong.build_parser().parse_args(["--labels", "weak/", "--ceiling", "ceiling/"])
     assert (with_slash.labels, with_slash.ceiling) == ("weak", "ceiling")      # as a shell completes them
-    assert plan.models == ["tiny-1a", "tiny-1b"] and plan.supervisor_folder is None
+    assert plan.models == ["tiny-1b"] and plan.supervisor_folder is None
     assert {key: plan.identity[key] for key in ("role", "labels", "model")} == {
         "role": "ceiling", "labels": "truth", "model": "tiny-1b"}
 
@@ -487,6 +487,13 @@ def test_the_controls_are_students_of_their_own(house, monkeypatch):
                          (["--probe", "only", "--early-stop"], "leave out --loss"),
                          (["--control", "untrained", "--truth-budget", "8"], "--pick random"),
                          (["--control", "untrained", "--probe", "only"], "trains nothing"),
-                         (["--control", "dealt", "--labels", "truth"], "are for students")):
-        done = warm.run(house, *student, *flags, *SMALL, "--out", "wrong")
+                         (["--control", "dealt", "--labels", "truth"], "are for students"),
+                         (["--keep", "0.3"], "--keep belongs to --clean"),
+                         (["--pick", "random"], "--pick to --truth-budget"),
+                         (["--early-stop", "--oracle-stop"], "give one"),
+                         (["--labels", "truth", "--chain", "tiny-1a,tiny-1a"], "leave out --truth-budget, and --chain"),
+                         (["--labels", "truth", "--self-train", "1"], "leave out --truth-budget, and --chain"),
+                         (["--labels", "truth", "--truth-budget", "4"], "leave out --truth-budget"),
+                         (["--model", "data/small/seed0/naive", "--generative-steps", "1"], "no language model")):
+        done = warm.run(house, *student, *SMALL, *flags, "--out", "wrong")
         assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1, done.stderr
