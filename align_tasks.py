@@ -15,7 +15,7 @@ The tasks are theirs. The strategies come from elsewhere. Every task gets the sa
     bootstrapping    a chain of models, each supervising the next larger one     Burns et al.
     ensemble         several supervisors together                                Sang et al. 2024 (arXiv 2402.00667)
     confident        only the half of the labels with the highest confidence     Burns et al., appendix E
-    truth budget     5 % of the labels are replaced by true ones                 ours
+    truth budget     5 % of the labels, at least 8, are replaced by true ones    ours
 
 Controls stand in the same table: the student's model without training, the same calibrated on as many true labels as
 the budget buys, and a student of labels that were dealt to other rows at random (train_strong.py --control). On
@@ -274,7 +274,10 @@ def are_independent(name, labels, problem_type):
 
 
 def load_scorer(name, device, flags):
-    """--scorer -> a function: N texts -> (N,) toxicity of 0 to 1. An empty text has none."""
+    """
+    --scorer -> a function: N texts -> (N,) toxicity of 0 to 1, 0 for an empty text. A scorer measures, so it runs in
+    fp32 whatever --dtype says.
+    """
     import torch
     if name == "rude-words":
         rude_words = set(read_text(RUDE_WORDS).split())
@@ -302,7 +305,11 @@ def load_scorer(name, device, flags):
 
 
 def perplexity(reader, rows, texts, device, dtype="fp32"):
-    """Of the texts that are not empty, under the language model reader = (model, tokenizer, max_length)"""
+    """
+    Perplexity of the texts that are not empty (1 if all are), given their rows' prompts.
+
+    reader   (model, tokenizer, max_length) of a language model
+    """
     written = [(row["text"], text) for row, text in zip(rows, texts) if text]
     if not written:
         return 1.0

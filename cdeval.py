@@ -347,9 +347,8 @@ def open_as_language_model(folder, base, device, flags=None):
     -> (model, tokenizer, max_length). A classifier's trained body gets the output head of its base model, as the head
     was before training.
 
-    Mind what this shows: the body was trained together with a head for two label words, and not with this one. Many
-    models have one matrix for input and output embeddings; here they become two, and the input embeddings are the
-    trained ones.
+    The body was trained together with a head for two label words, and not with this one. Many models have one matrix
+    for input and output embeddings. Here they become two, and the input embeddings are the trained ones.
     """
     import torch
     if not base:
@@ -727,7 +726,7 @@ def summarize_model(items, answers, args):
                "consistency": agreements, "weights": dict(zip(STYLES, weights.tolist())),
                "questions_without_answer": int(np.isnan(p).sum()),
                "asked": len(answers), "unread": sum(answer["p"] is None for answer in answers), "mass": None}
-    if args.by == "likelihood":                            # of both answers. Near 0 it would have answered otherwise
+    if args.by == "likelihood":                            # P(both answers); near 0 it would write something else
         mass = {style: [np.exp(a["log_p"]).sum() for a in answers if a["turn"] == 1 and a["style"] == style]
                 for style in STYLES}
         summary["mass"] = {style: float(np.mean(p)) for style, p in mass.items()}

@@ -297,17 +297,18 @@ def count_positions(model):
 
 def freeze(model):
     """
-    Weights that will not be trained, in place: matrices in bf16, everything else (embeddings, norms, biases, a
-    classifier's head) in fp32. Autocast rounds matrices to bf16 in every forward pass anyway. So no output changes, not
-    even in its last bit, with half the memory.
+    Weights that will not be trained, in place: the matrices of linear layers in bf16, everything else (embeddings,
+    norms, biases, states, experts in one tensor, a classifier's head) in fp32. Autocast rounds these matrices to bf16
+    in every forward pass anyway. So no output changes, not even in its last bit, with half the memory.
     """
     import torch
+    from transformers.pytorch_utils import Conv1D          # GPT-2's
     body = model if model.get_output_embeddings() is not None else model.base_model
     body.requires_grad_(False)
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
+    rounded = {id(m.weight) for m in model.modules() if isinstance(m, (torch.nn.Linear, Conv1D))} - embeddings
     for p in model.parameters():
-        is_matrix = p.dim() > 1 and not p.requires_grad and id(p) not in embeddings
-        p.data = p.data.to(torch.bfloat16 if is_matrix else torch.float32)
+        p.data = p.data.to(torch.bfloat16 if id(p) in rounded and not p.requires_grad else torch.float32)
 
 
 def fuse_activations(model):

@@ -28,12 +28,12 @@ Three ways to a better set of examples. align_tasks.py runs them all, and prints
 $ python sft.py --labels weak --keep 0.5 --out student-confident     # only the half with the lowest loss per token
 $ python sft.py --labels weak --truth-budget 18 --out student-truth  # a person rewrites the 18 with the highest loss
 $ python sft.py --labels train1 --model tiny-1b --out weak-tiny-1b   # a second supervisor, and a student of both:
-$ python sft.py --labels weak,weak-tiny-1b --out student-ensemble    # for each prompt the text that both find likelier
+$ python sft.py --labels weak,weak-tiny-1b --out student-ensemble    # for each prompt the text of lower mean loss
 
 On a task of pairs (data/pairs) the model learns the better text of each pair of train1, and --reward says what reward
 models (train_weak.py, train_strong.py) do to its samples. **Best of n**: of n samples take the one with the highest
-reward. The more there are to choose from, the higher is the reward. Where the truth falls all the same, the reward
-model is over-optimized: what it likes best is no longer what was wanted (Gao et al. 2023).
+reward. The reward rises with n. If the share of good texts falls meanwhile, the reward model is over-optimized: the
+text with the highest reward is no longer the best one (Gao et al. 2023).
 
 $ python sft.py --task pairs --labels train1 --out policy --samples 32 --reward weak,student,ceiling
 
@@ -136,7 +136,7 @@ def select_lowest(nll, keep, budget):
     `budget` texts with the highest, after a person has rewritten them.
 
     nll      N numbers
-    returns  (indices kept, indices to rewrite), both in order
+    returns  (indices to train on, those of them to rewrite), both ascending
 
     >>> select_lowest([0.3, 0.1, 0.4, 0.2], keep=0.5, budget=1)
     ([1, 2, 3], [2])
@@ -225,7 +225,9 @@ def continuation_nll(model, tokenizer, prompts, texts, max_length, device, dtype
 
     def padded_nll(model, batch):                          # forward_all needs batches of one width
         return torch.nn.functional.pad(token_nll(model, batch), (0, width - batch["input_ids"].shape[1]))
-    nll = forward_all(model, tokenizer, ids, device, dtype, output_fn=padded_nll)
+    vocabulary = model.get_output_embeddings().weight.shape[0]
+    tokens = min(8192, 2 ** 29 // vocabulary)              # the logits of a batch fill 2 GiB at most
+    nll = forward_all(model, tokenizer, ids, device, dtype, tokens, padded_nll)
     n_tokens = span[:, 1] - span[:, 0]
     return mean_over_span(torch.tensor(nll), torch.tensor(span)).numpy() * n_tokens, n_tokens
 
@@ -406,7 +408,7 @@ def write_columns(path, rows, **columns):
 
 def check_args(args):
     """
-    -> (the supervisors' folders, those of --reward, the files and folders to read: theirs, and those of the truth)
+    -> (folders of the supervisors, folders of the reward models, all files and folders that the run depends on)
     """
     for flag, names in (("--labels", args.labels.split(",")), ("--reward", args.reward.split(","))):
         if len(set(names)) < len(names) or not all(names) and len(names) > 1:

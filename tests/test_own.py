@@ -438,7 +438,7 @@ def test_numbers_that_are_classes_are_no_probabilities(tmp_path, run, capsys):
     assert set(p_yes("--soft-label", "ones")["ones"].values()) == {1.0}
     gold = ["--label", "gold", "--soft-label", "ones", "--yes", "5", "--one-vs-rest"]
     error = fails(run, capsys, path, *gold)
-    assert "line 2" in error and "the only number in column 'ones'" in error and "2 and 3 and 4" in error
+    assert "line 2" in error and "the only number in column 'ones'" in error and "beside 2, 3, 4?" in error
     assert "--yes 1" in error and "'1 star'" in error
     for k, (written, more) in enumerate((("1", ["--yes", "1"]), ("1 star", []))):
         path = table(path, [(*row[:3], written, row[4]) for row in five], ("text", "gold", "stars", "ones", "binary"))

@@ -30,8 +30,8 @@ def test_students_of_another_supervisor_are_not_set_against_the_gap_of_weak():
                 "n": 10}
     rows = [row("weak", "train_weak.py"), row("student", labels="weak"), row("rule-student", labels="rule"),
             row("student-crowd", labels="crowd", supervisor="weak")]
-    for run, evaluator in (("align", "weak,crowd"), ("align-coin", "data/tinyworld-coin/seed0/weak")):
-        rows.append(row(run, "auto_align.py", role="align", ladder="tiny-4", evaluator=evaluator, audit=1))
+    for name, evaluator in (("align", "weak,crowd"), ("align-coin", "data/tinyworld-coin/seed0/weak")):
+        rows.append(row(name, "auto_align.py", role="align", ladder="tiny-4", evaluator=evaluator, audit=1))
 
     def shown(rows):
         return {dot["run"] for group in page.students(rows, [])["groups"] for dot in group["dots"]}

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import contract
+import families
 import metrics
 import models
 import train_strong
@@ -243,6 +244,19 @@ def test_frozen_weights_in_bf16_change_no_output_of_the_bf16_forward_pass(tmp_pa
         assert all(p.dtype == torch.float32 for p in masters.parameters())
     assert frozen.score.weight.requires_grad               # the head is trained beside the adapters
     assert frozen.score.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", ["Mixtral", "Mamba"])     # their experts and states are no weights of linear layers
+def test_frozen_weights_that_autocast_does_not_round_stay_in_fp32(name):
+    model = families.random_model(name)
+    ids = torch.randint(1, 2000, (2, 12), generator=torch.Generator().manual_seed(0))
+    outputs = []
+    for _ in range(2):
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            outputs.append(model(input_ids=ids, use_cache=False).logits)
+        models.freeze(model)
+    assert torch.equal(*outputs)
+    assert torch.bfloat16 in {p.dtype for p in model.parameters()}
 
 
 def test_a_language_model_to_be_trained_has_fp32_weights_and_a_frozen_one_cannot_be_trained():

@@ -180,7 +180,7 @@ def few_shot_examples(cells, shots, seed):
 def generate(args):
     """Ask the model for items in every cell; each batch of drafts is appended to NAME-drafts.jsonl as it comes."""
     device = models.pick_device(args.device)
-    model, tokenizer, max_length = models.open_language_model(args.model, device, args)
+    model, tokenizer, max_length = models.open_language_model(args.model, device, args, frozen=True)
     if not tokenizer.chat_template:
         print(f"note: {args.model} has no chat template; a model not tuned to follow requests rarely writes items")
     cells = [(dimension, domain) for dimension in args.dimensions for domain in args.domains]
@@ -196,7 +196,7 @@ def generate(args):
     bad = 0
     prompts = models.apply_chat_template(tokenizer, requests)
     batches = models.generate_batches(model, tokenizer, prompts, device, max_length, args.max_new_tokens, stops=[],
-                                      temperature=args.temperature, seed=args.seed)
+                                      temperature=args.temperature, seed=args.seed, dtype=args.dtype)
     for indices, texts in batches:
         for i, text in zip(indices, texts):
             items, n_bad = read_items(text)
@@ -323,6 +323,8 @@ def build_parser():
                         help="dedupe: two items with more common words, as a share of all their words, count as one")
     parser.add_argument("--reviewer", default="", help="verify: your name")
     parser.add_argument("--device", default="", help="generate: cuda|mps|cpu (default: the best there is)")
+    parser.add_argument("--dtype", default="auto", choices=["auto", "fp32", "bf16"],
+                        help="generate: auto is bf16 on GPUs and CPUs that are fast at it")
     parser.add_argument("--trust-remote-code", action="store_true", help="generate: run code from a hub repository")
     return parser
 

@@ -161,7 +161,7 @@ def find_scales(path, table, columns, label=None, yes=()):
     scales = []
     classes = set()                                        # all numbers of such columns
     undecided = []
-    for names in [[label], *columns]:
+    for k, names in enumerate([[label], *columns]):
         found = {}                                         # {word: (line, column) where it stands first}
         for line, row in table:
             for name in names:
@@ -172,7 +172,7 @@ def find_scales(path, table, columns, label=None, yes=()):
         between = [word for word, x in numbers.items() if 0 < x < 1]
         if outside:
             classes.update(numbers)
-        if names == [label]:
+        if k == 0:                                         # the true label's numbers are words in any case
             continue
         if outside and between:
             line, name = found[outside[0]]
@@ -188,7 +188,7 @@ def find_scales(path, table, columns, label=None, yes=()):
         elif classes and [*found] == ["1"] and "1" not in map(word_of, yes):
             line, name = found["1"]
             fail(f"{path}, line {line}: does 1, the only number in column {name!r}, mean yes, or is it a class beside "
-                 f"{' and '.join(sorted(classes, key=float)[:3])}? If it means yes, add  --yes 1 . Otherwise write it "
+                 f"{', '.join(sorted(classes, key=float)[:3])}? If it means yes, add  --yes 1 . Otherwise write it "
                  "as a word: '1 star'")
     return scales
 
