@@ -694,7 +694,7 @@ def transcript_lines(folder, results, row):
 def show_row(args):
     """--show: print one row of a finished run."""
     folder = run_folder(args.out, args.task, args.seed)
-    results = read_results(folder)
+    results = read_results(folder) if os.path.exists(os.path.join(folder, "results.json")) else {}
     if "transcripts" not in results:
         fail(f"{os.path.relpath(folder)} is no run of debate.py. Make one first:  python debate.py --mode {args.mode} "
              f"--out {args.out}")

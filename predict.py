@@ -24,6 +24,7 @@ Writes  --out, a .csv, .tsv or .jsonl; until it is complete OUT.part/, with the 
 """
 import argparse
 import csv
+import glob
 import hashlib
 import io
 import itertools
@@ -107,6 +108,10 @@ def read_run(folder):
     What a run's folder tells about its model: (config, threshold, what it was chosen on, the task.json, texts
     of train2, the keys of a row's texts). For any other model nothing is known, and the threshold is 1/2.
     """
+    runs = [] if os.path.isdir(folder) else glob.glob(
+        os.path.join(ROOT, "data", "*", "seed*", glob.escape(folder), "checkpoint"))
+    if runs:
+        fail(f"--model {folder}: give the run's folder, as in {os.path.relpath(os.path.dirname(min(runs)))}")
     config = read_config(folder) if os.path.exists(os.path.join(folder, "results.json")) else {}
     if not config and {"results.json", "checkpoint"} <= set(os.listdir(folder) if os.path.isdir(folder) else ()):
         fail(f"{folder}/results.json does not say how the run was made. Repeat the run's command with --force")
@@ -114,6 +119,8 @@ def read_run(folder):
         path = os.path.join(folder, name)
         if os.path.exists(path):
             note_if_edited(path, fingerprint(path))
+    if config.get("role") == "writer":
+        fail(f"--model {folder} writes text. Give a run of train_weak.py or train_strong.py")
     if config.get("role") == "oversight" or config.get("control") == "untrained" and config.get("truth_budget"):
         fail(f"--model {folder}: its checkpoint alone does not make its labels: they are calibrated, or it reads "
              "transcripts")

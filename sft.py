@@ -420,13 +420,17 @@ def check_args(args):
     elif args.keep < 1 or args.truth_budget:
         fail(f"--keep and --truth-budget choose among a supervisor's continuations; --labels {args.labels} has none")
     if args.sampled and (len(folders) != 1 or args.keep < 1 or args.truth_budget):
-        fail("--sampled trains on all random continuations of one supervisor: leave out --keep and --truth-budget")
+        fail("--sampled trains on all random continuations of one supervisor: give one run as --labels, without --keep "
+             "and --truth-budget")
     inputs = [os.path.join(folder, "labels.jsonl") for folder in folders]
     if len(folders) > 1:
         inputs += [os.path.join(folder, "checkpoint") for folder in folders]
     if args.labels == "truth" or args.truth_budget:
         inputs.append(truth_file(args.task))
     for path in inputs:
+        if path == truth_file(args.task) and not os.path.exists(path):
+            fail(f"data/{args.task} has no true continuations of train2, which --labels truth and --truth-budget need. "
+                 "Give --labels train1, or a writer's run")
         if not os.path.exists(path):
             fail(f"--labels {args.labels}: no {path}. Run the command that makes it first")
     if args.reward:

@@ -541,7 +541,7 @@ def test_the_header_shows_a_row_of_a_run_that_it_has_made():
     (["--mode", "none", "--supervisor", "none"], ["--out", "overwrite"]),
     (["--show", "no-such-row"], ["no such id"]),
     (["--show", "x", "--out", "weak"], ["no run of debate.py", "--mode debate"]),
-    (["--show", "x", "--out", "nobody"], ["nobody"]),
+    (["--show", "x", "--out", "nobody"], ["nobody is no run of debate.py", "--out nobody"]),
     (["--mode", "none", "--out", ".."], ["--out"]),
     (["--task", "nowhere"], ["no train1 rows"]),
 ])

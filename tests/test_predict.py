@@ -323,7 +323,8 @@ def test_texts_that_look_unlike_the_training_rows_are_announced(house, tmp_path)
     ({"--rows": "empty.csv"}, ["empty.csv has no rows"]),
     ({"--out": "out.txt"}, [".csv, .tsv or .jsonl"]), ({"--model": "tiny-1a"}, ["no classifier", "train_strong.py"]),
     ({"--out": "there.csv"}, ["exists already"]), ({"--rows": "taken.csv"}, ["column 'label' already"]),
-    ({"--model": "./nobody"}, ["no model", "./nobody"])])
+    ({"--model": "./nobody"}, ["no model", "./nobody"]),
+    ({"--model": "student"}, ["--model student: give the run's folder, as in data/tickets/seed0/student"])])
 def test_mistakes_are_one_line_and_leave_nothing(house, tmp_path, change, words):
     shutil.copy(house / "tickets.csv", tmp_path / "tickets.csv")
     (tmp_path / "there.csv").write_text("mine")

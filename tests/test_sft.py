@@ -290,6 +290,7 @@ def test_what_has_been_trained_is_frozen_in_bf16_after_it_is_saved_and_writes_th
     (["--labels", "truth", "--keep", "0.5"], ["--keep", "has none"]),
     (["--labels", "train1", "--lora", "4"], ["--lora"]),                       # for classifiers, as is --head
     (["--labels", "train1", "--head", "random"], ["--head"]),
+    (["--labels", "train1", "--sampled"], ["give one run as --labels"]),
     (["--task", "safety", "--labels", "train1"], ["continuation"]),
 ])
 def test_mistakes_are_one_line(house, command, words):
