@@ -28,6 +28,7 @@ $ python ensemble.py                                            # bagging by dat
 $ python ensemble.py --combine dawid-skene --out bagging-ds     # the same members, another fusion: nothing is trained
 $ python ensemble.py --calibrate --members 3 --out bagging-3    # the first three of them, each with a temperature
 $ python ensemble.py --by models --members 3 --out models       # --models tiny-1a,tiny-1b,tiny-1c, taken in turn
+$ python ensemble.py --jobs 2                                   # two members at a time, the same files
 $ python ensemble.py --method adaboost --out adaboost --supervisor models      # compared with models, not with weak
 $ python train_strong.py --labels models --ceiling ceiling --out student-models
 
@@ -51,10 +52,17 @@ Simpler than the paper, on purpose: a bag holds as many questions as there are (
 truncates one model.
 """
 import argparse
+import concurrent.futures
 import contextlib
+import functools
 import hashlib
 import json
+import multiprocessing
+import multiprocessing.connection
 import os
+import signal
+import sys
+import threading
 import time
 
 import numpy as np
@@ -63,6 +71,7 @@ from contract import (
     DAMAGE,
     ROOT,
     SPLITS,
+    WRITTEN,
     add_run_flags,
     describe_run,
     fail,
@@ -71,6 +80,7 @@ from contract import (
     is_text,
     labels_folder,
     lock_folder,
+    make_output_plain,
     may_have_gaps,
     model_folder,
     number,
@@ -614,6 +624,67 @@ def is_trained(folder, config):
         return False
 
 
+def make_member(k, rows, words, counts, targets, config, folder, args, device):
+    """Train member k and write its folder, member.json last. -> (path of that file, a line about the member)"""
+    model, tokenizer, soft_labels, epoch = train_member(k, rows, words, counts, targets, args, device)
+    save_checkpoint(folder, model, tokenizer)
+    write_labels(folder, rows, soft_labels)
+    path = os.path.join(folder, "member.json")
+    member = {"config": config, "epoch": epoch, "outputs": output_fingerprints(folder)}
+    write_file(path, json.dumps(member, indent=1))
+    return path, (f"member {k}: trained on {(counts > 0).sum():,} rows; epoch {epoch} of {args.epochs} was best on "
+                  f"{(counts == 0).sum():,} held-out rows")
+
+
+def start_worker(n_threads, device):
+    """What a new process needs before its first member. It ends when the process that started it is killed."""
+    import torch
+    import tqdm
+
+    def end_with_parent():
+        multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+        os._exit(1)
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    make_output_plain()
+    tqdm.tqdm.set_lock(threading.RLock())                  # its own would be a semaphore that Ctrl-C leaves behind
+    torch.set_num_threads(n_threads)
+    with contextlib.redirect_stdout(None):                 # the line about the device is printed already
+        pick_device(device)
+
+
+def make_side_by_side(tasks, args, device):
+    """
+    make_member for several members, args.jobs at a time, each in a process with its share of the threads. After one
+    has failed, those that have started come to their end and are kept. tasks: lists of make_member's arguments
+    """
+    import torch
+    n_jobs = min(args.jobs, len(tasks))
+    n_threads = torch.get_num_threads()
+    if "OMP_NUM_THREADS" not in os.environ:
+        n_threads = max(1, n_threads // n_jobs)
+    # a fork has imported torch already; a process in which CUDA or threads have started cannot be forked safely
+    can_fork = device == "cpu" and sys.platform == "linux" and len(os.listdir("/proc/self/task")) == 1
+    context = multiprocessing.get_context("fork" if can_fork else "spawn")
+    pool = concurrent.futures.ProcessPoolExecutor(n_jobs, context, start_worker, (n_threads, device))
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)                 # new processes inherit this: Ctrl-C is ours
+    try:
+        futures = [pool.submit(make_member, *task, args, device) for task in tasks]
+        signal.signal(signal.SIGINT, handler)
+        for future in concurrent.futures.as_completed(futures):
+            path, line = future.result()
+            WRITTEN.append(path)
+            print(line, flush=True)
+    except KeyboardInterrupt:
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
+    except concurrent.futures.process.BrokenProcessPool:
+        fail("a process that trained a member was killed, perhaps because the memory was full. Finished members are "
+             "kept; the same command with fewer --jobs trains the others")
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 def adaboost_end(probs, truth, trained):
     """
     How many members to keep if boosting ends with the last of these, else None. Arguments: (M, N1, 2), (N1,), and
@@ -640,29 +711,31 @@ def train_members(rows, truth, counts, words, config, home, args, device):
     """
     n1 = len(truth)
     probs = np.zeros((args.members, len(rows), 2))
-    locked = False
     with contextlib.ExitStack() as stack:
-        for k in range(args.members):
-            folder = os.path.join(home, f"member-{k}")
-            trained = counts[k] > 0
+        lock = functools.cache(lambda: stack.enter_context(lock_folder(home)))         # held until all are trained
+
+        def task(k):                                       # make_member's arguments
             member_config = config | {"member": k}
             if args.method != "bagging" and k:             # its targets depend on the member before
                 member_config["after"] = output_fingerprints(os.path.join(home, f"member-{k - 1}"))["labels.jsonl"]
-            if args.force or not is_trained(folder, member_config):
-                if not locked:                             # held until all members are trained
-                    stack.enter_context(lock_folder(home))
-                    locked = True
-                targets = member_targets(args.method, probs[:k, :n1], truth, counts[k])
-                model, tokenizer, soft_labels, epoch = train_member(k, rows, words, counts[k], targets, args, device)
-                save_checkpoint(folder, model, tokenizer)
-                write_labels(folder, rows, soft_labels)
-                member = {"config": member_config, "epoch": epoch, "outputs": output_fingerprints(folder)}
-                write_file(os.path.join(folder, "member.json"), json.dumps(member, indent=1))
-                print(f"member {k}: trained on {trained.sum():,} rows; epoch {epoch} of {args.epochs} was best on "
-                      f"{(~trained).sum():,} held-out rows")
-            probs[k] = read_labels(folder, rows)
-            n_kept = adaboost_end(probs[:k + 1, :n1], truth, trained) if args.method == "adaboost" else None
-            if n_kept:
+            targets = member_targets(args.method, probs[:k, :n1], truth, counts[k])
+            return k, rows, words, counts[k], targets, member_config, os.path.join(home, f"member-{k}")
+
+        def is_missing(task):
+            return args.force or not is_trained(task[-1], task[-2])
+
+        made = set()
+        if args.jobs > 1 and (missing := [task(k) for k in range(args.members) if is_missing(task(k))]):
+            lock()
+            make_side_by_side(missing, args, device)
+            made = {k for k, *_ in missing}
+        for k in range(args.members):
+            if k not in made and is_missing(task(k)):
+                lock()
+                path, line = make_member(*task(k), args, device)
+                print(line)
+            probs[k] = read_labels(os.path.join(home, f"member-{k}"), rows)
+            if args.method == "adaboost" and (n_kept := adaboost_end(probs[:k + 1, :n1], truth, counts[k] > 0)):
                 return probs[:n_kept]
     return probs
 
@@ -823,6 +896,7 @@ def fuse_supervisors(parser, args, started):
     read_annotators(names, [], 0, args)                    # is everybody there, with valid labels?
     identity = {"role": "fusion", **vars(args), "supervisors": ",".join(names), "model": ",".join(names),
                 "models": None, "combine": args.combine or "mean", "supervisor": ""}
+    del identity["jobs"]
     inputs = [*files, *(os.path.join(folder, "labels.jsonl") for folder in folders)]
     sources = [*folders, os.path.join(ROOT, "data", args.task, "truth")]
     folder, config = describe_run(__file__, parser, args, identity, inputs, sources)
@@ -868,11 +942,14 @@ def build_parser():
     add("--by", default="data", choices=["data", "features", "layers", "models"], help="how members differ")
     add("--members", type=number(int, 1, 1000), default=5,
         help="members to train; how many of them are used is chosen on held-out rows")
+    add("--jobs", type=number(int, 1, 1000), default=1,
+        help="bagging: train so many members at a time, each with its share of the threads. They share a GPU's memory")
     add("--models", default="tiny-1a,tiny-1b,tiny-1c", help="--by models: checkpoints, taken in turn")
     add("--combine", default=None, choices=["mean", "vote", "loglik", "dawid-skene", "bma", "bayes", "samme"],
         help="the fusion (default: the mean for bagging; for boosting its own weights or steps)")
     add("--calibrate", action="store_true",
-        help="divide each member's log odds by a temperature, from held-out rows, before the fusion")
+        help="temperature scaling: divide each member's log odds by a number from held-out rows, before the fusion "
+             "(icl.py's --calibrate is another method)")
     add("--supervisors", default="", metavar="A,B,C",
         help="fuse these labels, train nothing: runs, annotators of your own table, or 'all' of them")
     add("--supervisor", default="", help="the run to compare with (default: weak, if it is there)")
@@ -883,11 +960,16 @@ def check_args(parser, args):
     """Every check of flags, before any work. -> (files that the result depends on, the task's label words)"""
     if args.supervisors:
         for key in ("method", "by", "members", "models", "epochs", "lr", "model", "head", "lora", "batch_size",
-                    "supervisor"):
+                    "supervisor", "jobs"):
             if getattr(args, key) != parser.get_default(key):
                 fail(f"--supervisors trains and compares nothing: leave out --{key.replace('_', '-')}")
     if args.combine == "samme" and args.method != "adaboost":
         fail("--combine samme has the weights of --method adaboost")
+    if args.jobs > 1 and args.method != "bagging":
+        fail(f"--method {args.method}: each member is trained on the errors of those before it, so --jobs has nothing "
+             "to train side by side; leave it out")
+    if args.jobs > 1 and "TORCHELASTIC_RUN_ID" in os.environ:
+        fail("--jobs and torchrun both start processes; leave one of them out")
     if args.method in GRADIENT_BOOSTING and (args.combine or args.calibrate):
         fail("members of gradient boosting are corrections, not supervisors: leave out --combine and --calibrate")
     files, words = read_task(args.task, pairs=True)
@@ -925,6 +1007,7 @@ def train_and_fuse(parser, args, started):
     fusion = args.combine or ("mean" if args.method == "bagging" else args.method)
     identity = {"role": "ensemble", **vars(args), "model": ",".join(names), "models": None,      # "model" holds them
                 "combine": fusion, "supervisor": supervisor}
+    del identity["jobs"]                                   # the same files
     inputs = [*files, *map(model_folder, names)]
     if supervisor:
         inputs.append(os.path.join(supervisor_folder, "labels.jsonl"))

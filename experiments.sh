@@ -1,17 +1,21 @@
 #!/usr/bin/env bash
-# Every table of README.md and docs/results that is marked "measured" (but safety-real, whose file you must bring):
-# these commands, then  python report.py --docs
+# Every table of README.md and docs/results that is marked "measured": these commands, then  python report.py --docs
 #
 #   bash experiments.sh                                      # everything, seeds 0 to 4
 #   bash experiments.sh --seeds 0,1 --chapters debate,icl    # a part; finished runs are skipped
+#   bash experiments.sh --dry-run                            # only print the commands
+#   bash experiments.sh --jobs 1                             # one at a time (default: one a core, at most 4; with a GPU
+#                                                            # or chapters of `real`, whose models are big, 1)
 #
 #   MODELS=../models ROWS=../rows bash experiments.sh --chapters real --seeds 0,1,2      # docs/results/real.md: not in
 #                                                            # "everything", since these files are not in the repository
 #
-# Seeds do not touch each other's files. All of it takes some eight hours of one core (the runs' seconds, added up):
-#   bash experiments.sh --seeds 0,3,4 & bash experiments.sh --seeds 1,2; wait
-# Seeds 3 and 4 make only what README.md shows; three seeds make the rest ("more" below). All chapters need `base`; icl
-# and phase2 need ensembles and debate too.
+# All of it takes seven hours of one core in fp32 (the runs' seconds, added up), and less where the CPU has bf16. Seeds 3
+# and 4 make only what README.md shows; three seeds make the rest ("more" below). All chapters need `base`; icl and
+# phase2 need ensembles and debate too.
+#
+# A chapter has one line for each run: a command, or a function for several alike. Each names every run that it reads,
+# and has an --out. So jobs.py starts a command as soon as what it names is finished.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -19,26 +23,35 @@ die() { echo "error: $1" >&2; exit 2; }
 
 every=base,ladder,methods,systematic,split,ensembles,debate,icl,phase2,tasks,culture,pairs
 real=real,real_fusion,real_safety,real_icl,real_culture,real_students,real_pairs,real_oversight,real_more
-seeds=0,1,2,3,4 chapters=$every
+seeds=0,1,2,3,4 chapters=$every dry="" jobs=()
 while [ $# -gt 0 ]; do
     case "$1" in
         --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;       # --flag=value is --flag value
     esac
-    [ $# -ge 2 ] || die "$1 needs a value; there are --seeds and --chapters"
     case "$1" in
-        --seeds) seeds="$2" ;;
-        --chapters) chapters="$2" ;;
-        *) die "unknown flag $1; there are --seeds and --chapters" ;;
+        --dry-run) dry=yes ;;
+        --seeds | --chapters | --jobs)
+            [ $# -ge 2 ] || die "$1 needs a value"
+            case "$1" in --seeds) seeds="$2" ;; --chapters) chapters="$2" ;; --jobs) jobs=(--jobs "$2") ;; esac
+            shift ;;
+        *) die "unknown flag $1; there are --seeds, --chapters, --jobs and --dry-run" ;;
     esac
-    shift 2
+    shift
 done
 [[ "$seeds" =~ ^[0-9]+(,[0-9]+)*$ ]] || die "--seeds '$seeds': give numbers with commas, as in 0,1,2"
 all="$every,$real"
 [[ "$chapters" =~ ^(${all//,/|})(,(${all//,/|}))*$ ]] || die "--chapters '$chapters': there are $every, and $real"
 if [[ "$chapters" == *real* ]]; then
     [ -d "${MODELS:-}" ] && [ -d "${ROWS:-}" ] || die "set MODELS and ROWS to folders: docs/results/real.md"
+    [ ${#jobs[@]} -gt 0 ] || jobs=(--jobs 1)
 fi
 
+python() {                                                   # in chapters: print the command, so that it can be copied
+    local line
+    printf -v line '%q ' "$@"
+    line="${line% }"
+    echo "\$ python ${line//\\,/,}"
+}
 more() { if [ "$seed" -le 2 ]; then "$@"; fi; }              # three seeds of this
 
 student() {
@@ -51,10 +64,25 @@ shown() { python icl.py --seed $seed --out "icl-$1" "${@:2}"; }
 align() { python auto_align.py --seed $seed --ceiling ceiling --out "align$1" "${@:2}"; }
 
 prepare() { [ -f data/$1/task.json ] || python data/$1/prepare.py; }
+rows() {                                                     # all runs wait for these
+    case $1 in
+        base) prepare tinyworld ;;
+        split) python data/tinyworld/variants.py swap ;;
+        phase2) for bad in coin relation; do python data/tinyworld/variants.py $bad; done ;;
+        tasks) for task in safety legal toxicity; do prepare $task; done ;;
+        pairs) prepare pairs ;;
+    esac
+}
+real_rows() {
+    [ -f data/sciq-gpt2-0/task.json ] && [ -f data/sciq-qwen-pairs/task.json ] || python data/sciq/released.py "$ROWS"
+    [ -f data/sciq-sample/task.json ] ||
+        python data/sciq/prepare.py --from-file "$ROWS/sciq_sample.json" --task sciq-sample
+    [ -f data/safety-sample/task.json ] ||
+        python data/safety/prepare.py --from-file "$ROWS/safety_sample.csv" --task safety-sample --rows 1000
+}
 
 base() {
-    prepare tinyworld
-    python train_weak.py --seed $seed
+    python train_weak.py --seed $seed --out weak
     python train_strong.py --seed $seed --labels truth --out ceiling
     python train_strong.py --seed $seed --labels weak --ceiling ceiling --out student
     # controls: no training; none, but calibrated on as many true labels as phase 2 buys; errors without a pattern
@@ -93,7 +121,7 @@ methods() {                                                  # train_strong.py: 
 systematic() { more rule_students; }                         # errors that a student can imitate (Burns et al., E)
 
 rule_students() {
-    rule_supervisor
+    python data/tinyworld/variants.py rule --seed $seed --out rule           # it errs by a rule, and nowhere else
     for flags in "" "--hard" "--control dealt" "--loss logconf" "--loss product" "--loss window" "--loss entropy" \
             "--clean knn" "--probe only" "--early-stop" "--truth-budget 64"; do
         name="${flags#--}"                                   # "--loss window" makes rule-student-loss-window
@@ -102,81 +130,16 @@ rule_students() {
     done
 }
 
-rule_supervisor() {                                          # it errs by a rule, and nowhere else
-    python - "$seed" <<'END'
-import json, os, sys
-# It accepts every answer about animals and plants, as confidently as it gives its correct verdicts.
-world = "data/tinyworld"
-folder = f"{world}/seed{sys.argv[1]}/rule"
-with open(f"{world}/truth/labels.jsonl", encoding="utf-8") as f:
-    truth = {row["id"]: row["soft_label"][1] for row in map(json.loads, f)}
-lines = []
-for split in ("train2", "valid", "test"):
-    with open(f"{world}/{split}.jsonl", encoding="utf-8") as f:
-        for row in map(json.loads, f):
-            yes = row["field"] in ("animals", "plants") or row.get("label", truth.get(row["id"])) == 1
-            lines.append({"id": row["id"], "soft_label": [0.1, 0.9] if yes else [0.9, 0.1]})
-os.makedirs(folder, exist_ok=True)
-with open(f"{folder}/labels.jsonl", "w", encoding="utf-8") as f:
-    f.writelines(json.dumps(line) + "\n" for line in lines)
-END
-}
-
 split() { more swapped; }                                    # another split: supervisor and student change their halves
 
 swapped() {
-    change_task swap
     task="--task tinyworld-swap --seed $seed"
-    python train_weak.py $task
+    python train_weak.py $task --out weak
     python train_strong.py $task --labels truth --out ceiling
     python train_strong.py $task --labels weak --ceiling ceiling --out student
     python train_strong.py $task --labels weak --ceiling ceiling --out student-logconf --loss logconf
     python train_strong.py $task --labels weak --ceiling ceiling --out student-untrained --control untrained
     python train_strong.py $task --labels weak --ceiling ceiling --out student-dealt --control dealt
-}
-
-change_task() {                                              # tinyworld with another train1
-    python - "$1" <<'END'
-import json, os, random, shutil, sys
-# coin: 45 % of the labels are flipped. relation: every answer about a class is labelled right, five times over.
-# swap: train1 and train2 change places.
-how = sys.argv[1]
-old, new = "data/tinyworld", f"data/tinyworld-{how}"
-
-def read(path):
-    with open(path, encoding="utf-8") as f:
-        return [json.loads(line) for line in f]
-
-def write(path, rows):
-    with open(path, "w", encoding="utf-8") as f:
-        f.writelines(json.dumps(row) + "\n" for row in rows)
-
-made, source = f"{new}/task.json", f"{old}/task.json"
-if not os.path.exists(made) or os.path.getmtime(made) < os.path.getmtime(source):
-    os.makedirs(f"{new}/truth", exist_ok=True)
-    for name in ("train2.jsonl", "valid.jsonl", "test.jsonl", "truth/labels.jsonl"):
-        shutil.copy(f"{old}/{name}", f"{new}/{name}")
-    rows = read(f"{old}/train1.jsonl")
-    rng = random.Random(0)
-    if how == "coin":
-        rows = [{**row, "label": row["label"] ^ (rng.random() < 0.45)} for row in rows]
-    elif how == "relation":
-        rows = [{**row, "id": f"{row['id']}-{k}", "label": 1 if row["relation"] == "class" else row["label"]}
-                for row in rows for k in range(5 if row["relation"] == "class" else 1)]
-    else:
-        truth = {row["id"]: row["soft_label"] for row in read(f"{old}/truth/labels.jsonl")}
-        truth |= {row["id"]: [1 - row["label"], row["label"]] for row in rows}
-        others = read(f"{old}/train2.jsonl")
-        write(f"{new}/train2.jsonl", [{key: x for key, x in row.items() if key != "label"} for row in rows])
-        write(f"{new}/truth/labels.jsonl", [{"id": name, "soft_label": pair} for name, pair in truth.items()])
-        rows = [{**row, "label": int(truth[row["id"]][1])} for row in others]
-    write(f"{new}/train1.jsonl", rows)
-    with open(f"{old}/task.json", encoding="utf-8") as f:
-        spec = json.load(f)
-    del spec["splits"]                                       # the numbers of rows are others now
-    with open(f"{new}/task.json", "w", encoding="utf-8") as f:                 # last: the task is complete
-        json.dump({**spec, "task": f"tinyworld-{how}"}, f)
-END
 }
 
 ensembles() {                                                # five members of one checkpoint, or three checkpoints
@@ -228,8 +191,6 @@ phase2() {                                                   # 48 labels are bou
     more align -jump-plain --ladder tiny-4 --audit 0 --attack-share 0 --doubt 0
     more align -6rounds --ladder tiny-2,tiny-2,tiny-3,tiny-3,tiny-4,tiny-4
     more align -jump96 --ladder tiny-4 --audit 96            # as many labels as six rounds buy
-    more align -audit64 --audit 64
-    more align -jump192 --ladder tiny-4 --audit 192          # as many as three rounds of 64
     for rule in distill ensemble none; do more align -$rule --update $rule; done
     more align -no-attacks --attack-share 0
     more align -no-notes --doubt 0
@@ -240,18 +201,15 @@ phase2() {                                                   # 48 labels are bou
 }
 
 bad_start() {
-    change_task $1
-    python train_weak.py --task tinyworld-$1 --seed $seed
+    python train_weak.py --task tinyworld-$1 --seed $seed --out weak
     align -$1 --evaluator data/tinyworld-$1/seed$seed/weak
 }
 
 tasks() {
-    for task in safety legal toxicity; do
-        prepare $task
-        if [ $task = toxicity ]; then more own_metrics $task; else own_metrics $task; fi
-    done
+    for task in safety legal; do own_metrics $task; done
+    more own_metrics toxicity
 }
-own_metrics() { python align_tasks.py --task $1 --seed $seed; }
+own_metrics() { python align_tasks.py --task $1 --seed $seed --out table; }
 
 culture() { more opinions; }                                 # does training on a supervisor's facts move opinions?
 
@@ -271,14 +229,7 @@ real() {                                                     # pretrained models
     for part in fusion safety icl culture students pairs oversight more; do real_$part; done
 }
 
-real_tasks() {
-    gemma=$MODELS/gemma3-270m smollm=$MODELS/smollm2-135m minilm=$MODELS/minilm-22m
-    [ -f data/sciq-gpt2-0/task.json ] && [ -f data/sciq-qwen-pairs/task.json ] || python data/sciq/released.py "$ROWS"
-    [ -f data/sciq-sample/task.json ] ||
-        python data/sciq/prepare.py --from-file "$ROWS/sciq_sample.json" --task sciq-sample
-    [ -f data/safety-sample/task.json ] ||
-        python data/safety/prepare.py --from-file "$ROWS/safety_sample.csv" --task safety-sample --rows 1000
-}
+gemma="${MODELS:-}/gemma3-270m" smollm="${MODELS:-}/smollm2-135m" minilm="${MODELS:-}/minilm-22m"
 
 first() { if [ "$seed" = 0 ]; then "$@"; fi; }               # one seed of this: real models are slow on a CPU
 
@@ -288,7 +239,6 @@ released() {                                                 # a student of GPT-
 }
 
 real_fusion() {
-    real_tasks
     for rule in mean vote dawid-skene bayes loglik bma; do fuse $rule --combine $rule; done
     fuse calibrated --calibrate
     for how in plain with_knowledge; do first qwen $how fused-$how; done
@@ -299,7 +249,6 @@ qwen() { python ensemble.py --task sciq-qwen --supervisors "$1" --out "$2" "${@:
 fuse() { python ensemble.py --task sciq-gpt2-$seed --seed $seed --supervisors all --out "fused-$1" "${@:2}"; }
 
 real_students() {                                            # Gemma's runs: 4 to 9 minutes of a core; SmolLM2's: 3 to 5
-    real_tasks
     released ceiling --labels truth
     gemma_of_gpt2 student
     gemma_of_gpt2 student-logconf --loss logconf
@@ -313,13 +262,15 @@ real_students() {                                            # Gemma's runs: 4 t
     gemma_of_gpt2 student-chain --chain $smollm,$gemma
     gemma_of_gpt2 student-confident --clean confident
     gemma_of_gpt2 student-window --loss window
+    first released ceiling-all --labels truth --max-rows 100000
+    first released student-all --labels gpt2 --ceiling ceiling-all --max-rows 100000
 }
 gemma_of_gpt2() { released "$1" --labels gpt2 --ceiling ceiling "${@:2}"; }
 
-real_pairs() { real_tasks; more reward_models; }             # docs/results/preferences.md
+real_pairs() { more reward_models; }                         # docs/results/preferences.md
 reward_models() {                                            # MiniLM's reward model supervises SmolLM2's
     two="--task sciq-qwen-pairs --seed $seed --max-rows 1000"
-    python train_weak.py $two --model $minilm --lr 1e-4
+    python train_weak.py $two --model $minilm --lr 1e-4 --out weak
     two="$two --model $smollm --dtype bf16 --epochs 1 --lr 5e-5"
     python train_strong.py $two --labels truth --out ceiling
     python train_strong.py $two --labels weak --ceiling ceiling --out student
@@ -329,11 +280,12 @@ reward_models() {                                            # MiniLM's reward m
     done
 }
 
-real_safety() {                                              # tiny-1a and MiniLM supervise; MiniLM learns
-    real_tasks
+real_safety() {                                              # tiny-1a supervises MiniLM; MiniLM supervises larger models
     safe="--task safety-sample --seed $seed"
     python train_weak.py $safe --out weak
     guard weak $minilm --lr 1e-4
+    python train_weak.py $safe --model $minilm --out weak-minilm
+    for model in $smollm $gemma; do guard weak-minilm $model --dtype bf16 --lr 5e-5 --epochs 1; done
 }
 guard() {                                                    # a supervisor's labels, a student, its flags
     python train_strong.py $safe --model "$2" --labels truth --out "ceiling-$(basename $2)" "${@:3}"
@@ -344,7 +296,6 @@ guard() {                                                    # a supervisor's la
 }
 
 real_icl() {
-    real_tasks
     asked="python icl.py --task sciq-gpt2-0 --model $gemma --dtype bf16 --max-rows 200 --orders 2 --shots 0,4,16"
     first $asked --labels truth --out icl-truth
     first $asked --labels gpt2 --supervisor gpt2 --out icl-gpt2
@@ -352,7 +303,6 @@ real_icl() {
 }
 
 real_culture() {
-    real_tasks
     for model in $smollm $gemma; do
         asked="--models $model --dtype bf16 --out culture-$(basename $model)"
         first python cdeval.py $asked-written --by generation --max-rows 24
@@ -360,23 +310,25 @@ real_culture() {
     done
 }
 
-real_oversight() { real_tasks; first judges; }
-judges() {                                                   # MiniLM judges; Gemma and SmolLM2 write
+real_oversight() { first judges; }
+judges() {                                                   # MiniLM and SmolLM2 judge; Gemma and SmolLM2 write
     judge="--task sciq-sample --model $minilm"
-    python train_weak.py $judge
-    python debate.py $judge --mode support
+    python train_weak.py $judge --out weak
+    python debate.py $judge --mode support --out support
     for assistant in $gemma $smollm; do
         for mode in interaction debate; do
             python debate.py $judge --mode $mode --assistant $assistant --out "$mode-$(basename $assistant)"
         done
     done
+    judge="--task sciq-sample --model $smollm --dtype bf16 --lr 5e-5"
+    python train_weak.py $judge --out weak-smollm
+    judge="$judge --supervisor weak-smollm"
+    python debate.py $judge --mode support --out support-smollm
+    python debate.py $judge --mode interaction --assistant $gemma --out interaction-smollm-gemma
 }
 
-real_more() { real_tasks; first others; }
-others() {                                                   # one seed each
-    python train_weak.py --task safety-sample --model $minilm --out weak-minilm
-    safe="--task safety-sample --seed 0"
-    for model in $smollm $gemma; do guard weak-minilm $model --dtype bf16 --lr 5e-5 --epochs 1; done
+real_more() { first others; }
+others() {                                                   # one seed: the student is the weaker model
     weaker="--task sciq-qwen --model $gemma --dtype bf16 --max-rows 1000 --epochs 1 --lr 5e-5"
     python train_strong.py $weaker --labels truth --out ceiling
     python train_strong.py $weaker --labels plain --ceiling ceiling --out student-plain
@@ -384,9 +336,8 @@ others() {                                                   # one seed each
 }
 
 pairs() {                                                    # preferences: reward models, and what they do to text
-    prepare pairs
     reward="--task pairs --also pairs-far --seed $seed"
-    python train_weak.py $reward
+    python train_weak.py $reward --out weak
     python train_strong.py $reward --labels truth --out ceiling
     compared student
     compared student-logconf --loss logconf
@@ -401,11 +352,14 @@ pairs() {                                                    # preferences: rewa
     more compared student-clean-knn --clean knn
     more compared student-probe --probe only
     more compared student-budget64 --truth-budget 64
-    more python ensemble.py --task pairs --seed $seed --out bagging
-    more compared student-bagging --labels bagging --supervisor weak
 }
 compared() { python train_strong.py $reward --labels weak --ceiling ceiling --out "$1" "${@:2}"; }
 
-for seed in ${seeds//,/ }; do
-    for chapter in ${chapters//,/ }; do $chapter; done
-done
+commands() {
+    for chapter in ${chapters//,/ }; do rows $chapter; done
+    [[ "$chapters" != *real* ]] || real_rows
+    for seed in ${seeds//,/ }; do
+        for chapter in ${chapters//,/ }; do $chapter; done
+    done
+}
+if [ -n "$dry" ]; then commands; else commands | command python jobs.py ${jobs[@]+"${jobs[@]}"}; fi

@@ -1,12 +1,15 @@
 """
-Run commands of this project, several at a time, each as soon as the runs that it names are finished. run.sh uses it.
+Run commands of this project, several at a time, each as soon as the runs that it names are finished. run.sh and
+experiments.sh use it.
 
 $ bash run.sh --dry-run --seeds 0,1 | python jobs.py --jobs 2
 
 A line of the input is a command as run.sh prints it: `$ python icl.py --labels weak --out icl --seed 0`. It waits for
-every earlier command whose --out and --seed it names. A command without --out (prepare.py, report.py) waits for all
-before it, and all after it wait for it. So a command must name every run that it reads. After one has failed no other
-is started; those that are running come to their end.
+every earlier command of the same --task and --seed whose --out it names, and for every run that it names by its path.
+A command without --out (prepare.py, report.py) waits for all before it, and all after it wait for it. So a command must
+name every run that it reads, but for `weak`, the default of some flags. Commands that fill the same folder of members
+(ensemble.py) or transcripts (debate.py) wait for one another. After one command has failed no other is started; those
+that are running come to their end.
 
 Before each command a line says which of how many it is, and the time left: the seconds in the results.json of the same
 run, of this seed or another, spread over the jobs. It may be less, since finished runs are skipped. Commands that never
@@ -19,6 +22,7 @@ this one, which has imported torch and transformers: that saves each of them 3.5
 Needs   contract.py
 """
 import argparse
+import functools
 import glob
 import heapq
 import json
@@ -39,69 +43,107 @@ def value_of(flag, words):
     return words[words.index(flag) + 1] if flag in words[:-1] else ""
 
 
+# the flags that name `weak` if they are not there, and those by which commands share a folder
+DEFAULT_WEAK = {"ensemble.py": "--supervisor", "debate.py": "--supervisor", "auto_align.py": "--evaluator",
+                "icl.py": "--labels", "sft.py": "--labels", "train_strong.py": "--labels"}
+SHARED = {"ensemble.py": ("--method", "--by"), "debate.py": ("--mode", "--assistant")}
+
+
+def place_of(words):
+    """Where a command's run is -> (task, seed, --out)"""
+    task = value_of("--task", words) or ("cdeval" if words[0] == "cdeval.py" else "tinyworld")
+    return task, value_of("--seed", words) or "0", value_of("--out", words)
+
+
 def must_wait(words, earlier):
     """
-    Does a command need what an earlier one makes?
+    Does a command need what an earlier one makes, or write where it writes?
 
     >>> weak = "train_weak.py --out weak --seed 0".split()
     >>> [must_wait(line.split(), weak) for line in ("icl.py --labels weak --out icl --seed 0",
-    ...     "icl.py --labels weak --out icl --seed 1", "icl.py --labels truth --out icl --seed 0", "report.py")]
-    [True, False, False, True]
+    ...     "icl.py --labels weak --out icl --seed 1", "icl.py --labels truth --out icl --seed 0", "report.py",
+    ...     "cdeval.py --models data/tinyworld/seed0/weak --out culture", "icl.py --task legal --out icl --seed 0")]
+    [True, False, False, True, True, False]
     """
-    out = value_of("--out", earlier)
-    if not out or not value_of("--out", words):
+    task, seed, out = place_of(earlier)
+    own_task, own_seed, own_out = place_of(words)
+    if not out or not own_out:
         return True
-    return out in ",".join(words).split(",") and value_of("--seed", words) == value_of("--seed", earlier)
+    named = ",".join(words).split(",")
+    if any(f"{name}/".startswith(f"data/{task}/seed{seed}/{out}/") for name in named):
+        return True
+    if (task, seed) != (own_task, own_seed):
+        return False
+    script = words[0]
+    shares = script == earlier[0] and script in SHARED and all(
+        value_of(flag, words) == value_of(flag, earlier) for flag in SHARED[script])
+    reads_weak = script in DEFAULT_WEAK and DEFAULT_WEAK[script] not in words
+    return out in named or shares or reads_weak and out == "weak"
 
 
-def start_order(commands):
+def find_needs(commands):
+    """
+    For each command the indices of the earlier ones that it must wait for
+
+    >>> find_needs([line.split() for line in ("a.py --out a", "b.py --out b", "c.py --out c --labels a,b")])
+    [[], [], [0, 1]]
+    """
+    return [[j for j in range(k) if must_wait(words, commands[j])] for k, words in enumerate(commands)]
+
+
+def start_order(needs):
     """
     Indices of the commands. Of several that could start, the one starts for which most others wait; among equals, the
     one that waits for most. So the longest chain of commands is not left for the end, when other cores are idle.
 
-    >>> lines = ("a.py --out a", "b.py --out b", "c.py --out c --labels b", "d.py --out d --labels b,c")
-    >>> start_order([line.split() for line in lines])
+    >>> start_order([[], [], [1], [1, 2]])                 # find_needs of four commands
     [1, 2, 3, 0]
     """
-    needs = []                                             # for each command all that must be finished before it
-    for k, words in enumerate(commands):
-        named = [j for j in range(k) if must_wait(words, commands[j])]
-        needs.append(set(named).union(*(needs[j] for j in named)))
-    n_waiting = [sum(k in others for others in needs) for k in range(len(commands))]
-    return sorted(range(len(commands)), key=lambda k: (-n_waiting[k], -len(needs[k])))
+    all_needs = []                                         # for each command all that must be finished before it
+    for named in needs:
+        all_needs.append(set(named).union(*(all_needs[j] for j in named)))
+    n_waiting = [sum(k in others for others in all_needs) for k in range(len(needs))]
+    return sorted(range(len(needs)), key=lambda k: (-n_waiting[k], -len(all_needs[k])))
+
+
+@functools.cache
+def read_results(path, changed):
+    """The "seconds" and "line" of a results.json; {} if it is damaged. changed: when, so that a new one is read"""
+    try:
+        with open(path, encoding="utf-8") as f:
+            results = json.load(f)
+        if isinstance(results["seconds"], (int, float)) and isinstance(results["line"], str):
+            return {key: results[key] for key in ("seconds", "line")}
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return {}
 
 
 def read_run(words, other_seeds=False):
     """
-    The results.json of a command's run -> dict; {} if there is none. other_seeds: if this seed has none, take another's
+    What read_results says of a command's run; {} if there is none. other_seeds: if this seed has none, take another's
     """
-    task = value_of("--task", words) or "tinyworld"
-    out = value_of("--out", words)
+    task, seed, out = place_of(words)
     folder = os.path.join(contract.ROOT, "data", task)
-    paths = [os.path.join(folder, f"seed{value_of('--seed', words) or 0}", out, "results.json")]
+    paths = [os.path.join(folder, f"seed{seed}", out, "results.json")]
     if other_seeds:
         paths += sorted(glob.glob(os.path.join(glob.escape(folder), "seed*", glob.escape(out), "results.json")))
     for path in paths if out else []:
-        try:
-            with open(path, encoding="utf-8") as f:
-                results = json.load(f)
-            if isinstance(results["seconds"], (int, float)) and isinstance(results["line"], str):
-                return results
-        except (OSError, ValueError, KeyError, TypeError):
-            pass                                           # a run that is damaged says nothing here
+        if os.path.isfile(path) and (results := read_results(path, os.stat(path).st_mtime_ns)):
+            return results
     return {}
 
 
-def simulate(commands, left, n_jobs):
+def simulate(needs, left, n_jobs):
     """
     Seconds until all commands are finished, if each starts as soon as a job is free and what it waits for is finished.
     left: {index of a command: its seconds}, first those that are running, then the others in the order of their start
 
-    >>> commands = [line.split() for line in ("a.py --out a", "b.py --out b --labels a", "c.py --out c")]
-    >>> [simulate(commands, {0: 10, 1: 5, 2: 20}, n_jobs) for n_jobs in (1, 2)]
+    >>> needs = find_needs([line.split() for line in ("a.py --out a", "b.py --out b --labels a", "c.py --out c")])
+    >>> [simulate(needs, {0: 10, 1: 5, 2: 20}, n_jobs) for n_jobs in (1, 2)]
     [35, 20]
     """
-    waits_for = {k: [j for j in left if j < k and must_wait(commands[k], commands[j])] for k in left}
+    waits_for = {k: [j for j in needs[k] if j in left] for k in left}
     free_at = [0] * n_jobs
     end_of = {}
     while len(end_of) < len(left):
@@ -123,7 +165,7 @@ def format_seconds(seconds):
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def format_time_left(commands, todo, running, n_jobs):
+def format_time_left(commands, needs, todo, running, n_jobs):
     """The time until all is done, from earlier runs. todo: indices of commands; running: {index: its start}"""
     left = {}
     n_unknown = 0
@@ -131,7 +173,7 @@ def format_time_left(commands, todo, running, n_jobs):
         seconds = read_run(commands[k], other_seeds=True).get("seconds", 0)
         n_unknown += bool(value_of("--out", commands[k])) and not seconds        # prepare.py and report.py take seconds
         left[k] = max(0, seconds - (time.time() - running[k] if k in running else 0))
-    total = simulate(commands, left, n_jobs)
+    total = simulate(needs, left, n_jobs)
     n_skipped = sum("--force" not in commands[k] and read_run(commands[k]) != {} for k in todo)
     if not n_unknown and n_skipped:
         return f"up to {format_seconds(total)} left: finished runs are skipped"
@@ -144,12 +186,15 @@ def format_time_left(commands, todo, running, n_jobs):
 def format_table(commands, seconds):
     """Each run's seconds and last line -> lines. seconds: {index: (how long it took, its exit code)}"""
     rows = [("seconds", "seed", "run", "last line")]
+    several_tasks = len({value_of("--task", words) for words in commands if value_of("--out", words)}) > 1
     for k, words in enumerate(commands):
         took, code = seconds.get(k, (0, None))
         line = "not started" if code is None else f"failed with exit code {code}" if code else ""
         line, *warnings = (line or read_run(words).get("line", "done")).split(" | WARNING: ")
         line += f" | WARNINGS: {len(warnings)}, see above" if warnings else ""
         name = value_of("--out", words) or os.path.basename(words[0])
+        if several_tasks and value_of("--task", words):
+            name = f"{value_of('--task', words)}/{name}"
         rows.append((f"{took:.0f}", value_of("--seed", words), name, contract.plain(line)))
     widths = [max(len(row[k]) for row in rows) for k in range(3)]
     return [f"{row[0]:>{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:{widths[2]}}  {row[3]}" for row in rows]
@@ -195,7 +240,8 @@ def run_all(commands, n_jobs, context, folder):
     context   multiprocessing's: how a process starts
     folder    for files of what commands print; with one at a time it is printed at once
     """
-    todo = {k: commands[k] for k in (start_order(commands) if n_jobs > 1 else range(len(commands)))}
+    needs = find_needs(commands)
+    todo = {k: commands[k] for k in (start_order(needs) if n_jobs > 1 else range(len(commands)))}
     running = {}
     started = {}
     seconds = {}
@@ -214,11 +260,10 @@ def run_all(commands, n_jobs, context, folder):
     try:
         while running or todo and not code:
             for k, words in list(todo.items()) if not code else ():
-                before = [commands[j] for j in (*todo, *running) if j < k]
-                if len(running) == n_jobs or any(must_wait(words, earlier) for earlier in before):
+                if len(running) == n_jobs or any(j in todo or j in running for j in needs[k]):
                     continue
-                left = format_time_left(commands, todo, started, n_jobs)
-                flags = [f"{flag} {value_of(flag, words)}" for flag in ("--out", "--seed") if value_of(flag, words)]
+                left = format_time_left(commands, needs, todo, started, n_jobs)
+                flags = [f"{flag} {value_of(flag, words)}" for flag in ("--task", "--out", "--seed") if flag in words]
                 number = len(commands) - len(todo) + 1
                 print(f"[{number}/{len(commands)}]", os.path.basename(words[0]), *flags, f"... {left}", flush=True)
                 if n_jobs == 1:

@@ -302,7 +302,7 @@ def freeze(model):
     in every forward pass anyway. So no output changes, not even in its last bit, with half the memory.
     """
     import torch
-    from transformers.pytorch_utils import Conv1D          # GPT-2's
+    from transformers.pytorch_utils import Conv1D  # GPT-2's
     body = model if model.get_output_embeddings() is not None else model.base_model
     body.requires_grad_(False)
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}

@@ -605,6 +605,33 @@ def test_killed_after_the_first_member_it_resumes_and_ends_with_the_same_bytes(h
     assert contents(house) == before
 
 
+def test_members_side_by_side_leave_the_same_bytes(house):
+    before = contents(house)
+    for name in ("ensemble", results(house, "ensemble")["members_folder"]):
+        shutil.rmtree(os.path.join(seed_folder(house), name))
+    printed = must(house, *ENSEMBLE, "--jobs", "2")
+    assert sorted(re.findall(r"^(member \d): trained on ", printed, re.M)) == ["member 0", "member 1"]
+    assert contents(house) == before
+    assert "already done" in ok(house, *ENSEMBLE)          # --jobs is no part of what a run is
+
+
+def test_of_members_side_by_side_the_finished_ones_are_kept_when_one_fails(house, tmp_path):
+    shutil.copytree(os.path.join(house, "data", "tinyworld", "models", "tiny-1b"), tmp_path / "broken")
+    os.truncate(tmp_path / "broken" / "model.safetensors", 1000)
+    before = set(os.listdir(seed_folder(house)))
+    flags = ["--by", "models", "--models", f"tiny-1a,{tmp_path / 'broken'}", "--out", "other"]
+    done = warm.run(house, *ENSEMBLE, *flags, "--jobs", "2")
+    assert done.returncode == 2 and re.fullmatch("error: .*broken.*\n", done.stderr), done.stderr
+    made = set(os.listdir(seed_folder(house))) - before
+    kept = glob.glob(os.path.join(seed_folder(house), "members-*", "member-*", "*"))
+    kept = {os.path.relpath(path, seed_folder(house)) for path in kept if path.split(os.sep)[-3] in made}
+    assert sorted(path.split(os.sep, 1)[1] for path in kept) == [
+        "member-0/checkpoint", "member-0/labels.jsonl", "member-0/member.json"]
+    assert os.listdir(os.path.join(seed_folder(house), "other")) == [contract.UNFINISHED]
+    for name in made:
+        shutil.rmtree(os.path.join(seed_folder(house), name))
+
+
 def test_the_curves_over_the_number_of_members_are_drawn(house):
     pytest.importorskip("matplotlib")
     printed = must(house, "report.py", "--task", "tinyworld")
@@ -675,6 +702,7 @@ def test_the_same_seed_makes_the_same_random_head(house):
     (["--by", "models", "--models", "tiny-1a,tiny-9"], ["tiny-9"]),
     (["--supervisor", "nobody"], ["no labels at", "nobody"]),
     (["--members", "0"], ["not between"]),
+    (["--method", "adaboost", "--jobs", "2"], ["--jobs has nothing to train side by side"]),
     (["--combine", "own"], ["invalid choice"]),
     (["--supervisor", "ensemble", "--out", "ensemble"], ["overwrite"]),
     (["--max-rows", "1"], ["too few groups"]),

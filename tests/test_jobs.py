@@ -1,20 +1,23 @@
 """
-jobs.py: what waits for what, and what happens after a failure. tests/test_commands.py compares its files. And a dry run
-of gpu.sh, which uses it.
+jobs.py: what waits for what, and what happens after a failure. tests/test_commands.py compares its files. The commands
+of experiments.sh and their rows (data/tinyworld/variants.py). And a dry run of gpu.sh, which uses it.
 
 python -m pytest tests/test_jobs.py          # 15 s
 """
 import doctest
+import importlib
 import json
 import multiprocessing
 import os
 import re
 import shlex
+import shutil
 import subprocess
 
 import pytest
 
 import jobs
+import variants
 import warm
 from conftest import ROOT
 
@@ -82,11 +85,11 @@ def test_the_time_left_is_that_of_earlier_runs_of_the_same_commands(tmp_path, mo
     monkeypatch.setattr(jobs.contract, "ROOT", str(tmp_path))
     monkeypatch.setattr(jobs.time, "time", lambda: 110.0)
     lines = ("train_weak.py --out weak --seed 1", "train_strong.py --labels weak --out student --seed 1",
-             "icl.py --out icl --seed 1", "report.py --html")
+             "icl.py --labels truth --out icl --seed 1", "report.py --html")
     commands = [line.split() for line in lines]
 
     def left(n_jobs):
-        return jobs.format_time_left(commands, [1, 2, 3], {0: 100.0}, n_jobs)
+        return jobs.format_time_left(commands, jobs.find_needs(commands), [1, 2, 3], {0: 100.0}, n_jobs)
     assert left(2) == "time left unknown: 3 of 4 have never run here"
     finished(tmp_path, "weak", 0, 30)                      # another seed's
     finished(tmp_path, "student", 0, 5000)
@@ -105,6 +108,8 @@ def test_the_time_left_is_that_of_earlier_runs_of_the_same_commands(tmp_path, mo
                      "      8     1  student    student \\x1b[31m0.8 | WARNINGS: 2, see above",
                      "      3     1  icl        failed with exit code -9",
                      "      0        report.py  not started"]
+    commands[3] = ["train_weak.py", "--out", "weak", "--task", "coin"]       # a second task: which weak is it?
+    assert jobs.format_table(commands, {})[4].split() == ["0", "coin/weak", "not", "started"]
 
 
 def test_what_needs_a_gpu_runs_on_a_cpu_in_small(tmp_path):
@@ -157,3 +162,130 @@ def test_a_forked_command_has_threads_of_its_own_before_its_script_starts(tmp_pa
     script.write_text("import torch\nprint(torch.set_num_threads.__self__)")              # the list of calls
     done = warm.run(ROOT, "-c", FORK, script)
     assert done.stdout.split() == ["[1]", "[]"], done.stdout + done.stderr
+
+
+def experiments(*flags, folder=ROOT):
+    """bash experiments.sh --dry-run -> its commands, each a list of words"""
+    env = {**os.environ, "MODELS": ".", "ROWS": "."}
+    done = subprocess.run(["bash", "experiments.sh", "--dry-run", *flags], cwd=folder, env=env, capture_output=True,
+                          text=True, check=True)
+    return jobs.parse_commands(done.stdout.splitlines())
+
+
+def runs_read(words):
+    """The runs that a command reads, by the parser of its stage -> {(task, seed, name)}"""
+    args = vars(importlib.import_module(words[0].removesuffix(".py")).build_parser().parse_args(words[1:]))
+    if words[0] in ("ensemble.py", "debate.py") and not args.get("supervisors"):
+        args["supervisor"] = args["supervisor"] or "weak"
+    values = []
+    for key in ("labels", "ceiling", "supervisor", "supervisors", "evaluator", "oversight", "reward"):
+        values += (args.get(key) or "").split(",")
+    found = set()
+    for name in [*values, *args.get("models", [])] if words[0] == "cdeval.py" else values:
+        if path := re.fullmatch(r"data/([\w-]+)/seed(\d+)/([\w-]+)", name):
+            found.add(path.groups())
+        elif words[0] != "cdeval.py" and name not in ("", "all", "truth", "train1"):
+            found.add((args["task"], str(args["seed"]), name))
+    return found
+
+
+@pytest.mark.parametrize("chapters", [[], ["--chapters", "real"]], ids=["all", "real"])
+def test_each_command_of_experiments_sh_waits_for_every_run_that_it_reads(chapters):
+    """A chapter that read a run without naming it would start too early, with --jobs 2 only."""
+    commands = experiments("--seeds", "0,1", *chapters)
+    needs = jobs.find_needs(commands)
+    released = {("sciq-gpt2-0", "gpt2"), ("sciq-gpt2-1", "gpt2"), ("sciq-qwen", "plain"),
+                ("sciq-qwen", "with_knowledge")}
+    made = {}
+    n_read = 0
+    for k, words in enumerate(commands):
+        if "--out" not in words:                           # rows are made before everything else
+            assert words[0].startswith("data/") and all("--out" not in earlier for earlier in commands[:k]), words
+            continue
+        if words[0] != os.path.join("data", "tinyworld", "variants.py"):
+            for task, seed, name in runs_read(words):
+                if (task, name) not in released:           # labels that data/sciq/released.py puts there
+                    assert (task, seed, name) in made, (words, name)
+                    assert made[task, seed, name] in needs[k], (words, name)
+                    n_read += 1
+        made[jobs.place_of(words)] = k
+    assert n_read > (40 if chapters else 200)
+    # nor is one held up by other seeds, and a supervisor and a ceiling start at once
+    barriers = sum("--out" not in words for words in commands)
+    of_seed_1 = [k for k, words in enumerate(commands) if jobs.place_of(words)[1] == "1" and k >= barriers]
+    assert all(j < barriers or jobs.place_of(commands[j])[1] == "1" for k in of_seed_1 for j in needs[k])
+
+
+def test_commands_that_fill_the_same_folder_wait_for_one_another():
+    debate = "debate.py --mode debate --rounds 1 --out a --seed 2"
+    models = "ensemble.py --by models --out m --seed 0"
+    for line, earlier, waits in (
+            ("debate.py --mode debate --rounds 2 --out b --seed 2", debate, True),
+            ("debate.py --mode debate --rounds 2 --out b --seed 3", debate, False),
+            ("debate.py --mode interaction --out b --seed 2", debate, False),
+            ("debate.py --mode debate --assistant tiny-2 --out b --seed 2", debate, False),
+            ("ensemble.py --by models --combine vote --out v --seed 0", models, True),
+            ("ensemble.py --by layers --out v --seed 0", models, False),
+            ("ensemble.py --by layers --out m", models, True)):             # the same run
+        assert jobs.must_wait(line.split(), earlier.split()) == waits, line
+
+
+def test_experiments_sh_hands_its_commands_to_jobs_py(tmp_path):
+    """After a failed command none starts. Here torch only says that there is a GPU, and the stages do nothing."""
+    for name in ("experiments.sh", "jobs.py", "contract.py"):
+        shutil.copy(os.path.join(ROOT, name), tmp_path)
+    (tmp_path / "torch.py").write_text("from unittest.mock import MagicMock\ncuda = MagicMock()")
+    (tmp_path / "data" / "tinyworld").mkdir(parents=True)
+    (tmp_path / "data" / "tinyworld" / "task.json").write_text("{}")
+    (tmp_path / "train_weak.py").write_text("")
+    (tmp_path / "train_strong.py").write_text("import sys\nsys.exit('ceiling' == sys.argv[-1])")
+    done = subprocess.run(["bash", "experiments.sh", "--seeds", "0", "--chapters", "base,methods", "--jobs=2"],
+                          cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr == ""
+    for run, end in (("weak", "done"), ("ceiling", "failed with exit code 1"), ("student-window", "not started")):
+        assert re.search(rf"^ +\d+ +0  {run} +{end}$", done.stdout, re.M), (run, done.stdout)
+
+
+def test_variants_of_tinyworld_err_where_they_say(tmp_path, monkeypatch, capsys):
+    """By hand: four questions in each of train1 and train2, one about a class in each."""
+    assert doctest.testmod(variants).failed == 0
+    world = tmp_path / "data" / "tinyworld"
+    (world / "truth").mkdir(parents=True)
+    monkeypatch.setattr(variants, "HERE", str(world))
+    monkeypatch.setattr(jobs.contract, "ROOT", str(tmp_path))
+    rows = {}
+    for split in ("train1", "train2", "valid", "test"):
+        rows[split] = [{"id": f"{split}-{k}", "group": f"{split}-{k}", "text": "Q", "label": k % 2,
+                        "relation": ("class", "legs")[k > 0], "field": ("plants", "units")[k > 1]} for k in range(4)]
+    truth = [{"id": row["id"], "soft_label": [1 - row["label"], row["label"]]}
+             for split in ("train2", "valid") for row in rows[split]]
+    for split in ("train2", "valid"):
+        rows[split] = [{key: row[key] for key in row if key != "label"} for row in rows[split]]
+    for name, lines in [*rows.items(), (os.path.join("truth", "labels"), truth)]:
+        (world / f"{name}.jsonl").write_text(variants.to_jsonl(lines))
+    (world / "task.json").write_text('{"task": "tinyworld", "splits": {}}')
+
+    def made(folder, name):
+        path = tmp_path / "data" / folder / f"{name}.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    variants.main(["rule", "--seed", "3"])
+    verdicts = {line["id"]: line["soft_label"] for line in made("tinyworld/seed3/rule", "labels")}
+    assert len(verdicts) == 12 and verdicts["test-0"] == verdicts["valid-1"] == verdicts["train2-3"] == [0.1, 0.9]
+    assert verdicts["test-2"] == verdicts["train2-2"] == [0.9, 0.1]         # row 0 is wrong too, and about plants
+    for how in ("coin", "relation", "swap"):
+        variants.main([how])
+        assert json.loads((tmp_path / "data" / f"tinyworld-{how}" / "task.json").read_text()) == {
+            "task": f"tinyworld-{how}"}
+        assert made(f"tinyworld-{how}", "test") == rows["test"]
+    assert [(row["id"], row["label"]) for row in made("tinyworld-relation", "train1")] == [
+        *((f"train1-0-{k}", 1) for k in range(5)), ("train1-1-0", 1), ("train1-2-0", 0), ("train1-3-0", 1)]
+    assert [(row["id"], row["label"]) for row in made("tinyworld-swap", "train1")] == [
+        (f"train2-{k}", k % 2) for k in range(4)]
+    assert [row["id"] for row in made("tinyworld-swap", "train2")] == [f"train1-{k}" for k in range(4)]
+    assert not any("label" in row for row in made("tinyworld-swap", "train2"))
+    assert {line["id"]: line["soft_label"] for line in made("tinyworld-swap", "truth/labels")}["train1-1"] == [0, 1]
+    flipped = [row["label"] for row in variants.flip_coin([{"label": 0}] * 4000)]
+    assert abs(sum(flipped) / 4000 - 0.45) < 0.03
+    capsys.readouterr()
+    variants.main(["swap"])
+    assert capsys.readouterr().out.startswith("already made: ")
