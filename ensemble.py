@@ -965,6 +965,11 @@ def check_args(parser, args):
                 fail(f"--supervisors trains and compares nothing: leave out --{key.replace('_', '-')}")
     if args.combine == "samme" and args.method != "adaboost":
         fail("--combine samme has the weights of --method adaboost")
+    typed = [key for key in ("model", "models") if getattr(args, key) != parser.get_default(key)]
+    if args.by == "models" and "model" in typed or args.by != "models" and "models" in typed:
+        fail("--models belongs to --by models, and --model to every other --by: leave one of them out")
+    if args.by == "models" and args.members < len(checkpoint_names(args)):
+        fail(f"--members {args.members} would leave out {', '.join(checkpoint_names(args)[args.members:])} of --models")
     if args.jobs > 1 and args.method != "bagging":
         fail(f"--method {args.method}: each member is trained on the errors of those before it, so --jobs has nothing "
              "to train side by side; leave it out")
