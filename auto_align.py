@@ -44,7 +44,8 @@ Needs   contract.py, metrics.py, models.py, train_weak.py, train_strong.py
 Reads   a supervisor's folder with a checkpoint, or a bagging ensemble's; data/<task>/{train2,valid,test}.jsonl, with
         "question", "answer" and "choices" for the attacker; of truth/ the audited rows alone
 Writes  data/<task>/seed<seed>/align/{checkpoint/, labels.jsonl, audits.jsonl, config.json, results.json}, the last
-        student's, and rounds-<key>/round-<k>/{evaluator.json, learner/, labels.jsonl, audits.jsonl, results.json}.
+        student's; evaluator/labels.jsonl, what the evaluator said of test at the start, over which the PGR is; and
+        rounds-<key>/round-<k>/{evaluator.json, learner/, labels.jsonl, audits.jsonl, results.json}.
         The key is a digest of flags, inputs and code: a killed run goes on after its last whole round, and rounds of
         other flags or code are never mixed in. When this run is complete, its own rounds stay, and those of other flags
         or code are removed. An audits.jsonl lists every true label that was used: a round's, or the run's own for the
@@ -78,6 +79,7 @@ from contract import (
     read_config,
     read_json,
     read_jsonl,
+    read_known,
     read_labels,
     read_results,
     read_rows,
@@ -252,12 +254,19 @@ def evaluator_p_yes(evaluator, rows, words, args, device):
 
 
 def open_evaluator(folder):
-    """A supervisor's folder -> an evaluator: its checkpoint, or a bagging ensemble's members with equal weights."""
+    """
+    A supervisor's folder -> an evaluator: its checkpoint, or a bagging ensemble's members with equal weights. A judge
+    of debate.py judges without help from here on.
+    """
     path = os.path.join(folder, "results.json")
     results = read_results(folder) if os.path.exists(path) else {}
+    config = results.get("config", {})
     homes = [folder]
     with reject_damaged(path):
-        if results.get("config", {}).get("method") == "bagging":
+        if config.get("control") == "untrained" and config.get("truth_budget"):
+            fail(f"--evaluator {os.path.relpath(folder)}: its labels are calibrated, and its checkpoint is not. Give "
+                 "the run of a supervisor or student that was trained")
+        if config.get("method") == "bagging":
             members_folder = os.path.join(os.path.dirname(folder), results["members_folder"])
             homes = [os.path.join(members_folder, f"member-{k}") for k in range(results["members_used"])]
     checkpoints = [os.path.join(home, "checkpoint") for home in homes]
@@ -723,6 +732,9 @@ def play_rounds(evaluator, train2, test, supervisor, ceilings, n_bought, words, 
 # --------------------------------------------------------------------------- the stage
 
 
+AUDIT_BY = "disagree"
+
+
 def build_parser():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_run_flags(parser, out="align")
@@ -738,7 +750,7 @@ def build_parser():
     parser.add_argument("--attack-share", type=share, default=0.25, help="share of a round's rows that are attacks")
     parser.add_argument("--doubt", type=share, default=0.2, help="a note where p(yes) is this near to 1/2; 0: never")
     parser.add_argument("--audit", type=number(int, 0, 10 ** 6), default=16, help="true labels bought in each round")
-    parser.add_argument("--audit-by", default="disagree", choices=["random", "uncertain", "disagree"],
+    parser.add_argument("--audit-by", default=AUDIT_BY, choices=["random", "uncertain", "disagree"],
                         help="which rows the correcting half of the audits goes to")
     parser.add_argument("--pairwise", action="store_true",
                         help="train on pairs too: a question's likeliest answer over the one that fooled the student")
@@ -773,17 +785,30 @@ def check_args(args):
     n_rounds = len(args.ladder.split(","))
     if args.slices and args.slices < n_rounds:
         fail(f"--slices {args.slices} is fewer than the {n_rounds} rounds of --ladder")
+    if args.pairwise and not args.attack_share:
+        fail("--pairwise makes pairs of the answers that attack: give --attack-share too")
+    if args.audit < 2 and args.audit_by != AUDIT_BY:
+        fail(f"--audit-by chooses the second half of --audit's rows, and --audit {args.audit} has none")
     train2 = read_rows(args.task, "train2", args.max_rows)
     check_slices(train2, n_rounds, args)
-    sources = [run_folder(name, args.task, args.seed) for name in args.evaluator.split(",")]
+    names = args.evaluator.split(",")
+    if len(set(names)) < len(names):
+        fail(f"--evaluator {args.evaluator}: a name occurs twice")
+    sources = [run_folder(name, args.task, args.seed) for name in names]
     evaluators = [open_evaluator(source) for source in sources]
-    for source in sources:                                 # the one that is chosen is the supervisor of the PGR
-        read_labels(source, read_rows(args.task, "test", args.max_rows))
+    for flag, buys, split in (("--audit", args.audit, "train2"), ("--evaluator A,B", len(names) > 1, "valid")):
+        rows = read_rows(args.task, split, args.max_rows, may_be_empty=True) if buys else []
+        unknown = rows and np.isnan(read_known(truth_folder(args.task), rows)[:, 1])
+        if np.any(unknown):
+            fail(f"{flag} buys true labels of {split}, and {np.sum(unknown):,} of {len(rows):,} rows have none: give "
+                 "--audit 0 and one --evaluator, or label these rows (docs/own-labels.md)")
     ceilings = {}
     for name in filter(None, args.ceiling.split(",")):
         folder = run_folder(name, args.task, args.seed)
         identity = {**vars(args), "model": read_config(folder).get("model")}   # that of the student of the same model
         check_comparison(identity, None, folder)
+        if identity["model"] not in args.ladder.split(","):
+            fail(f"--ceiling {name} is for a student {identity['model']}, and --ladder {args.ladder} has none")
         ceilings[identity["model"]] = folder
     if args.attack_share and not can_be_attacked(train2):
         fail(f"--attack-share needs 'question', 'answer' and 'choices' in each row of data/{args.task}/train2.jsonl; "
@@ -815,8 +840,14 @@ def main(argv=None):
         choice = []                                        # the audits that chose among several evaluators
         if len(evaluators) > 1:
             start, choice = choose_evaluator(args.evaluator.split(","), evaluators, words, args, device)
-        rounds, learner = play_rounds(evaluators[start], train2, test, sources[start], ceilings, len(choice), words,
-                                      args, device, rounds_folder)
+        # what the evaluator says of test at the start is what the learners' PGR begins at
+        at_start = os.path.join(folder, "evaluator")
+        p_yes = evaluator_p_yes(evaluators[start], without_labels(test), words, args, device)
+        with catch_write_errors(at_start):
+            os.makedirs(at_start, exist_ok=True)
+        write_labels(at_start, test, to_soft_labels(p_yes))
+        rounds, learner = play_rounds(evaluators[start], train2, test, at_start, ceilings, len(choice), words, args,
+                                      device, rounds_folder)
 
         # the last learner is the run's student: it labels all rows, and is compared with the supervisor at the start
         rows = train2 + valid + test
@@ -828,11 +859,13 @@ def main(argv=None):
         on_test = soft_labels[-len(test):]
         scores = all_metrics(on_test, test)
         ceiling = read_labels(ceilings[ladder[-1]], test) if ladder[-1] in ceilings else None
-        comparison = compare_models(test, read_labels(sources[start], test), on_test, ceiling)
+        comparison = compare_models(test, read_labels(at_start, test), on_test, ceiling)
         print(format_metrics("learner", scores))
         write_results(folder, config, device, started, format_comparison(comparison, scores), test=scores,
                       comparison=comparison, rounds=rounds, rounds_folder=os.path.basename(rounds_folder),
-                      labels_to_choose=len(choice), supervisor=args.evaluator.split(",")[start])
+                      labels_to_choose=len(choice), supervisor=args.evaluator.split(",")[start],
+                      ceiling=next((name for name in filter(None, args.ceiling.split(","))
+                                    if run_folder(name, args.task, args.seed) == ceilings.get(ladder[-1])), ""))
         for other in set(glob.glob(os.path.join(glob.escape(folder), "rounds-*"))) - {rounds_folder}:
             shutil.rmtree(other, ignore_errors=True)
 

@@ -231,7 +231,8 @@ def describe_runs(task, runs):
         files = [os.path.join(folder, end) for folder in baseline for end in ("labels.jsonl", "results.json")]
         if row["run"] == name or not all(map(os.path.exists, files)):
             return None
-        if any(read_config(folder).get("max_rows") != c["max_rows"] for folder, c in zip(baseline, configs)):
+        its = [read_config(folder) for folder in baseline]
+        if any(i.get("max_rows") != c["max_rows"] or i.get("role") == "writer" for i, c in zip(its, configs)):
             return None
         return predictions_of(task, configs, baseline, folders)[:, :, 1].swapaxes(0, 1)
     if also:
@@ -247,10 +248,13 @@ def describe_runs(task, runs):
     if baseline and "ceiling" not in config["role"] and (pair := hits_beside(baseline)) is not None:
         difference = align_tasks.paired_difference(pair[1], pair[0], None, groups)
         row[f"minus {baseline} [95 %]"] = format_difference(*difference)
-    if config.get("ceiling") and all(results.get("comparison", True) for _, results in runs):
+    ceilings = [results.get("ceiling", c.get("ceiling")) for c, (_, results) in zip(configs, runs)]
+    if all(ceilings) and all(results.get("comparison", True) for _, results in runs):
         supervisors = [results.get("supervisor") or c.get("supervisor") or c.get("labels") or c["evaluator"]
                        for c, (_, results) in zip(configs, runs)]
-        ceilings = [c["ceiling"] for c in configs]
+        for k, folder in enumerate(folders):
+            if os.path.exists(os.path.join(folder, "evaluator", "labels.jsonl")):        # auto_align.py: as it began
+                supervisors[k] = os.path.join(folder, "evaluator")
         number, row["PGR [95 %]"] = describe_pgr(task, configs, supervisors, folders, ceilings)
         if number is not None:
             row["pgr"] = number

@@ -518,7 +518,10 @@ def test_rows_without_a_question_can_be_judged_but_not_attacked(house, tmp_path)
 @pytest.mark.parametrize("flags,words", [
     (["--evaluator", "nobody"], ["nobody", "checkpoint", "train_weak.py"]), (["--ladder", "tiny-9"], ["tiny-9"]),
     (["--slices", "1"], ["--slices"]), (["--audit", "-1"], ["not between"]),
-    (["--ceiling", "weak"], ["--ceiling", "it is no ceiling"])])
+    (["--ceiling", "weak"], ["--ceiling", "it is no ceiling"]),
+    (["--evaluator", "weak,weak"], ["--evaluator weak,weak", "twice"]),
+    (["--pairwise", "--attack-share", "0"], ["--pairwise", "--attack-share"]),
+    (["--audit", "0", "--audit-by", "random"], ["--audit-by", "--audit 0 has none"])])
 def test_a_users_mistake_is_one_line(house, flags, words):
     done = call(house[0], "auto_align.py", "--out", "wrong", *QUICK, *flags)
     assert done.returncode == 2 and "Traceback" not in done.stderr
@@ -565,6 +568,43 @@ def test_a_ceiling_gives_a_pgr_to_the_round_of_its_own_model(house):
     results = load(folder(house, "compared"), "results.json")
     assert ["pgr" in r for r in results["rounds"]] == [True, False]            # tiny-1b, tiny-2
     assert results["comparison"]["pgr_reason"] == "no --ceiling was given"     # for the last student, tiny-2
+    assert results["ceiling"] == ""
+    done = call(house, *SHORT, "--ceiling", "ceiling", "--ladder", "tiny-2", "--out", "other")
+    assert done.returncode == 2 and "--ceiling ceiling is for a student tiny-1b" in done.stderr
+    assert "| compared |" in must(house, "report.py")
+
+
+def test_the_pgr_begins_at_what_the_evaluator_says_itself(house):
+    """A judge of debate.py has labelled test with help, and judges without it from here on."""
+    house, _ = house
+    must(house, "debate.py", "--mode", "support", "--out", "helped", *QUICK)
+    must(house, *SHORT, "--evaluator", "helped", "--out", "from-helped")
+    results = load(folder(house, "from-helped"), "results.json")
+    found = results["comparison"]["supervisor"]
+    assert found == results["rounds"][0]["evaluator"][0]["accuracy"]
+    assert found != load(folder(house, "helped"), "results.json")["test"]["accuracy"]
+    rows = load(folder(house, "from-helped"), "evaluator", "labels.jsonl")
+    test = load(house, "data", "tinyworld", "test.jsonl")[:72]
+    assert found == np.mean([(row["soft_label"][1] > 0.5) == t["label"] for row, t in zip(rows, test, strict=True)])
+    must(house, "train_strong.py", "--model", "tiny-1b", "--control", "untrained", "--truth-budget", "8", "--pick",
+         "random", "--out", "calibrated", *QUICK)
+    done = call(house, *SHORT, "--evaluator", "calibrated", "--out", "other")
+    assert done.returncode == 2 and "its labels are calibrated" in done.stderr
+
+
+def test_audits_need_true_labels_before_any_work(house, tmp_path):
+    other = build_house(tmp_path / "unlabelled")
+    must(other, "train_weak.py", *QUICK)
+    path = os.path.join(other, "data", "tinyworld", "task.json")
+    with open(path, encoding="utf-8") as f:                # as data/own/prepare.py says it of a table of one's own
+        spec = json.load(f)
+    with open(path, "w", encoding="utf-8") as f:
+        json.dump(spec | {"splits": {"train2": "100 rows, 0 labelled"}}, f)
+    with open(os.path.join(other, "data", "tinyworld", "truth", "labels.jsonl"), "w", encoding="utf-8"):
+        pass
+    done = call(other, *SHORT)
+    assert done.returncode == 2 and "--audit buys true labels of train2, and 72 of 72 rows have none" in done.stderr
+    assert not os.path.exists(folder(other))
 
 
 def test_of_several_evaluators_the_best_on_valid_starts_and_an_ensemble_is_one(house):
