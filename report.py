@@ -211,11 +211,14 @@ def describe_runs(task, runs):
     row = {"run": os.path.basename(folders[0]), "stage": stage, "config": config,
            "model": os.path.basename(config["model"]),
            "learns from": config.get("labels") or config.get("evaluator") or config.get("supervisors") or "train1",
+           "mixed code": len({json.dumps(c.get("code"), sort_keys=True) for c in configs}) > 1,
            "seeds": str(len(runs)), "n": f"{len(test):,}", "accuracy": accuracy, **texts,
            "AUROC": f"{np.mean([auroc(p, truth) for p in probs]):.3f}",
            "ECE": f"{np.mean([ece(p, truth) for p in probs]):.2f}",
            "says yes": f"{np.mean([(p > 0.5).mean() for p in probs]):.2f}",
            "seconds": f"{np.mean([results['seconds'] for _, results in runs]):.0f}"}
+    if config.get("judge") in ("prompted", "human"):       # debate.py: it is trained on nothing
+        row |= {"learns from": "nothing"} | ({"model": "human"} if config["judge"] == "human" else {})
     if stage == "auto_align.py":
         row |= describe_rounds([results["rounds"] for _, results in runs], runs[0][1].get("labels_to_choose", 0))
     if stage == "ensemble.py":
@@ -413,8 +416,12 @@ def fenced_lines(lines):
     return [fence + "text", *text.split("\n"), fence]
 
 
-def markdown_report(task, rows, stale, debate_text="", culture_text="", task_table=""):
-    """-> markdown: a table for each stage that has runs, with a debate below oversight; cultures; the task's table"""
+def markdown_report(task, rows, stale, debate_text="", culture_text="", task_table="", left_out=()):
+    """
+    -> markdown: a table for each stage that has runs, with a debate below oversight; cultures; the task's table
+
+    left_out   stages with runs that are in no table
+    """
     order = {"weak": 0, "student": 1, "ceiling": 3}
     lines = [f"# {task}, test accuracy" if rows else f"# {task}", ""]
     missing = []
@@ -422,7 +429,7 @@ def markdown_report(task, rows, stale, debate_text="", culture_text="", task_tab
         stage_rows = [row for row in rows if row["stage"] == stage]
         stage_rows.sort(key=lambda row: (order.get(row["run"], 2), row["run"], row["model"]))
         if not stage_rows:
-            missing.append(stage)
+            missing += [stage] if stage not in left_out else []
             continue
         columns = ["run", "model", "learns from", "seeds", "accuracy [95 %]", "ECE", *more, "n"]
         cells = []
@@ -438,6 +445,8 @@ def markdown_report(task, rows, stale, debate_text="", culture_text="", task_tab
         lines.append(culture_text)
     else:
         missing.append("cdeval.py")
+    lines += [f"note: the seeds of {escape_markdown(row['run'])} were made by different versions of {row['stage']}"
+              for row in rows if row.get("mixed code")]
     if missing:
         lines.append(f"missing: no run of {', '.join(missing)}")
     lines += [f"stale (made from files that have changed since), left out: {escape_markdown(name)}" for name in stale]
@@ -588,6 +597,8 @@ def check_up(rows, models, metric="auto"):
     draws = bootstrap_scores(c["metric"], [p["supervisor"], p["ceiling"]], labels, groups)
     low, high = np.percentile(draws[:, 1] - draws[:, 0], [2.5, 97.5])
     verdict = "there is a gap" if low > 0 else "the gap is within its noise, so a PGR says nothing"
+    if high < 0:
+        verdict = "the ceiling is below the supervisor: no gap to recover"
     lines.append(f"gap: {format_interval(c['ceiling'] - c['supervisor'], low, high, '{:+.3f}')}: {verdict}")
     if c.get("pgr_interval"):
         low, high = c["pgr_interval"]
@@ -639,7 +650,7 @@ def report_task(task, as_html=False):
     for left_out, _ in (run for runs in unmeasured for run in runs):
         print(f"left out: {os.path.relpath(left_out)}. There are no true labels of test, or it labels a part of them")
     text = markdown_report(task, rows, stale, one_debate(task, found), culture_text,
-                           task_table + best_of_table(best_of))
+                           task_table + best_of_table(best_of), {stage_of(runs) for runs in unmeasured})
     with reject_damaged(f"a run in data/{task}"):
         charts = page.draw_charts(rows, found)
     figures = draw_figures(task, charts)
@@ -672,6 +683,8 @@ def build_parser():
 
 def main(argv=None):
     args = build_parser().parse_args(argv)
+    if not args.check and (args.truth or args.metric != "auto"):
+        fail("--truth and --metric belong to --check SUPERVISOR,STUDENT,CEILING")
     if args.check:
         names = args.check.split(",")
         if len(names) < 3:

@@ -78,11 +78,17 @@ case "$preset" in
     *)
         die "no preset '$preset'; there are tinyworld, laptop, sciq and paper" ;;
 esac
-oversight="--mode interaction" attacks=""
+oversight="--mode interaction" attacks="" pairs=""
 if [ -n "$task" ] && [ "$task" != tinyworld ]; then      # rows of your own: perhaps without question and choices
     prepare=""
-    grep -qs '"question"' "data/$task/train1.jsonl" || oversight="--mode debate"
-    grep -qs '"choices"' "data/$task/train1.jsonl" || attacks="--attack-share 0"
+    rows="data/$task/train1.jsonl" truth="data/$task/truth/labels.jsonl"
+    grep -qs '"question"' "$rows" || oversight="--mode debate"
+    grep -qs '"choices"' "$rows" || attacks="--attack-share 0"
+    if grep -qs '"text_a"' "$rows"; then pairs=yes; fi   # icl.py, debate.py and auto_align.py read single texts
+    if [ -f "data/$task/task.json" ]; then
+        [ -s "$rows" ] && [ "$(cat "$truth" | wc -l)" -ge "$(cat "data/$task"/{train2,valid}.jsonl | wc -l)" ] ||
+            die "data/$task has rows without a true label: run the stages one by one, as docs/own-labels.md says"
+    fi
 fi
 # print a command so that it can be copied
 run() { echo "\$ $(printf '%q ' "$@" | sed 's/\\,/,/g; s/ $//')"; }
@@ -101,10 +107,11 @@ commands() {
         train train_strong.py --labels truth --out ceiling $strong
         student weak student
         # without training: the supervisor's labels in the student's prompt
-        ask icl.py --labels weak --out icl $helper
+        [ -n "$pairs" ] || ask icl.py --labels weak --out icl $helper
         # better supervision: several supervisors, and one that the strong model assists, each with its student
         train ensemble.py $weak $crowd --supervisor weak --out crowd
         student crowd student-crowd
+        [ -z "$pairs" ] || continue
         train debate.py $oversight --supervisor weak --out oversight $weak $assistant
         student oversight student-oversight
         # phase 2: the best of these supervisors on valid becomes the evaluator, updated with every stronger student

@@ -386,6 +386,28 @@ def test_run_sh_asks_own_rows_only_for_what_they_have(row, mode, attacks, tmp_pa
     assert f"--mode {mode} " in printed and ("--attack-share 0" in printed) != attacks
 
 
+@pytest.mark.parametrize("row,n_truths,scripts", [
+    ({"text": "x"}, 2, "weak strong strong icl ensemble strong debate strong align report"),
+    ({"text_a": "x", "text_b": "y"}, 2, "weak strong strong ensemble strong report"),
+    ({"text": "x"}, 1, None), (None, 2, None)])
+def test_run_sh_runs_own_rows_that_have_all_labels(row, n_truths, scripts, tmp_path):
+    """Pairs go to the stages that take them; with few true labels one line says what to do, before any work."""
+    folder = tmp_path / "data" / "mine"
+    (folder / "truth").mkdir(parents=True)
+    (folder / "task.json").write_text("{}")
+    for split in ("train1", "train2", "valid"):
+        (folder / f"{split}.jsonl").write_text(json.dumps(row) + "\n" if row or split != "train1" else "")
+    (folder / "truth" / "labels.jsonl").write_text("{}\n" * n_truths)
+    shutil.copy(os.path.join(ROOT, "run.sh"), tmp_path)
+    command = ["bash", "run.sh", "--dry-run", "--task", "mine"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    if scripts is None:
+        assert done.returncode == 2 and done.stderr.count("\n") == 1 and "docs/own-labels.md" in done.stderr
+    else:
+        found = re.findall(r"python (?:train_|auto_)?(\w+)\.py", done.stdout)
+        assert " ".join(found) == scripts, done.stderr
+
+
 def test_run_sh_takes_flag_equals_value_and_a_task_as_a_path():
     expected = dry_run("--task", "tinyworld", "--seed", "1", "--max-rows", "50")
     assert dry_run("--task=data/tinyworld/", "--seed=1", "--max-rows=50") == expected
