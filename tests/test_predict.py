@@ -396,9 +396,13 @@ def test_check_up_names_what_makes_a_result_worthless(house, tmp_path):
     assert "WARNING: the supervisor says yes on every row" in must(house, report, "--check", files, "--truth",
                                                                    tmp_path / "truth.jsonl")
     files = ",".join(str(tmp_path / f"{name}.jsonl") for name in ("ceiling", "free", "supervisor"))
+    printed = must(house, report, "--check", files, "--truth", tmp_path / "truth.jsonl")
+    assert "the ceiling is below the supervisor: no gap to recover" in printed
+    files = ",".join(str(tmp_path / f"{name}.jsonl") for name in ("supervisor", "free", "supervisor"))
     assert "the gap is within its noise" in must(house, report, "--check", files, "--truth", tmp_path / "truth.jsonl")
-    done = call(house, report, "--check", "a,b")
-    assert done.returncode == 2 and "three label files" in done.stderr
+    for flags, words in ((["--check", "a,b"], "three label files"), (["--metric", "auroc"], "belong to --check")):
+        done = call(house, report, *flags)
+        assert done.returncode == 2 and words in done.stderr
     printed = must(house, report, "--task", "tickets", "--check", "fused,student,ceiling,bob")     # runs by name
     assert "errors: control 1 repeats" in printed
 
