@@ -792,9 +792,9 @@ def check_args(args):
     train2 = read_rows(args.task, "train2", args.max_rows)
     check_slices(train2, n_rounds, args)
     names = args.evaluator.split(",")
-    if len(set(names)) < len(names):
-        fail(f"--evaluator {args.evaluator}: a name occurs twice")
     sources = [run_folder(name, args.task, args.seed) for name in names]
+    if not all(names) or len({os.path.realpath(source) for source in sources}) < len(names):
+        fail(f"--evaluator {args.evaluator}: a name is empty or occurs twice")
     evaluators = [open_evaluator(source) for source in sources]
     for flag, buys, split in (("--audit", args.audit, "train2"), ("--evaluator A,B", len(names) > 1, "valid")):
         rows = read_rows(args.task, split, args.max_rows, may_be_empty=True) if buys else []

@@ -668,8 +668,10 @@ def make_side_by_side(tasks, args, device):
     pool = concurrent.futures.ProcessPoolExecutor(n_jobs, context, start_worker, (n_threads, device))
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)                 # new processes inherit this: Ctrl-C is ours
     try:
-        futures = [pool.submit(make_member, *task, args, device) for task in tasks]
-        signal.signal(signal.SIGINT, handler)
+        try:
+            futures = [pool.submit(make_member, *task, args, device) for task in tasks]
+        finally:
+            signal.signal(signal.SIGINT, handler)
         for future in concurrent.futures.as_completed(futures):
             path, line = future.result()
             WRITTEN.append(path)

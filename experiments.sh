@@ -7,11 +7,11 @@
 #   bash experiments.sh --jobs 1                             # one at a time (default: one a core, at most 4; with a GPU
 #                                                            # or chapters of `real`, whose models are big, 1)
 #
-#   MODELS=../models ROWS=../rows bash experiments.sh --chapters real --seeds 0,1,2      # docs/results/real.md: not in
+#   MODELS=../models ROWS=../rows bash experiments.sh --chapters real --seeds 0,1,2,3    # docs/results/real.md: not in
 #                                                            # "everything", since these files are not in the repository
 #
 # All of it takes seven hours of one core in fp32 (the runs' seconds, added up), and less where the CPU has bf16. Seeds 3
-# and 4 make only what README.md shows; three seeds make the rest ("more" below). All chapters need `base`; icl and
+# and 4 make what README.md shows, safety and legal; three seeds make the rest ("more" below). All chapters need `base`; icl and
 # phase2 need ensembles and debate too.
 #
 # A chapter has one line for each run: a command, or a function for several alike. Each names every run that it reads,
@@ -320,7 +320,7 @@ judges() {                                                   # MiniLM and SmolLM
             python debate.py $judge --mode $mode --assistant $assistant --out "$mode-$(basename $assistant)"
         done
     done
-    judge="--task sciq-sample --model $smollm --dtype bf16 --lr 5e-5"
+    judge="--task sciq-sample --model $smollm --dtype bf16 --lr 5e-5 --micro-batch-size 8"    # paragraphs are long
     python train_weak.py $judge --out weak-smollm
     judge="$judge --supervisor weak-smollm"
     python debate.py $judge --mode support --out support-smollm

@@ -571,7 +571,8 @@ def debates_to_read(task, found, seed):
 def audits_to_read(task, found, seed):
     """
     The runs of auto_align.py in one seed -> [{"run", "seed", "rounds": table, "audits": table}]. p(yes) of an audited
-    row is that of the evaluator before the first round and that of the last student; the first one's run may be gone.
+    row is that of the supervisor that the loop starts from, with its help if it had help, and that of the last student;
+    the first one's run may be gone.
     """
     columns = ["round", "row of train2", "truth", "used to", "p(yes) before", "p(yes) after"]
     shown = []

@@ -208,10 +208,11 @@ def describe_runs(task, runs):
     stage = stage_of(runs)
     accuracy, texts = describe_accuracy(task, configs, folders)
     probs = predictions_of(task, configs, folders)[:, 0, 0]
+    codes = {json.dumps(c.get("code"), sort_keys=True) for c in configs}
     row = {"run": os.path.basename(folders[0]), "stage": stage, "config": config,
            "model": os.path.basename(config["model"]),
            "learns from": config.get("labels") or config.get("evaluator") or config.get("supervisors") or "train1",
-           "mixed code": len({json.dumps(c.get("code"), sort_keys=True) for c in configs}) > 1,
+           "mixed code": [c["seed"] for c in configs] if len(codes) > 1 else [],
            "seeds": str(len(runs)), "n": f"{len(test):,}", "accuracy": accuracy, **texts,
            "AUROC": f"{np.mean([auroc(p, truth) for p in probs]):.3f}",
            "ECE": f"{np.mean([ece(p, truth) for p in probs]):.2f}",
@@ -252,7 +253,8 @@ def describe_runs(task, runs):
         difference = align_tasks.paired_difference(pair[1], pair[0], None, groups)
         row[f"minus {baseline} [95 %]"] = format_difference(*difference)
     ceilings = [results.get("ceiling", c.get("ceiling")) for c, (_, results) in zip(configs, runs)]
-    if all(ceilings) and all(results.get("comparison", True) for _, results in runs):
+    several = any("," in str(ceiling) for ceiling in ceilings)       # auto_align.py before it kept the one it used
+    if all(ceilings) and not several and all(results.get("comparison", True) for _, results in runs):
         supervisors = [results.get("supervisor") or c.get("supervisor") or c.get("labels") or c["evaluator"]
                        for c, (_, results) in zip(configs, runs)]
         for k, folder in enumerate(folders):
@@ -445,8 +447,8 @@ def markdown_report(task, rows, stale, debate_text="", culture_text="", task_tab
         lines.append(culture_text)
     else:
         missing.append("cdeval.py")
-    lines += [f"note: the seeds of {escape_markdown(row['run'])} were made by different versions of {row['stage']}"
-              for row in rows if row.get("mixed code")]
+    lines += [f"note: {escape_markdown(row['run'])}: seeds {', '.join(map(str, row['mixed code']))} were made by "
+              f"different versions of {row['stage']}" for row in rows if row.get("mixed code")]
     if missing:
         lines.append(f"missing: no run of {', '.join(missing)}")
     lines += [f"stale (made from files that have changed since), left out: {escape_markdown(name)}" for name in stale]
@@ -627,6 +629,8 @@ def report_task(task, as_html=False):
     found, stale = find_runs(task)
     unmeasured = [runs for runs in found if not all(is_measured(task, results) for _, results in runs)]
     found = [runs for runs in found if runs not in unmeasured]
+    left_out = {stage_of(runs) for runs in unmeasured}     # stages that are not missing, though no table has them
+    left_out |= {STAGE_OF_ROLE.get(str(read_config(os.path.join(ROOT, name)).get("role"))) for name in stale}
     rows = []
     task_table = ""
     task_texts = {}
@@ -647,10 +651,10 @@ def report_task(task, as_html=False):
         run = os.path.dirname(checkpoint)
         if not os.path.exists(os.path.join(run, "results.json")):
             print(f"missing: {os.path.relpath(run)} has no results.json, so it is left out. Run its command again")
-    for left_out, _ in (run for runs in unmeasured for run in runs):
-        print(f"left out: {os.path.relpath(left_out)}. There are no true labels of test, or it labels a part of them")
+    for name, _ in (run for runs in unmeasured for run in runs):
+        print(f"left out: {os.path.relpath(name)}. There are no true labels of test, or it labels a part of them")
     text = markdown_report(task, rows, stale, one_debate(task, found), culture_text,
-                           task_table + best_of_table(best_of), {stage_of(runs) for runs in unmeasured})
+                           task_table + best_of_table(best_of), left_out)
     with reject_damaged(f"a run in data/{task}"):
         charts = page.draw_charts(rows, found)
     figures = draw_figures(task, charts)

@@ -86,7 +86,8 @@ if [ -n "$task" ] && [ "$task" != tinyworld ]; then      # rows of your own: per
     grep -qs '"choices"' "$rows" || attacks="--attack-share 0"
     if grep -qs '"text_a"' "$rows"; then pairs=yes; fi   # icl.py, debate.py and auto_align.py read single texts
     if [ -f "data/$task/task.json" ]; then
-        [ -s "$rows" ] && [ "$(cat "$truth" | wc -l)" -ge "$(cat "data/$task"/{train2,valid}.jsonl | wc -l)" ] ||
+        [ -s "$rows" ] && [ -f "$truth" ] &&
+            [ "$(cat "$truth" | wc -l)" -ge "$(cat "data/$task"/{train2,valid}.jsonl | wc -l)" ] ||
             die "data/$task has rows without a true label: run the stages one by one, as docs/own-labels.md says"
     fi
 fi

@@ -520,6 +520,8 @@ def test_rows_without_a_question_can_be_judged_but_not_attacked(house, tmp_path)
     (["--slices", "1"], ["--slices"]), (["--audit", "-1"], ["not between"]),
     (["--ceiling", "weak"], ["--ceiling", "it is no ceiling"]),
     (["--evaluator", "weak,weak"], ["--evaluator weak,weak", "twice"]),
+    (["--evaluator", "weak,data/tinyworld/seed0/weak"], ["--evaluator", "twice"]),
+    (["--evaluator", "weak,"], ["--evaluator", "empty"]),
     (["--pairwise", "--attack-share", "0"], ["--pairwise", "--attack-share"]),
     (["--audit", "0", "--audit-by", "random"], ["--audit-by", "--audit 0 has none"])])
 def test_a_users_mistake_is_one_line(house, flags, words):

@@ -376,3 +376,40 @@ def test_long_names_do_not_take_the_place_of_the_axis():
                                "title": "t", "xlabel": "x"})
     figure.draw_without_rendering()
     assert figure.axes[0].get_position().width * figure.get_size_inches()[0] > 2
+
+
+def test_seeds_of_other_code_are_named_and_a_stage_with_stale_runs_alone_is_not_missing(world, capsys):
+    text, note = "", "note: weak: seeds 0, 1 were made by different versions of train_weak.py"
+    for code in ("old", "new"):                            # world's runs have the same code, none
+        for seed, its in ((0, "new"), (1, code)):
+            path = world / "data" / "t" / f"seed{seed}" / "weak" / "results.json"
+            config = json.loads(path.read_text())["config"]
+            update(path, config=config | {"code": {"train_weak.py": its}})
+        report.main(["--task", "t"])
+        text = capsys.readouterr().out
+        assert (note in text) == (code == "old") and "icl.py" in text.split("missing:")[1]
+    run(world, "icl", 0, judged(8), role="icl-student", inputs={"data/t/test.jsonl": "another"})
+    report.main(["--task", "t"])
+    text = capsys.readouterr().out
+    assert "left out: data/t/seed0/icl" in text and "icl.py" not in text.split("missing:")[1].split("\n")[0]
+
+
+def test_what_has_no_labels_to_compare_with_never_stops_a_report(world, capsys):
+    """A writer called weak; rounds of an earlier version, which wrote down all ceilings and not the one they used."""
+    for seed in (0, 1):
+        (world / "data" / "t" / f"seed{seed}" / "student" / "results.json").unlink()       # it has learnt from weak
+        path = world / "data" / "t" / f"seed{seed}" / "weak"
+        rows = [{"id": row["id"], "prompt": "a", "continuation": "b"} for row in TEST]
+        (path / "labels.jsonl").write_text(json_lines(rows))
+        results = json.loads((path / "results.json").read_text())
+        update(path / "results.json", config=results["config"] | {"role": "writer"})
+    run(world, "lone", 0, judged(10), labels="truth", ceiling="ceiling-2,ceiling")
+    report.main(["--task", "t"])
+    assert "| lone | tiny-4 | truth | 1 | 0.750 [" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("judge,model", [("prompted", "tiny-1a"), ("human", "human")])
+def test_a_judge_that_is_not_trained_learns_from_nothing(world, judge, model, capsys):
+    run(world, "judge", 0, judged(10), role="oversight", model="tiny-1a", judge=judge)
+    report.main(["--task", "t"])
+    assert f"| judge | {model} | nothing | 1 |" in capsys.readouterr().out
