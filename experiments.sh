@@ -10,9 +10,9 @@
 #   MODELS=../models ROWS=../rows bash experiments.sh --chapters real --seeds 0,1,2,3    # docs/results/real.md: not in
 #                                                            # "everything", since these files are not in the repository
 #
-# All of it takes seven hours of one core in fp32 (the runs' seconds, added up), and less where the CPU has bf16. Seeds 3
-# and 4 make what README.md shows, safety and legal; three seeds make the rest ("more" below). All chapters need `base`; icl and
-# phase2 need ensembles and debate too.
+# All of it takes seven hours of one core in fp32 (the runs' seconds, added up), and less where the CPU has bf16. Seeds
+# 3 and 4 make what README.md shows, safety and legal; three seeds make the rest ("more" below). All chapters need
+# `base`; icl and phase2 need ensembles and debate too.
 #
 # A chapter has one line for each run: a command, or a function for several alike. Each names every run that it reads,
 # and has an --out. So jobs.py starts a command as soon as what it names is finished.
@@ -280,7 +280,7 @@ reward_models() {                                            # MiniLM's reward m
     done
 }
 
-real_safety() {                                              # tiny-1a supervises MiniLM; MiniLM supervises larger models
+real_safety() {                                              # tiny-1a supervises MiniLM, and MiniLM larger models
     safe="--task safety-sample --seed $seed"
     python train_weak.py $safe --out weak
     guard weak $minilm --lr 1e-4
@@ -320,7 +320,8 @@ judges() {                                                   # MiniLM and SmolLM
             python debate.py $judge --mode $mode --assistant $assistant --out "$mode-$(basename $assistant)"
         done
     done
-    judge="--task sciq-sample --model $smollm --dtype bf16 --lr 5e-5 --micro-batch-size 8"    # paragraphs are long
+    # paragraphs are long: with whole batches it needs more than 20 GB
+    judge="--task sciq-sample --model $smollm --dtype bf16 --lr 5e-5 --micro-batch-size 8"
     python train_weak.py $judge --out weak-smollm
     judge="$judge --supervisor weak-smollm"
     python debate.py $judge --mode support --out support-smollm
