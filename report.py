@@ -21,8 +21,8 @@ Intervals are 95 % by bootstrap over questions and over seeds (metrics.bootstrap
 variation between seeds: run three or more before you believe a difference. "minus student" is the paired difference to
 the naive student, on the same questions and seeds. "helps" or "costs" stands there only if its interval is clear of 0.
 
-Runs of one name with different flags are different rows. A run whose inputs have changed since is named as stale and
-left out. A stage without any run is named as missing.
+Runs of one name with different flags are different rows, and these name the flags. A run whose inputs have changed
+since is named as stale and left out. A stage without any run is named as missing.
 """
 import argparse
 import functools
@@ -107,11 +107,37 @@ def find_runs(task):
         if not isinstance(config, dict) or not isinstance(config.get("inputs"), dict) or "line" not in results:
             fail(f"{path} is not a results.json of this project; delete it")
         if str(config.get("role")) in STAGE_OF_ROLE and align_tasks.is_current(config, cached_fingerprint):
-            flags = json.dumps({key: value for key, value in config.items() if key not in ("seed", "inputs", "code")})
-            runs[os.path.basename(folder), re.sub(r"seed\d+", "seed*", flags)].append((folder, results))
+            runs[os.path.basename(folder), json.dumps(flags_of(config))].append((folder, results))
         else:
             stale.append(os.path.relpath(folder, ROOT))
     return list(runs.values()), stale
+
+
+def flags_of(config):
+    """What a run was told, without its seed -> {flag: value}"""
+    flags = json.dumps({key: value for key, value in config.items() if key not in ("seed", "inputs", "code")})
+    return json.loads(re.sub(r"seed\d+", "seed*", flags))
+
+
+def name_flags(rows):
+    """
+    Rows of one run's name differ in some flags. Write these into row["flags"], which is "" for all other rows.
+
+    >>> rows = [{"run": "a", "stage": "s", "config": {"lr": 0.1, "epochs": n, "hard": n > 2}} for n in (2, 4)]
+    >>> [row["flags"] for row in name_flags(rows)]
+    [' (--epochs 2, no --hard)', ' (--epochs 4, --hard)']
+    """
+    for row in rows:
+        same = [flags_of(other["config"]) for other in rows
+                if (other["run"], other["stage"]) == (row["run"], row["stage"])]
+        told = []
+        for key, value in flags_of(row["config"]).items():
+            if any(flags.get(key) != value for flags in same):
+                flag = "--" + key.replace("_", "-")
+                told.append(flag if value is True else f"{flag} {value}" if value or value == 0 and value is not False
+                            else f"no {flag}")
+        row["flags"] = f" ({', '.join(told)})" if told else ""
+    return rows
 
 
 def stage_of(runs):
@@ -427,6 +453,7 @@ def markdown_report(task, rows, stale, debate_text="", culture_text="", task_tab
     order = {"weak": 0, "student": 1, "ceiling": 3}
     lines = [f"# {task}, test accuracy" if rows else f"# {task}", ""]
     missing = []
+    name_flags(rows)
     for stage, (title, more) in STAGES.items():
         stage_rows = [row for row in rows if row["stage"] == stage]
         stage_rows.sort(key=lambda row: (order.get(row["run"], 2), row["run"], row["model"]))
@@ -436,7 +463,8 @@ def markdown_report(task, rows, stale, debate_text="", culture_text="", task_tab
         columns = ["run", "model", "learns from", "seeds", "accuracy [95 %]", "ECE", *more, "n"]
         cells = []
         for row in stage_rows:                             # names come from folders and flags, numbers from here
-            names = {key: escape_markdown(row[key]) for key in ("run", "model", "learns from")}
+            names = {key: escape_markdown(row[key]) for key in ("model", "learns from")}
+            names["run"] = escape_markdown(row["run"] + row["flags"])
             cells.append([(row | names).get(column, "") for column in columns])
         lines += [f"## {title}: {stage}", "", *table_lines(columns, cells), ""]
         if stage == "debate.py" and debate_text:
