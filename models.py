@@ -30,6 +30,7 @@ import numpy as np
 from contract import fail, hub_commit, import_hub, model_folder, number, path_name, read_json, text_keys
 
 TEMPLATE_SECONDS = 20                # a chat template needs a millisecond
+GENERATED_TOKENS = 2 ** 16           # prompts and texts of a batch: 4 GB for models of 0.3 billion parameters
 WIDE = 256                           # what saves little in narrower models keeps their last digits as they were
 PAIR = -1                            # in a list of ids: here the first text of a pair ends, and the second begins
 
@@ -959,6 +960,7 @@ def generate_batches(model, tokenizer, prompts, device, max_length, max_new_toke
                   not depend on which batches came before it in this process
     top_k         sample from so many of the likeliest tokens; 0: from all
     no_repeat     no run of so many tokens occurs twice in prompt and text; 0: it may
+    batch_size    at most; batches of long prompts hold fewer, so that memory suffices (GENERATED_TOKENS)
     done          indices that are written already: batches of nothing else are skipped
     """
     import torch
@@ -971,8 +973,12 @@ def generate_batches(model, tokenizer, prompts, device, max_length, max_new_toke
         sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": top_k}
     sampling["no_repeat_ngram_size"] = no_repeat
     done = set(done)
-    for k in range(0, len(order), batch_size):
-        indices = order[k:k + batch_size]
+    start = 0
+    while start < len(order):
+        indices = order[start:start + batch_size]
+        while len(indices) > 1 and len(indices) * (len(ids[indices[-1]]) + max_new_tokens) > GENERATED_TOKENS:
+            indices.pop()
+        k, start = start, start + len(indices)
         if done.issuperset(indices):
             continue
         torch.manual_seed(1_000_003 * seed + k)

@@ -737,6 +737,19 @@ def test_texts_are_the_same_in_a_batch_and_one_at_a_time(opened):
     assert len(generated(opened)) == len(PROMPTS)
 
 
+def test_long_prompts_are_generated_in_smaller_batches(opened, monkeypatch):
+    """Fault: 256 notes about SciQ's paragraphs by a model of 0.3 billion parameters took 9 GB."""
+    expected = generated(opened)
+    lengths = [len(opened[1](prompt)["input_ids"]) for prompt in opened[3]]
+    monkeypatch.setattr(models, "GENERATED_TOKENS", 2 * (max(lengths) + 12))
+    batches = [indices for indices, _ in generated_batches(opened)]
+    assert sorted(sum(batches, [])) == list(range(len(lengths))) and len(batches) > 1
+    assert all(len(indices) * (max(lengths[i] for i in indices) + 12) <= models.GENERATED_TOKENS for indices in batches)
+    assert generated(opened) == expected
+    monkeypatch.setattr(models, "GENERATED_TOKENS", 1)               # a prompt alone is never refused
+    assert [len(indices) for indices, _ in generated_batches(opened)] == [1] * len(lengths)
+
+
 def test_greedy_generation_takes_the_likeliest_token_whatever_the_folder_recommends(opened):
     """By hand, token after token, without a cache."""
     model, tokenizer, _, prompts = opened
