@@ -948,6 +948,24 @@ def same_state(model, indices, lengths):
     return [list(piece) for _, piece in itertools.groupby(indices, lambda i: (lengths[i], i * one_by_one))]
 
 
+def generation_batches(lengths, batch_size, new_tokens):
+    """
+    Indices of prompts, sorted by length, in batches of at most batch_size. Batches of long prompts hold fewer, so that
+    memory suffices (GENERATED_TOKENS, padding and new tokens included).
+
+    >>> generation_batches([3, 1, 2], batch_size=2, new_tokens=8)
+    [[1, 2], [0]]
+    """
+    batches = []
+    for i in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
+        n = len(batches[-1]) + 1 if batches else 0
+        if 0 < n <= batch_size and n * (lengths[i] + new_tokens) <= GENERATED_TOKENS:
+            batches[-1].append(i)
+        else:
+            batches.append([i])
+    return batches
+
+
 def generate_batches(model, tokenizer, prompts, device, max_length, max_new_tokens, stops, temperature=0.0, top_p=1.0,
                      seed=0, dtype="fp32", batch_size=64, done=(), top_k=0, no_repeat=0):
     """
@@ -960,12 +978,11 @@ def generate_batches(model, tokenizer, prompts, device, max_length, max_new_toke
                   not depend on which batches came before it in this process
     top_k         sample from so many of the likeliest tokens; 0: from all
     no_repeat     no run of so many tokens occurs twice in prompt and text; 0: it may
-    batch_size    at most; batches of long prompts hold fewer, so that memory suffices (GENERATED_TOKENS)
+    batch_size    see generation_batches
     done          indices that are written already: batches of nothing else are skipped
     """
     import torch
     ids = encode_prompts(tokenizer, prompts, max(1, max_length - max_new_tokens), side="left")
-    order = sorted(range(len(ids)), key=lambda i: (len(ids[i]), i))
     ends = model.generation_config.eos_token_id            # a chat model has several: its turn ends before the text
     ends = sorted({tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None})
     sampling = {"do_sample": False}
@@ -973,15 +990,13 @@ def generate_batches(model, tokenizer, prompts, device, max_length, max_new_toke
         sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": top_k}
     sampling["no_repeat_ngram_size"] = no_repeat
     done = set(done)
-    start = 0
-    while start < len(order):
-        indices = order[start:start + batch_size]
-        while len(indices) > 1 and len(indices) * (len(ids[indices[-1]]) + max_new_tokens) > GENERATED_TOKENS:
-            indices.pop()
-        k, start = start, start + len(indices)
+    first = 0
+    for indices in generation_batches([len(i) for i in ids], batch_size, max_new_tokens):
+        batch_seed = 1_000_003 * seed + first
+        first += len(indices)
         if done.issuperset(indices):
             continue
-        torch.manual_seed(1_000_003 * seed + k)
+        torch.manual_seed(batch_seed)
         texts = []
         for piece in same_state(model, indices, [len(i) for i in ids]):
             batch = pad([ids[i] for i in piece], tokenizer, device, side="left")

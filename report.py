@@ -134,8 +134,10 @@ def name_flags(rows):
         for key, value in flags_of(row["config"]).items():
             if any(flags.get(key) != value for flags in same):
                 flag = "--" + key.replace("_", "-")
-                told.append(flag if value is True else f"{flag} {value}" if value or value == 0 and value is not False
-                            else f"no {flag}")
+                if value is False or value is None or value == "":
+                    told.append(f"no {flag}")
+                else:
+                    told.append(flag if value is True else f"{flag} {value}")
         row["flags"] = f" ({', '.join(told)})" if told else ""
     return rows
 
