@@ -90,6 +90,7 @@ from contract import (
     save_checkpoint,
     without_labels,
     write_file,
+    write_jsonl,
     write_labels,
     write_results,
 )
@@ -586,7 +587,7 @@ def play_round(k, evaluator, guards, rows, test, words, args, device, folder):
     p_yes, n_notes = critic_p_yes(evaluator, language_model, all_rows, words, args, device)
     # 3 human
     audits = buy_audits(rows, p_yes[:len(rows)], p_student, args, k)
-    write_file(os.path.join(folder, "audits.jsonl"), "".join(json.dumps(audit) + "\n" for audit in audits))
+    write_jsonl(os.path.join(folder, "audits.jsonl"), audits)
     guards = guards + guarding_rows(rows, audits)
     p_yes = apply_corrections(p_yes, all_rows, audits)
     # 4 learner
@@ -855,7 +856,7 @@ def main(argv=None):
         model, tokenizer, _ = load_classifier(learner, args.head, words, device, args)
         save_checkpoint(folder, model, tokenizer)
         write_labels(folder, rows, soft_labels)
-        write_file(os.path.join(folder, "audits.jsonl"), "".join(json.dumps(audit) + "\n" for audit in choice))
+        write_jsonl(os.path.join(folder, "audits.jsonl"), choice)
         on_test = soft_labels[-len(test):]
         scores = all_metrics(on_test, test)
         ceiling = read_labels(ceilings[ladder[-1]], test) if ladder[-1] in ceilings else None

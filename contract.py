@@ -432,6 +432,11 @@ def write_file(path, text):
         os.fsync(f.fileno())
 
 
+def write_jsonl(path, rows):
+    """Dicts -> JSON lines. The file is there whole, or as it was before."""
+    write_file(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
 def append_file(path, text):
     """Add whole lines to the end of a file that is read back line by line. A link is not followed."""
     with catch_write_errors(path):
@@ -465,7 +470,7 @@ def write_labels(folder, rows, soft_labels, extra=None):
         for line, value in zip(lines, values):
             line[name] = rounded(value)
     discard_results(folder)
-    write_file(os.path.join(folder, "labels.jsonl"), "".join(json.dumps(line) + "\n" for line in lines))
+    write_jsonl(os.path.join(folder, "labels.jsonl"), lines)
 
 
 def save_checkpoint(folder, model, tokenizer, weights=None):

@@ -96,6 +96,7 @@ from contract import (
     save_checkpoint,
     without_labels,
     write_file,
+    write_jsonl,
     write_labels,
     write_results,
 )
@@ -591,7 +592,7 @@ def human_judge(transcripts, rows, folder):
         if p_yes is None:
             break
         answers[row["id"]] = {"id": row["id"], "p_yes": p_yes, "saw": shown[row["id"]]}
-        write_file(path, "".join(json.dumps(answer) + "\n" for answer in answers.values()))
+        write_jsonl(path, answers.values())
     judged = [row for row in rows if row["id"] in answers]
     p_yes = [answers[row["id"]]["p_yes"] for row in judged]
     return judged, np.array([[1 - p, p] for p in p_yes], dtype=np.float32).reshape(-1, 2)

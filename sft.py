@@ -48,7 +48,6 @@ Differences from the paper: the loss leaves out the prompt's tokens. A continuat
 The confidence loss (train_strong.py) does not apply: it needs the probabilities of a yes and a no.
 """
 import argparse
-import json
 import math
 import os
 import re
@@ -75,7 +74,7 @@ from contract import (
     run_folder,
     run_script,
     save_checkpoint,
-    write_file,
+    write_jsonl,
     write_results,
 )
 from models import (
@@ -403,7 +402,7 @@ def write_columns(path, rows, **columns):
     lines = []
     for i, row in enumerate(rows):
         lines.append({"id": row["id"], **{name: values[i] for name, values in columns.items()}})
-    write_file(path, "".join(json.dumps(line) + "\n" for line in lines))
+    write_jsonl(path, lines)
 
 
 def check_args(args):

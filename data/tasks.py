@@ -29,6 +29,7 @@ from contract import (
     parse_json_object,
     show_row,
     write_file,
+    write_jsonl,
 )
 
 DATA = os.path.dirname(os.path.abspath(__file__))
@@ -318,11 +319,6 @@ def fill_texts(row, texts, where=""):
 
 
 # --------------------------------------------------------------------------- files
-
-def write_jsonl(path, rows):
-    """Dicts -> JSON lines. The file is there whole, or as it was before."""
-    write_file(path, "".join(json.dumps(row) + "\n" for row in rows))
-
 
 def write_json_list(path, items):
     """Dicts -> a JSON list with one item a line."""
