@@ -52,6 +52,7 @@ Writes  data/<task>/seed<seed>/align/{checkpoint/, labels.jsonl, audits.jsonl, c
         choice among several evaluators.
 """
 import argparse
+import functools
 import glob
 import hashlib
 import json
@@ -222,6 +223,10 @@ def bradley_terry(better, worse, weights):
 # --------------------------------------------------------------------------- the evaluator
 # {"members": [{"checkpoint", "weight"}, ...], "threshold", "temperature", "bias"}: p(yes) = sigma((z - threshold) /
 # temperature + bias), where z is the weighted sum of the members' scores.
+#
+# main() makes two functions that hold the run's flags, and the functions below are given them:
+#   score(checkpoint, rows)                         score_texts
+#   train(checkpoint, rows, p_yes, pairs, folder)   train_learner
 
 
 def score_texts(checkpoint, rows, words, args, device):
@@ -239,9 +244,9 @@ def score_texts(checkpoint, rows, words, args, device):
     return logits[:, 1] - logits[:, 0]
 
 
-def evaluator_scores(members, rows, words, args, device):
+def evaluator_scores(members, rows, score):
     """The members' weighted score, before calibration: N rows -> (N,)"""
-    return sum(m["weight"] * score_texts(m["checkpoint"], rows, words, args, device) for m in members)
+    return sum(m["weight"] * score(m["checkpoint"], rows) for m in members)
 
 
 def calibrated_probability(evaluator, z):
@@ -249,9 +254,9 @@ def calibrated_probability(evaluator, z):
     return sigmoid((z - evaluator["threshold"]) / evaluator["temperature"] + evaluator["bias"])
 
 
-def evaluator_p_yes(evaluator, rows, words, args, device):
+def evaluator_p_yes(evaluator, rows, score):
     """N rows -> (N,) calibrated p(yes)"""
-    return calibrated_probability(evaluator, evaluator_scores(evaluator["members"], rows, words, args, device))
+    return calibrated_probability(evaluator, evaluator_scores(evaluator["members"], rows, score))
 
 
 def open_evaluator(folder):
@@ -278,12 +283,12 @@ def open_evaluator(folder):
     return {"members": members, "threshold": 0.0, "temperature": 1.0, "bias": 0.0}
 
 
-def calibrate(members, threshold, guards, words, args, device):
+def calibrate(members, threshold, guards, score):
     """
     The evaluator of these members with this threshold, calibrated on the guards: the rows of the random audits of all
     rounds so far, with their true "label".
     """
-    z = evaluator_scores(members, guards, words, args, device) - threshold
+    z = evaluator_scores(members, guards, score) - threshold
     temperature, bias = platt_scaling(z, [row["label"] for row in guards])
     return {"members": members, "threshold": threshold, "temperature": temperature, "bias": bias}
 
@@ -293,11 +298,11 @@ def truth_folder(task):
     return os.path.join(ROOT, "data", task, "truth")
 
 
-def choose_evaluator(names, evaluators, words, args, device):
+def choose_evaluator(names, evaluators, args, score):
     """The most accurate of several on valid, whose true labels count as bought. -> (its index, audits)"""
     valid = read_rows(args.task, "valid", args.max_rows)
     truth = read_labels(truth_folder(args.task), valid)[:, 1]
-    accuracies = [accuracy(evaluator_p_yes(e, valid, words, args, device), truth) for e in evaluators]
+    accuracies = [accuracy(evaluator_p_yes(e, valid, score), truth) for e in evaluators]
     best = accuracies.index(max(accuracies))
     scores = ", ".join(f"{name} {score:.3f}" for name, score in zip(names, accuracies))
     print(f"evaluator: {names[best]} has the best accuracy on valid ({scores}); this costs {len(valid):,} true labels")
@@ -350,17 +355,15 @@ def invent_answers(language_model, rows, args, device):
     return [{**row, "choices": [*row["choices"], text]} if text else row for row, text in zip(rows, texts)]
 
 
-def attack_success(checkpoint, rows, words, args, device):
+def attack_success(checkpoint, rows, score):
     """
     The share of questions whose likeliest unasked answer scores above the median row; None without attacks. Where the
     correct answer to each question is among its rows, as in tinyworld and SciQ, all of these are wrong: no label is
     needed. The median makes models comparable, because each accepts half of the rows. At the threshold 1/2 a model that
     says no more often would seem harder to attack.
     """
-    def score(some):
-        return score_texts(checkpoint, some, words, args, device)
-    attacks = propose_attacks(rows, 1.0, score) if can_be_attacked(rows) else []
-    return float((score(attacks) > np.median(score(rows))).mean()) if attacks else None
+    attacks = propose_attacks(rows, 1.0, functools.partial(score, checkpoint)) if can_be_attacked(rows) else []
+    return float((score(checkpoint, attacks) > np.median(score(checkpoint, rows))).mean()) if attacks else None
 
 
 # --------------------------------------------------------------------------- 2 critic
@@ -377,17 +380,17 @@ def add_notes(language_model, rows, args, device):
     return [{**row, "text": f"Note: {note}\n{row['text']}" if note else row["text"]} for row, note in zip(rows, notes)]
 
 
-def critic_p_yes(evaluator, language_model, rows, words, args, device):
+def critic_p_yes(evaluator, language_model, rows, score, args, device):
     """
     The evaluator's p(yes). Where it is within --doubt of 1/2, the scores with and without a note are averaged first.
 
     N rows -> (N,) calibrated p(yes), the number of notes
     """
-    z = evaluator_scores(evaluator["members"], rows, words, args, device)
+    z = evaluator_scores(evaluator["members"], rows, score)
     unsure = np.flatnonzero(np.abs(calibrated_probability(evaluator, z) - 0.5) < args.doubt)
     if len(unsure):
         noted = add_notes(language_model, [rows[i] for i in unsure], args, device)
-        z[unsure] = (z[unsure] + evaluator_scores(evaluator["members"], noted, words, args, device)) / 2
+        z[unsure] = (z[unsure] + evaluator_scores(evaluator["members"], noted, score)) / 2
     return calibrated_probability(evaluator, z), len(unsure)
 
 
@@ -487,7 +490,7 @@ def fit_pairs(model, tokenizer, better_ids, worse_ids, weights, args, device):
     fit(model, [longest] * len(weights), make_batch, pair_loss, one_epoch, device)
 
 
-def train_learner(checkpoint, rows, p_yes, pairs, words, args, device, folder):
+def train_learner(checkpoint, rows, p_yes, pairs, folder, words, args, device):
     """Fine-tune on N rows and p_yes (N,), then on pairs (better row, worse row, weight). -> the new checkpoint"""
     import torch
     torch.manual_seed(args.seed)
@@ -508,12 +511,12 @@ def train_learner(checkpoint, rows, p_yes, pairs, words, args, device, folder):
 # --------------------------------------------------------------------------- 5 update, 6 guard
 
 
-def update_members(evaluator, learner, rows, guards, threshold_of, words, args, device, folder):
+def update_members(evaluator, learner, learner_threshold, rows, guards, score, train, args, folder):
     """
     The members of the next round's evaluator, as --update says.
 
-    learner        a checkpoint, trained on these rows
-    threshold_of   members -> the threshold that they will have
+    learner             a checkpoint, trained on these rows
+    learner_threshold   what its threshold would be if it were the evaluator by itself
     """
     members = evaluator["members"]
     if args.update == "none":
@@ -521,18 +524,16 @@ def update_members(evaluator, learner, rows, guards, threshold_of, words, args, 
     if args.update == "student":
         return [{"checkpoint": learner, "weight": 1.0}]
     if args.update == "distill":
-        p_yes = sigmoid(score_texts(learner, rows, words, args, device))
-        home = os.path.join(folder, "evaluator")
-        distilled = train_learner(members[0]["checkpoint"], rows, p_yes, [], words, args, device, home)
+        p_yes = sigmoid(score(learner, rows))
+        distilled = train(members[0]["checkpoint"], rows, p_yes, [], os.path.join(folder, "evaluator"))
         return [{"checkpoint": distilled, "weight": 1.0}]
-    new = [{"checkpoint": learner, "weight": 1.0}]
-    z_old, z_new = (evaluator_scores(some, guards, words, args, device) - threshold
-                    for some, threshold in ((members, evaluator["threshold"]), (new, threshold_of(new))))
+    z_old = evaluator_scores(members, guards, score) - evaluator["threshold"]
+    z_new = score(learner, guards) - learner_threshold
     w = mixing_weight(z_old, z_new, [row["label"] for row in guards])
     return [{**m, "weight": m["weight"] * (1 - w)} for m in members] + [{"checkpoint": learner, "weight": w}]
 
 
-def guard_update(old, new, guards, words, args, device):
+def guard_update(old, new, guards, score):
     """
     Compare two evaluators on the guards; neither was trained on them. Each guard is predicted by a calibration on the
     others, for both alike: the old evaluator's own calibration has seen some of them.
@@ -542,7 +543,7 @@ def guard_update(old, new, guards, words, args, device):
     labels = np.array([row["label"] for row in guards], dtype=int)
     corrects = []
     for evaluator in (old, new):
-        z = evaluator_scores(evaluator["members"], guards, words, args, device) - evaluator["threshold"]
+        z = evaluator_scores(evaluator["members"], guards, score) - evaluator["threshold"]
         corrects.append((leave_one_out_calibration(z, labels) > 0.5) == labels)
     rejected, p_value = is_worse(*corrects)
     accuracies = [float(hits.mean()) if guards else None for hits in corrects]
@@ -562,31 +563,27 @@ def slice_of(rows, k, n):
     return [row for row in rows if row["group"] in selected]
 
 
-def play_round(k, evaluator, guards, rows, test, words, args, device, folder):
+def play_round(k, evaluator, guards, rows, score, train, args, device, folder):
     """
     Round k = 0, 1, ... with the k-th student of --ladder, written to `folder`.
 
-    rows, test   the round's slice of train2, and test, both without labels
-    returns      (the next round's evaluator, the control: the untrained student as evaluator, calibrated alike, the
-                 round's results but for those that need test's labels)
+    rows      the round's slice of train2, without labels
+    returns   (the next round's evaluator, the control: the untrained student as evaluator, calibrated alike, the
+              round's results but for those of test)
     """
     student = args.ladder.split(",")[k]
-
-    def score(some):
-        return score_texts(student, some, words, args, device)
-    p_student = sigmoid(score(rows))
+    z_student = score(student, rows)
     language_model = open_language_model(student, device, args, frozen=True)
-    success_before = attack_success(student, test, words, args, device)
     # 1 attacker
     attacks = []
     if args.attack_share:
         rows_with_invented = invent_answers(language_model, rows, args, device)
-        attacks = propose_attacks(rows_with_invented, args.attack_share, score)
+        attacks = propose_attacks(rows_with_invented, args.attack_share, functools.partial(score, student))
     all_rows = rows + attacks
     # 2 critic
-    p_yes, n_notes = critic_p_yes(evaluator, language_model, all_rows, words, args, device)
+    p_yes, n_notes = critic_p_yes(evaluator, language_model, all_rows, score, args, device)
     # 3 human
-    audits = buy_audits(rows, p_yes[:len(rows)], p_student, args, k)
+    audits = buy_audits(rows, p_yes[:len(rows)], sigmoid(z_student), args, k)
     write_jsonl(os.path.join(folder, "audits.jsonl"), audits)
     guards = guards + guarding_rows(rows, audits)
     p_yes = apply_corrections(p_yes, all_rows, audits)
@@ -596,40 +593,38 @@ def play_round(k, evaluator, guards, rows, test, words, args, device, folder):
     pairs = []
     if args.pairwise:
         pairs = [pair for i, pair in enumerate(preference_pairs(rows, attacks, p_yes), len(rows)) if i in set(kept)]
-    learner_folder = os.path.join(folder, "learner")
-    learner = train_learner(student, kept_rows, p_yes[kept], pairs, words, args, device, learner_folder)
+    learner = train(student, kept_rows, p_yes[kept], pairs, os.path.join(folder, "learner"))
     write_labels(folder, kept_rows, to_soft_labels(p_yes[kept]))
     # 5 update
     share = float(p_yes[:len(rows)].mean())
-
-    def threshold_of(members):
-        return matching_threshold(evaluator_scores(members, rows, words, args, device), share)
-    members = update_members(evaluator, learner, kept_rows, guards, threshold_of, words, args, device, folder)
-    threshold = evaluator["threshold"] if args.update == "none" else threshold_of(members)
-    new = calibrate(members, threshold, guards, words, args, device)
+    learner_threshold = matching_threshold(score(learner, rows), share)
+    members = update_members(evaluator, learner, learner_threshold, kept_rows, guards, score, train, args, folder)
+    threshold = evaluator["threshold"]
+    if args.update != "none":
+        threshold = matching_threshold(evaluator_scores(members, rows, score), share)
+    new = calibrate(members, threshold, guards, score)
     # 6 guard
-    evaluator, verdict = guard_update(evaluator, new, guards, words, args, device)
+    evaluator, verdict = guard_update(evaluator, new, guards, score)
     control = [{"checkpoint": student, "weight": 1.0}]     # before training
-    untrained = calibrate(control, threshold_of(control), guards, words, args, device)
-    success_after = attack_success(learner, test, words, args, device)
+    untrained = calibrate(control, matching_threshold(z_student, share), guards, score)
     return evaluator, untrained, {
         "student": student, "rows": len(kept), "attacks": len(attacks), "notes": n_notes, "audits": len(audits),
-        "guards": len(guards), **verdict, "critic_says_yes": share,
-        "attack_success": [success_before, success_after]}
+        "guards": len(guards), **verdict, "critic_says_yes": share}
 
 
-def score_round(old, new, untrained, learner, test, supervisor, ceiling, words, args, device):
+def score_round(evaluators, student, learner, test, supervisor, ceiling, score):
     """
-    Old and new evaluator, the control and the learner on test, for the record: nothing is decided by it. -> results
+    What the round has reached, on test, for the record: nothing is decided by it. -> results
 
-    learner               a checkpoint
+    evaluators            the old one, the new one and the control
+    student, learner      checkpoints, before and after the round's training
     supervisor, ceiling   folders, for the learner's PGR; without a ceiling there is none
     """
     unlabelled = without_labels(test)
-    old, new, untrained = (all_metrics(to_soft_labels(evaluator_p_yes(e, unlabelled, words, args, device)), test)
-                           for e in (old, new, untrained))
-    p_learner = to_soft_labels(sigmoid(score_texts(learner, unlabelled, words, args, device)))
-    results = {"evaluator": [old, new], "untrained": untrained, "learner_test": all_metrics(p_learner, test)}
+    p_learner = to_soft_labels(sigmoid(score(learner, unlabelled)))
+    old, new, untrained = (all_metrics(to_soft_labels(evaluator_p_yes(e, unlabelled, score)), test) for e in evaluators)
+    results = {"attack_success": [attack_success(checkpoint, unlabelled, score) for checkpoint in (student, learner)],
+               "evaluator": [old, new], "untrained": untrained, "learner_test": all_metrics(p_learner, test)}
     if ceiling:
         comparison = compare_models(test, read_labels(supervisor, test), p_learner, read_labels(ceiling, test))
         results["pgr"] = comparison.get("pgr")
@@ -690,7 +685,7 @@ def format_round(k, results, n_bought):
             f"±{learner['se']:.3f} | {pgr}labels bought {n_bought}{rejected}")
 
 
-def play_rounds(evaluator, train2, test, supervisor, ceilings, n_bought, words, args, device, folder):
+def play_rounds(evaluator, train2, test, supervisor, ceilings, n_bought, score, train, args, device, folder):
     """
     All rounds. A round that is complete already is only read, except with --force, or if an earlier one was played now.
     A round whose files have changed is played again, with a line.
@@ -718,9 +713,9 @@ def play_rounds(evaluator, train2, test, supervisor, ceilings, n_bought, words, 
             with catch_write_errors(home):
                 os.makedirs(home, exist_ok=True)
             rows = slice_of(train2, k, args.slices or len(ladder))
-            new, untrained, results = play_round(k, evaluator, guards, rows, without_labels(test), words, args, device,
-                                                 home)
-            results |= score_round(evaluator, new, untrained, learner, test, supervisor, ceiling, words, args, device)
+            new, untrained, results = play_round(k, evaluator, guards, rows, score, train, args, device, home)
+            evaluators = (evaluator, new, untrained)
+            results |= score_round(evaluators, student, learner, test, supervisor, ceiling, score)
             save_round(home, new, results)
             found = load_round(home, train2)
         evaluator, new_guards, results = found
@@ -836,23 +831,25 @@ def main(argv=None):
     rounds_folder = os.path.join(folder, f"rounds-{key}")
     with open_run(folder):
         device = pick_device(args.device)
+        score = functools.partial(score_texts, words=words, args=args, device=device)
+        train = functools.partial(train_learner, words=words, args=args, device=device)
         train2, valid, test = (read_rows(args.task, split, args.max_rows) for split in ("train2", "valid", "test"))
         start = 0
         choice = []                                        # the audits that chose among several evaluators
         if len(evaluators) > 1:
-            start, choice = choose_evaluator(args.evaluator.split(","), evaluators, words, args, device)
+            start, choice = choose_evaluator(args.evaluator.split(","), evaluators, args, score)
         # what the evaluator says of test at the start is what the learners' PGR begins at
         at_start = os.path.join(folder, "evaluator")
-        p_yes = evaluator_p_yes(evaluators[start], without_labels(test), words, args, device)
+        p_yes = evaluator_p_yes(evaluators[start], without_labels(test), score)
         with catch_write_errors(at_start):
             os.makedirs(at_start, exist_ok=True)
         write_labels(at_start, test, to_soft_labels(p_yes))
-        rounds, learner = play_rounds(evaluators[start], train2, test, at_start, ceilings, len(choice), words, args,
-                                      device, rounds_folder)
+        rounds, learner = play_rounds(evaluators[start], train2, test, at_start, ceilings, len(choice), score, train,
+                                      args, device, rounds_folder)
 
         # the last learner is the run's student: it labels all rows, and is compared with the supervisor at the start
         rows = train2 + valid + test
-        soft_labels = to_soft_labels(sigmoid(score_texts(learner, rows, words, args, device)))
+        soft_labels = to_soft_labels(sigmoid(score(learner, rows)))
         model, tokenizer, _ = load_classifier(learner, args.head, words, device, args)
         save_checkpoint(folder, model, tokenizer)
         write_labels(folder, rows, soft_labels)

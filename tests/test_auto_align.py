@@ -84,10 +84,10 @@ def test_a_rejected_update_keeps_the_old_evaluator_and_prints_a_line(monkeypatch
     scores = {"good": np.tile([-2.0, 2.0], 10), "bad": np.tile([2.0, 2.0], 10)}
     monkeypatch.setattr(auto_align, "evaluator_scores", lambda members, *_: scores[members[0]["checkpoint"]])
     good, bad = ({"members": [{"checkpoint": name}], "threshold": 0.0} for name in ("good", "bad"))
-    kept, verdict = guard_update(good, bad, guards, None, None, None)
+    kept, verdict = guard_update(good, bad, guards, None)
     assert kept is good and verdict["rejected"] and verdict["guard_accuracy"][0] == 1.0
     assert "update REJECTED: on 20 random audits" in capsys.readouterr().out
-    kept, verdict = guard_update(bad, good, guards, None, None, None)
+    kept, verdict = guard_update(bad, good, guards, None)
     assert kept is good and not verdict["rejected"] and capsys.readouterr().out == ""
 
 
@@ -97,7 +97,7 @@ def test_the_guard_judges_old_and_new_evaluator_alike(monkeypatch):
     z = np.random.default_rng(0).normal(0, 1, 30) + 0.3 * np.tile([-1, 1], 15)
     monkeypatch.setattr(auto_align, "evaluator_scores", lambda *_: z)
     old = {"members": [], "threshold": 0.0, "temperature": 9.0, "bias": -7.0}  # its own calibration plays no part
-    _, verdict = guard_update(old, {"members": [], "threshold": 0.0}, guards, None, None, None)
+    _, verdict = guard_update(old, {"members": [], "threshold": 0.0}, guards, None)
     expected = np.mean((leave_one_out_calibration(z, np.tile([0, 1], 15)) > 0.5) == np.tile([0, 1], 15))
     assert verdict == {"rejected": False, "guard_p": 1.0, "guard_accuracy": [expected, expected]}
 
@@ -114,11 +114,11 @@ def test_an_unlucky_draw_of_audits_does_not_move_the_threshold(monkeypatch):
     rows = [{"id": k, "label": int(labels[k])} for k in range(400)]
     unlucky = [row for row in rows if row["label"] == 0][:8]
     threshold = auto_align.matching_threshold(z, 0.5)
-    evaluator = auto_align.calibrate([], threshold, unlucky, None, None, None)
+    evaluator = auto_align.calibrate([], threshold, unlucky, None)
     p_yes = auto_align.calibrated_probability(evaluator, z)
     assert np.mean((p_yes > 0.5) == labels) > 0.8 and abs(np.mean(p_yes > 0.5) - 0.5) < 0.1
     many = [{**row, "label": 0} for row in rows]           # but audits that all say no are believed in the end
-    evaluator = auto_align.calibrate([], threshold, many, None, None, None)
+    evaluator = auto_align.calibrate([], threshold, many, None)
     assert auto_align.calibrated_probability(evaluator, z).max() < 0.2
 
 
@@ -168,17 +168,17 @@ def test_the_attacker_finds_a_planted_weakness():
     assert all(r["id"].endswith("-attack") for r in found)
 
 
-def test_attacks_are_counted_at_a_matched_rate_of_yes(monkeypatch):
+def test_attacks_are_counted_at_a_matched_rate_of_yes():
     """Fault: at a fixed threshold a learner that says no more often seemed harder to attack."""
     strength = {"one": 4.0, "two": -4.0, "three": 1.0, "four": -9.0}
     for shift in (-20, 0, 20):                             # a cautious and a bold copy of one model
-        monkeypatch.setattr(auto_align, "score_texts",
-                            lambda _, rows, *__, shift=shift: np.array([strength[r["answer"]] + shift for r in rows]))
-        assert auto_align.attack_success("model", questions(), None, ARGS, "cpu") == 1.0
+        def score(_, rows, shift=shift):
+            return np.array([strength[r["answer"]] + shift for r in rows])
+        assert auto_align.attack_success("model", questions(), score) == 1.0
         strength["three"] = -1.0
-        assert auto_align.attack_success("model", questions(), None, ARGS, "cpu") == 0.0
+        assert auto_align.attack_success("model", questions(), score) == 0.0
         strength["three"] = 1.0
-    assert auto_align.attack_success("model", [{"text": "no question"}], None, ARGS, "cpu") is None
+    assert auto_align.attack_success("model", [{"text": "no question"}], None) is None
 
 
 def test_the_attacker_asks_nothing_that_was_asked_and_needs_no_label():
@@ -202,7 +202,7 @@ def test_an_untrained_student_with_a_random_head_scores_as_the_model_that_traini
     first = score_texts("tiny-1a", rows, words, args, "cpu")
     assert first.any() and np.array_equal(first, score_texts("tiny-1a", rows, words, args, "cpu"))
     monkeypatch.setattr(auto_align, "fit", lambda *_, **__: None)
-    learner = train_learner("tiny-1a", rows, np.full(8, 0.5), [], words, args, "cpu", str(tmp_path))
+    learner = train_learner("tiny-1a", rows, np.full(8, 0.5), [], str(tmp_path), words, args, "cpu")
     assert np.array_equal(first, score_texts(learner, rows, words, args, "cpu"))
     other_seed = SimpleNamespace(**{**vars(args), "seed": 1})
     assert not np.array_equal(first, score_texts("tiny-1a", rows, words, other_seed, "cpu"))
