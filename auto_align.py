@@ -71,12 +71,12 @@ from contract import (
     describe_run,
     digest_results,
     fail,
-    fingerprint,
     is_finished,
     model_folder,
     number,
     open_file,
     open_run,
+    output_fingerprints,
     read_config,
     read_json,
     read_jsonl,
@@ -634,17 +634,11 @@ def score_round(evaluators, student, learner, test, supervisor, ceiling, score):
 ROUND_OUTPUTS = ("evaluator.json", "audits.jsonl", "labels.jsonl", "learner/checkpoint", "evaluator/checkpoint")
 
 
-def round_fingerprints(folder):
-    """Fingerprints of what a round leaves beside its results.json; None for what it does not have."""
-    paths = {name: os.path.join(folder, name) for name in ROUND_OUTPUTS}
-    return {name: fingerprint(path) if os.path.exists(path) else None for name, path in paths.items()}
-
-
 def save_round(folder, evaluator, results):
     """evaluator.json, whose checkpoints are paths from the folder of this file, then results.json"""
     members = [{**m, "checkpoint": os.path.relpath(m["checkpoint"], ROOT)} for m in evaluator["members"]]
     write_file(os.path.join(folder, "evaluator.json"), json.dumps({**evaluator, "members": members}, indent=1))
-    results = {**results, "outputs": round_fingerprints(folder)}
+    results = {**results, "outputs": output_fingerprints(folder, ROUND_OUTPUTS)}
     results["digest"] = digest_results(results)
     write_file(os.path.join(folder, "results.json"), json.dumps(results, indent=1))
 
@@ -663,7 +657,7 @@ def load_round(folder, train2):
         intact = False
     if not intact:
         raise ValueError(f"{os.path.relpath(path)} is damaged or was changed")
-    for name, now in round_fingerprints(folder).items():
+    for name, now in output_fingerprints(folder, ROUND_OUTPUTS).items():
         if results["outputs"].get(name) != now:
             raise ValueError(f"{os.path.relpath(os.path.join(folder, name))} was changed or is missing")
     saved = read_json(os.path.join(folder, "evaluator.json"))

@@ -805,9 +805,9 @@ def read_results(folder):
     return results
 
 
-def output_fingerprints(folder):
+def output_fingerprints(folder, names=("labels.jsonl", "samples.jsonl", "checkpoint")):
     """Fingerprints of what a finished run left, so that a damaged or missing file is noticed and made again."""
-    paths = {name: os.path.join(folder, name) for name in ("labels.jsonl", "samples.jsonl", "checkpoint")}
+    paths = {name: os.path.join(folder, name) for name in names}
     return {name: fingerprint(path) if os.path.exists(path) else None for name, path in paths.items()}
 
 
