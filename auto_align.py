@@ -771,7 +771,7 @@ def check_slices(train2, n_rounds, args):
 
 
 def check_args(args):
-    """Find mistakes before any work. -> (folders of --evaluator, their evaluators, {model: folder of its ceiling})"""
+    """Find mistakes before any work. -> (folders of --evaluator, their evaluators, {model: name of its ceiling})"""
     n_rounds = len(args.ladder.split(","))
     if args.slices and args.slices < n_rounds:
         fail(f"--slices {args.slices} is fewer than the {n_rounds} rounds of --ladder")
@@ -799,7 +799,7 @@ def check_args(args):
         check_comparison(identity, None, folder)
         if identity["model"] not in args.ladder.split(","):
             fail(f"--ceiling {name} is for a student {identity['model']}, and --ladder {args.ladder} has none")
-        ceilings[identity["model"]] = folder
+        ceilings[identity["model"]] = name
     if args.attack_share and not can_be_attacked(train2):
         fail(f"--attack-share needs 'question', 'answer' and 'choices' in each row of data/{args.task}/train2.jsonl; "
              "use --attack-share 0")
@@ -811,7 +811,8 @@ def main(argv=None):
     args = parser.parse_args(argv)
     started = time.time()
     files, words = read_task(args.task)
-    sources, evaluators, ceilings = check_args(args)
+    sources, evaluators, ceiling_names = check_args(args)
+    ceilings = {model: run_folder(name, args.task, args.seed) for model, name in ceiling_names.items()}
     ladder = args.ladder.split(",")
     inputs = [*files, *map(model_folder, dict.fromkeys(ladder))]
     inputs += [member["checkpoint"] for evaluator in evaluators for member in evaluator["members"]]
@@ -856,8 +857,7 @@ def main(argv=None):
         write_results(folder, config, device, started, format_comparison(comparison, scores), test=scores,
                       comparison=comparison, rounds=rounds, rounds_folder=os.path.basename(rounds_folder),
                       labels_to_choose=len(choice), supervisor=args.evaluator.split(",")[start],
-                      ceiling=next((name for name in filter(None, args.ceiling.split(","))
-                                    if run_folder(name, args.task, args.seed) == ceilings.get(ladder[-1])), ""))
+                      ceiling=ceiling_names.get(ladder[-1], ""))
         for other in set(glob.glob(os.path.join(glob.escape(folder), "rounds-*"))) - {rounds_folder}:
             shutil.rmtree(other, ignore_errors=True)
 
