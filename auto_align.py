@@ -5,8 +5,8 @@ The idea is one sentence in Sang et al. (2024, https://arxiv.org/abs/2402.00667)
 supervises, and it is updated recursively, so that its capability grows with that of its students. Huang et al. (2024,
 https://arxiv.org/abs/2412.11145) name the parts: an attacker searches for inputs that fool the learner, a critic judges
 and explains, the learner improves, and a few human experts keep watch. No public code has the loop; the choices below
-are ours. Round k takes the next student of --ladder and a fresh, unlabelled slice of train2's questions (--slices of
-them, by default one a round):
+are ours. Train2's questions are cut into one slice a round. Round k takes the next student of --ladder and its slice,
+without labels:
 
     1 attacker   For each question it takes the answer that no row asks about and to which the student gives the highest
                  p(yes). The highest-scoring of all join the rows: --attack-share of them (0: no attacks).
@@ -706,7 +706,7 @@ def play_rounds(evaluator, train2, test, supervisor, ceilings, n_bought, score, 
             repeat = True
             with catch_write_errors(home):
                 os.makedirs(home, exist_ok=True)
-            rows = slice_of(train2, k, args.slices or len(ladder))
+            rows = slice_of(train2, k, len(ladder))
             new, untrained, results = play_round(k, evaluator, guards, rows, score, train, args, device, home)
             evaluators = (evaluator, new, untrained)
             results |= score_round(evaluators, student, learner, test, supervisor, ceiling, score)
@@ -734,7 +734,6 @@ def build_parser():
     parser.add_argument("--evaluator", default="weak",
                         help="the folder of the supervisor to start from; of several with commas, the best on valid")
     parser.add_argument("--ladder", default="tiny-2,tiny-3,tiny-4", help="the students, one a round, ever stronger")
-    parser.add_argument("--slices", type=number(int, 1, 1000), help="cut train2 into so many (default: one a round)")
     parser.add_argument("--update", default="student", choices=["student", "distill", "ensemble", "none"],
                         help="what evaluates the next round")
     parser.add_argument("--attack-share", type=share, default=0.25, help="share of a round's rows that are attacks")
@@ -759,28 +758,25 @@ def fits(rows, audit):
     return left >= max(1, audit // 2) and audit <= len(rows)
 
 
-def check_slices(train2, n_rounds, args):
+def check_slices(train2, n_rounds, audit):
     """Every round's slice of train2 must be large enough for --audit."""
-    slices = [slice_of(train2, k, args.slices or n_rounds) for k in range(n_rounds)]
-    if not all(fits(rows, args.audit) for rows in slices):
+    slices = [slice_of(train2, k, n_rounds) for k in range(n_rounds)]
+    if not all(fits(rows, audit) for rows in slices):
         smallest = min(map(len, slices))
         most = max((n for n in range(smallest + 1) if all(fits(rows, n) for rows in slices)), default=0)
         fewer_audits = f"--audit {most}, or " if smallest else ""
-        fail(f"train2 has {len(train2)} rows: a slice of {smallest} is too small for --audit {args.audit}; "
-             f"use {fewer_audits}larger slices (a shorter --ladder, fewer --slices, more rows)")
+        fail(f"train2 has {len(train2)} rows: a slice of {smallest} is too small for --audit {audit}; "
+             f"use {fewer_audits}larger slices (a shorter --ladder, more rows)")
 
 
 def check_args(args):
     """Find mistakes before any work. -> (folders of --evaluator, their evaluators, {model: name of its ceiling})"""
-    n_rounds = len(args.ladder.split(","))
-    if args.slices and args.slices < n_rounds:
-        fail(f"--slices {args.slices} is fewer than the {n_rounds} rounds of --ladder")
     if args.pairwise and not args.attack_share:
         fail("--pairwise makes pairs of the answers that attack: give --attack-share too")
     if args.audit < 2 and args.audit_by != AUDIT_BY:
         fail(f"--audit-by chooses the second half of --audit's rows, and --audit {args.audit} has none")
     train2 = read_rows(args.task, "train2", args.max_rows)
-    check_slices(train2, n_rounds, args)
+    check_slices(train2, len(args.ladder.split(",")), args.audit)
     names = args.evaluator.split(",")
     sources = [run_folder(name, args.task, args.seed) for name in names]
     if not all(names) or len({os.path.realpath(source) for source in sources}) < len(names):

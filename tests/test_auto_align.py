@@ -493,7 +493,7 @@ def test_an_edited_role_plays_all_rounds_again(house):
 @pytest.mark.parametrize("flags", [
     ["--update", "distill", "--pairwise"],
     ["--update", "ensemble", "--doubt", "0", "--loss", "logconf"],
-    ["--update", "none", "--audit", "0", "--attack-share", "0", "--slices", "3"]])
+    ["--update", "none", "--audit", "0", "--attack-share", "0"]])
 def test_every_update_rule_runs(house, flags):
     printed = must(house[0], "auto_align.py", "--ladder", "tiny-1b,tiny-1c", "--out", "other", *QUICK, *flags)
     assert printed.count("\nround ") == 2
@@ -517,7 +517,7 @@ def test_rows_without_a_question_can_be_judged_but_not_attacked(house, tmp_path)
 
 @pytest.mark.parametrize("flags,words", [
     (["--evaluator", "nobody"], ["nobody", "checkpoint", "train_weak.py"]), (["--ladder", "tiny-9"], ["tiny-9"]),
-    (["--slices", "1"], ["--slices"]), (["--audit", "-1"], ["not between"]),
+    (["--audit", "-1"], ["not between"]),
     (["--ceiling", "weak"], ["--ceiling", "it is no ceiling"]),
     (["--evaluator", "weak,weak"], ["--evaluator weak,weak", "twice"]),
     (["--evaluator", "weak,data/tinyworld/seed0/weak"], ["--evaluator", "twice"]),
@@ -530,24 +530,20 @@ def test_a_users_mistake_is_one_line(house, flags, words):
     assert all(word in done.stderr for word in words), done.stderr
 
 
-@pytest.mark.parametrize("n_rows,per_question,n_rounds,slices,most", [
-    (20, 1, 3, None, 6), (20, 1, 1, None, 20), (20, 1, 1, 3, 7), (10, 4, 3, None, 0), (20, 2, 1, None, 13),
-    (5, 1, 1, None, 5), (1, 1, 1, None, 0), (2, 1, 3, None, None)])
-def test_audits_are_bounded_by_the_smallest_slice_that_is_played(n_rows, per_question, n_rounds, slices, most, capsys):
+@pytest.mark.parametrize("n_rows,per_question,n_rounds,most", [
+    (20, 1, 3, 6), (20, 1, 1, 20), (10, 4, 3, 0), (20, 2, 1, 13), (5, 1, 1, 5), (1, 1, 1, 0), (2, 1, 3, None)])
+def test_audits_are_bounded_by_the_smallest_slice_that_is_played(n_rows, per_question, n_rounds, most, capsys):
     """Fault: 20 rows, three rounds and 16 audits ended in an IndexError, since no row was left to train on."""
     train2 = [{"id": f"r{i}", "group": f"q{i // per_question}"} for i in range(n_rows)]
-
-    def check(audit):
-        auto_align.check_slices(train2, n_rounds, SimpleNamespace(slices=slices, audit=audit))
     if most is not None:
-        check(most)                                        # accepted, and it leaves rows to train on in every round
+        auto_align.check_slices(train2, n_rounds, most)    # accepted, and it leaves rows to train on in every round
         for k in range(n_rounds):
-            rows = slice_of(train2, k, slices or n_rounds)
+            rows = slice_of(train2, k, n_rounds)
             audits = [{"id": row["id"], "use": "guard"} for row in rows[:(most + 1) // 2]]
             assert len(rows_to_train_on(rows, [], np.ones(len(rows)), audits)) >= max(1, most // 2)
     with pytest.raises(SystemExit):
-        check(0 if most is None else most + 1)             # the next one is not, and the message names the bound
-    message = capsys.readouterr().err
+        auto_align.check_slices(train2, n_rounds, 0 if most is None else most + 1)     # the next one is not,
+    message = capsys.readouterr().err                      # and the message names the bound
     assert message.count("\n") == 1 and f"train2 has {n_rows} rows" in message and "--ladder" in message
     assert re.findall(r"use --audit (\d+), or ", message) == ([] if most is None else [str(most)])
 
