@@ -410,9 +410,8 @@ def compare_models(rows, supervisor, student, ceiling=None, metric="auto"):
                              f"({out['supervisor']:.3f}): no gap to recover")
     else:
         out["pgr"] = pgr(out["supervisor"], out["student"], out["ceiling"])
-        low, high, without = pgr_interval(draws)
+        low, high, _ = pgr_interval(draws)
         out["pgr_interval"] = None if np.isnan(low) else [low, high]
-        out["pgr_draws_without_gap"] = without
     return out
 
 
