@@ -379,10 +379,10 @@ def predict_in_context(model, tokenizer, demonstrations, texts, words, device, m
     shared = len(demonstrations) == 1
     lines = demonstrations * len(texts) if shared else demonstrations
     ids, dropped = fit_to_context(tokenizer, lines, texts, words, max_length, context)
-    prefix = dropped if shared else np.zeros(len(ids))     # prompts that lost equally many lines share those left
+    group_of = dropped if shared else np.zeros(len(ids))   # prompts with the same lines left begin alike
     soft_labels = np.empty((len(ids), 2), np.float32)
-    for n in np.unique(prefix):
-        rows = np.flatnonzero(prefix == n)
+    for group in np.unique(group_of):
+        rows = np.flatnonzero(group_of == group)
         soft_labels[rows] = score_prompts(model, tokenizer, [ids[i] for i in rows], word_ids, device, dtype)
     return soft_labels, dropped
 
