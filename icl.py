@@ -22,7 +22,7 @@ Which rows to demonstrate with (--retriever):
     confident    of the rows on which the supervisor is most confident, half of each class
     oversight    as random, from the rows that a second supervisor (--oversight oversight) labels the same
     bm25         for each row of test the rows that share rare words with it
-    topk         for each row of test the rows with the nearest mean hidden state (--encoder tiny-2: of another model)
+    topk         for each row of test the rows with the nearest mean hidden state
     votek        as topk, but from a hundred rows that represent all of them (Su et al. 2022)
 
 Do the labels in the prompt matter? Min et al. (2022) found that they often hardly do. Three ways to see:
@@ -94,7 +94,6 @@ from models import (
     forward_all,
     head_reads_only,
     next_word_logits,
-    open_checkpoint,
     open_language_model,
     pick_device,
     predict,
@@ -445,8 +444,6 @@ def make_retriever(args, pool, soft_labels, test, model, tokenizer, max_length, 
     if args.retriever == "bm25":
         similarity = bm25([row["text"] for row in test], [row["text"] for row in pool])
         return lambda k, rng, draw: most_similar(similarity, k, draw, args.orders)
-    if args.encoder:
-        model, tokenizer, max_length = open_checkpoint(args.encoder, "AutoModel", device, args)
     ids = tokenize(tokenizer, pool + test, max_length)
     features = forward_all(model, tokenizer, ids, device, args.dtype, output_fn=mean_hidden)
     candidates = np.arange(len(pool))
@@ -531,7 +528,6 @@ def build_parser():
     add("--orders", type=number(int, 1, 10 ** 9), default=4, help="draws of demonstrations and flips, averaged")
     add("--retriever", default="random", choices=["random", "confident", "oversight", "bm25", "topk", "votek"],
         help="which demonstrations: see above")
-    add("--encoder", default="", help="topk, votek: a model for hidden states (default: --model)")
     add("--oversight", type=path_name, default="", help="--retriever oversight: the second supervisor's folder")
     add("--context", default="", help="a first line of every prompt, for example one that names the task")
     add("--confidence", action="store_true", help="show the supervisor's confidence after each label")
@@ -557,8 +553,6 @@ def check_args(args):
         fail("--retriever oversight and --oversight FOLDER go together: labels that both give are shown")
     if args.context and not is_text(args.context):
         fail(f"--context {args.context!r}: give a line of valid Unicode")
-    if args.encoder and args.retriever not in ("topk", "votek"):
-        fail(f"--encoder is for --retriever topk and votek, not {args.retriever}")
     if args.noise[0] > args.shots[-1] or max(args.noise) > max(args.shots):
         fail(f"--noise {max(args.noise)}: there are only {args.shots[-1]} labels to flip (--shots)")
     truth_folder = os.path.join(ROOT, "data", args.task, "truth")
@@ -578,7 +572,7 @@ def check_args(args):
     same_flags = sorted(vars(args).keys() - MAY_DIFFER_FROM_CEILING)
     check_comparison(plan.identity, plan.supervisor_folder, plan.ceiling_folder, "icl-ceiling", same_flags)
     plan.sources = {plan.labels_folder, plan.supervisor_folder, plan.ceiling_folder, plan.oversight_folder} - {None}
-    plan.inputs = [*files, *(model_folder(name) for name in (args.model, args.encoder) if name)]
+    plan.inputs = [*files, model_folder(args.model)]
     plan.inputs += [os.path.join(folder, "labels.jsonl") for folder in sorted(plan.sources)]
     return plan
 

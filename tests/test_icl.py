@@ -542,7 +542,7 @@ def test_every_flag_of_this_stage_has_a_use_in_the_header():
     common = {"help", "task", "out", "seed", "max_rows", "force", "model", "device", "dtype", "trust_remote_code",
               "max_length", "truncate"}
     flags = {action.dest for action in icl.build_parser()._actions} - common
-    assert len(flags) == 15
+    assert len(flags) == 14
     assert [flag for flag in sorted(flags) if "--" + flag.replace("_", "-") not in icl.__doc__] == []
 
 
@@ -646,9 +646,9 @@ def test_a_tie_is_no_verdict_to_show_and_neither_is_a_missing_label(monkeypatch)
         assert labels[:, 1].tolist() == [p_yes["weak"][int(i)] for i in ids]
 
 
-def test_a_chat_model_and_an_encoder_of_another_kind_run(chain, chat, monkeypatch, capsys):
+def test_a_chat_model_runs(chain, chat, monkeypatch, capsys):
     house, _ = chain
-    flags = ["--model", chat, "--retriever", "votek", "--encoder", "tiny-1a", "--shots", "3", "--out", "chat"]
+    flags = ["--model", chat, "--retriever", "votek", "--shots", "3", "--out", "chat"]
     printed = in_process(house, monkeypatch, capsys, *flags)
     assert "<|im_start|>assistant" in printed
     assert "in one word: Yes or No" in printed
@@ -668,7 +668,6 @@ def test_a_chat_model_and_an_encoder_of_another_kind_run(chain, chat, monkeypatc
     (["--oversight", "interaction"], ["--retriever oversight"]),
     (["--retriever", "oversight", "--oversight", "nobody"], ["no labels at"]),
     (["--retriever", "magic"], ["--retriever"]),
-    (["--encoder", "tiny-1a"], ["--encoder", "topk"]),
     (["--labels", "truth", "--ceiling", "icl-ceiling", "--out", "x"], ["for students"]),
     (["--ceiling", "weak"], ["cannot read"]),
     (["--ceiling", "icl-ceiling", "--shots", "3", "--orders", "2"], ["--shots [2]", "labels alone"]),
