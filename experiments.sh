@@ -110,7 +110,7 @@ methods() {                                                  # train_strong.py: 
     for when in only first after; do more student weak probe-$when --probe $when; done
     more student weak generative --generative-steps 50
     for how in confident knn logistic; do more student weak clean-$how --clean $how; done
-    more student weak self-train --self-train 1
+    more student weak self-train --chain tiny-4,tiny-4
     more student weak budget16 --truth-budget 16
     more student weak budget64 --truth-budget 64
     for how in uncertain random; do more student weak budget64-$how --truth-budget 64 --pick $how; done

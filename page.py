@@ -136,8 +136,6 @@ def name_student(config, run, supervisors):
         parts.append(("early stopping", "by the truth of valid (cheating)"))
     if get("chain"):
         parts.append(("several students", " → ".join(get("chain").split(","))))
-    if get("self_train"):
-        parts.append(("several students", f"starts over {count(get('self_train'), 'time')} with its own labels"))
     if get("generative_steps"):
         parts.append(("other training", "reads the task's texts first"))
     if get("probe", "none") != "none":

@@ -24,8 +24,8 @@ Without the following flags the student is the paper's naive one. With them it m
     --early-stop              keep the weights that agree best with the supervisor's labels of valid
     --oracle-stop             the same with the true labels of valid: unavailable in practice, so marked CHEATING
     --hard                    round the labels to 0 and 1 (a tie stays a tie)
-    --chain tiny-2,tiny-4     students in a row, each supervised by the one before; the last is the result
-    --self-train 1            start over once, with the student's own predictions as labels
+    --chain tiny-2,tiny-4     students in a row, each supervised by the one before; the last is the result. The same
+                              model twice is self-training (EleutherAI's "relabel and start over")
 
 The labels of annotators (data/own/prepare.py) or of their fusion may cover some rows only: the student is trained on
 these. Without any true label it is trained too, but nothing can be said about it. Classes more uneven than 70/30 are
@@ -652,7 +652,7 @@ def train_student(plan, name, train2, valid, labels, args, device):
 
 def train_students(plan, train2, valid, args, device):
     """
-    Train one student, or several in a row (--chain, --self-train): each labels train2 and valid for the next.
+    Train one student, or several in a row (--chain): each labels train2 and valid for the next.
 
     returns   (model, tokenizer, max_length, curve, own labels of the last student, as train_student returns them;
               indices of the rows whose true labels were bought)
@@ -802,8 +802,7 @@ def build_parser():
     add("--early-stop", action="store_true", help="keep the weights that agree best with the labels of valid")
     add("--oracle-stop", action="store_true", help="the same with the truth of valid: cheating, for study")
     add("--hard", action="store_true", help="round the supervisor's labels to 0 and 1 (not a student's, after --chain)")
-    add("--chain", default="", help="models of students in a row: tiny-2,tiny-3,tiny-4")
-    add("--self-train", type=number(int, 0, 100), default=0, help="times to start over with the student's own labels")
+    add("--chain", default="", help="models of students in a row: tiny-2,tiny-3,tiny-4; one model twice: self-training")
     add("--control", default="none", choices=["none", "untrained", "dealt"],
         help="train nothing, or on labels that were dealt to other rows of the same true class")
     return parser
@@ -846,16 +845,15 @@ def check_args(args):
     is_ceiling = args.labels == "truth" or os.path.realpath(args.labels) == os.path.realpath(truth_folder)
     if is_ceiling and (args.ceiling or args.supervisor or args.control != "none"):
         fail("--labels truth makes a ceiling; --ceiling, --supervisor and --control are for students")
-    if is_ceiling and (args.chain or args.self_train or args.truth_budget):
-        fail("--labels truth makes a ceiling: leave out --truth-budget, and --chain and --self-train, whose last model "
-             "would see no true label")
+    if is_ceiling and (args.chain or args.truth_budget):
+        fail("--labels truth makes a ceiling: leave out --truth-budget, and --chain, whose last model would "
+             "see no true label")
     if args.keep != KEEP and args.clean == "none" or args.pick != PICK and not args.truth_budget:
         fail("--keep belongs to --clean, and --pick to --truth-budget: give both, or neither")
     if args.early_stop and args.oracle_stop:
         fail("--early-stop and --oracle-stop choose weights in two ways: give one")
     if args.control == "untrained":
-        unused = ("clean", "probe", "generative_steps", "chain", "self_train", "loss", "early_stop", "oracle_stop",
-                  "hard")
+        unused = ("clean", "probe", "generative_steps", "chain", "loss", "early_stop", "oracle_stop", "hard")
         typed = [key for key in unused if getattr(args, key) not in ("", "none", "xent", 0, False)]
         if typed:
             fail(f"--control untrained trains nothing: leave out --{typed[0].replace('_', '-')}")
@@ -867,7 +865,6 @@ def check_args(args):
     models = args.chain.split(",") if args.chain else [args.model]
     if args.model not in (MODEL, models[-1]):
         fail(f"--chain ends with {models[-1]!r}, --model says {args.model!r}: leave one of them out")
-    models += [models[-1]] * args.self_train
     files, words = read_task(args.task, pairs=True)
     plan = SimpleNamespace(models=models, words=words, truth_folder=truth_folder, probed=None, bought=set())
     plan.labels_folder = truth_folder if is_ceiling else labels_folder(args.labels, args.task, args.seed)

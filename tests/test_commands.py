@@ -174,7 +174,7 @@ def test_several_commands_at_a_time_leave_the_bytes_that_each_leaves(chain):
 
 
 @pytest.mark.parametrize("flags,words", [
-    (["--chain", "tiny-1a,tiny-2", "--self-train", "1", "--truth-budget", "8", "--early-stop", "--hard"],
+    (["--chain", "tiny-1a,tiny-2,tiny-2", "--truth-budget", "8", "--early-stop", "--hard"],
      ["student 1 of 3: tiny-1a", "student 3 of 3: tiny-2", "truth: 8 labels of train2 bought (disagree)",
       "by the labels of valid"]),
     (["--probe", "first", "--clean", "knn", "--generative-steps", "2"],

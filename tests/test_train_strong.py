@@ -492,7 +492,6 @@ def test_the_controls_are_students_of_their_own(house, monkeypatch):
                          (["--pick", "random"], "--pick to --truth-budget"),
                          (["--early-stop", "--oracle-stop"], "give one"),
                          (["--labels", "truth", "--chain", "tiny-1a,tiny-1a"], "leave out --truth-budget, and --chain"),
-                         (["--labels", "truth", "--self-train", "1"], "leave out --truth-budget, and --chain"),
                          (["--labels", "truth", "--truth-budget", "4"], "leave out --truth-budget"),
                          (["--model", "data/small/seed0/naive", "--generative-steps", "1"], "no language model")):
         done = warm.run(house, *student, *SMALL, *flags, "--out", "wrong")
