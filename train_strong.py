@@ -620,12 +620,14 @@ def train_student(plan, name, train2, valid, labels, args, device):
     if args.control == "untrained":
         return model, tokenizer, max_length, [], predict(model, tokenizer, all_ids, device, args.dtype)
     n = len(train2)
-    labelled = np.flatnonzero(np.isfinite(labels[:, 1]))   # usually all rows
-    train2 = [train2[i] for i in labelled if i < n]
-    ids = [all_ids[i] for i in labelled if i < n]
-    soft_labels = labels[labelled[labelled < n]]
-    valid_ids = [all_ids[i] for i in labelled if i >= n]
-    valid_labels = labels[labelled[labelled >= n]]
+    known = np.isfinite(labels[:, 1])                      # usually all rows
+    of_train2 = np.flatnonzero(known[:n])
+    of_valid = n + np.flatnonzero(known[n:])
+    train2 = [train2[i] for i in of_train2]
+    ids = [all_ids[i] for i in of_train2]
+    soft_labels = labels[of_train2]
+    valid_ids = [all_ids[i] for i in of_valid]
+    valid_labels = labels[of_valid]
     stop_labels = read_valid(plan.truth_folder, valid) if args.oracle_stop else round_labels(labels[n:])[:, 1]
     curve = []
     if not valid_ids and not plan.probed:
@@ -666,11 +668,10 @@ def train_students(plan, train2, valid, args, device):
               "trained on them, but labels them")
     if args.control == "dealt":
         truth = read_labels(plan.truth_folder, train2 + valid)[:, 1] > 0.5
-        n = len(train2)
-        turned = ~truth if is_pair(train2[0]) else np.zeros(len(truth), bool)  # of pairs the better text stands second
-        labels = turn(labels, turned)
-        labels = np.concatenate([deal_labels(labels[:n], (truth ^ turned)[:n], args.seed),
-                                 deal_labels(labels[n:], (truth ^ turned)[n:], args.seed)])
+        turned = ~truth & is_pair(train2[0])               # while pairs are dealt, the better text stands second:
+        labels = turn(labels, turned)                      # so all pairs are of one class
+        for split in (slice(len(train2)), slice(len(train2), None)):
+            labels[split] = deal_labels(labels[split], (truth | turned)[split], args.seed)
         labels = turn(labels, turned)
     if args.hard:
         n_ties = int((labels[:, 1] == 0.5).sum())
