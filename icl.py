@@ -57,7 +57,6 @@ import os
 import re
 import time
 from collections import Counter, defaultdict
-from types import SimpleNamespace
 
 import numpy as np
 
@@ -74,16 +73,14 @@ from contract import (
     open_run,
     path_name,
     read_known,
-    read_labels,
     read_rows,
     read_task,
-    run_folder,
     run_script,
     without_labels,
     write_labels,
     write_results,
 )
-from metrics import all_metrics, check_comparison, compare_models, cosine_similarity, format_comparison, format_metrics
+from metrics import all_metrics, check_comparison, compare_on_test, cosine_similarity, format_metrics, plan_comparison
 from models import (
     add_model_flags,
     add_prompt_flags,
@@ -545,8 +542,8 @@ def check_args(args):
     """
     Check flags and files before any work.
 
-    returns   a namespace: role, words (of the task, for no and yes), the four folders to read (only that of the labels
-              is never None); identity, inputs and sources for describe_run
+    returns   the namespace of plan_comparison with more in it: words (of the task, for no and yes), oversight_folder
+              (or None); inputs and sources for describe_run
     """
     split_label_words(args.label_words)
     if (args.retriever == "oversight") != bool(args.oversight):
@@ -556,19 +553,11 @@ def check_args(args):
     if args.noise[0] > args.shots[-1] or max(args.noise) > max(args.shots):
         fail(f"--noise {max(args.noise)}: there are only {args.shots[-1]} labels to flip (--shots)")
     truth_folder = os.path.join(ROOT, "data", args.task, "truth")
-    is_ceiling = args.labels == "truth" or os.path.realpath(args.labels) == os.path.realpath(truth_folder)
-    if is_ceiling and (args.ceiling or args.supervisor):
+    plan = plan_comparison(args, truth_folder, stage="icl-")
+    if plan.role == "ceiling" and (args.ceiling or args.supervisor):
         fail("--labels truth makes a ceiling; --ceiling and --supervisor are for students")
-    files, words = read_task(args.task)
-    plan = SimpleNamespace(role="ceiling" if is_ceiling else "student", words=words)
-    plan.labels_folder = truth_folder if is_ceiling else labels_folder(args.labels, args.task, args.seed)
-    plan.supervisor_folder = None if is_ceiling else labels_folder(args.supervisor or args.labels, args.task, args.seed)
-    plan.ceiling_folder = run_folder(args.ceiling, args.task, args.seed) if args.ceiling else None
+    files, plan.words = read_task(args.task)
     plan.oversight_folder = labels_folder(args.oversight, args.task, args.seed) if args.oversight else None
-    plan.identity = {**vars(args), "role": f"icl-{plan.role}"}
-    plan.identity["supervisor"] = args.supervisor or args.labels               # the same run with either flag
-    if is_ceiling:
-        plan.identity.update(labels="truth", supervisor="")
     same_flags = sorted(vars(args).keys() - MAY_DIFFER_FROM_CEILING)
     check_comparison(plan.identity, plan.supervisor_folder, plan.ceiling_folder, "icl-ceiling", same_flags)
     plan.sources = {plan.labels_folder, plan.supervisor_folder, plan.ceiling_folder, plan.oversight_folder} - {None}
@@ -615,13 +604,7 @@ def main(argv=None):
         comparison = None
         if plan.supervisor_folder:
             print(line)
-            supervisor = read_known(plan.supervisor_folder, test)
-            ceiling = read_labels(plan.ceiling_folder, test) if plan.ceiling_folder else None
-            if np.isnan(supervisor).all():
-                line += " | no PGR: the supervisor labels no row of test"
-            else:
-                comparison = compare_models(test, supervisor, result, ceiling)
-                line = format_comparison(comparison, scores)
+            line, comparison = compare_on_test(plan, test, result, scores)
         write_results(folder, config, device, started, line, test=scores, comparison=comparison, curve=curve)
 
 

@@ -16,10 +16,11 @@ class is named, and so is a supervisor that is not above chance.
 Needs   contract.py
 """
 import os
+from types import SimpleNamespace
 
 import numpy as np
 
-from contract import fail, may_have_gaps, read_config, read_labels, read_rows, show_row
+from contract import fail, labels_folder, read_config, read_known, read_labels, read_rows, run_folder, show_row
 
 # --------------------------------------------------------------------------- small helpers
 
@@ -437,6 +438,21 @@ def format_comparison(c, m):
             + "".join(f" | WARNING: {warning}" for warning in c["warnings"]))
 
 
+def compare_on_test(plan, test, student, scores, metric="auto"):
+    """
+    Compare a student with the supervisor and the ceiling of plan_comparison, whose labels are read.
+
+    student (N, 2), its soft labels of test; scores, their all_metrics -> (last line, the dict of compare_models, or
+    None if the supervisor labels no row of test)
+    """
+    supervisor = read_known(plan.supervisor_folder, test)
+    ceiling = read_labels(plan.ceiling_folder, test) if plan.ceiling_folder else None
+    if np.isnan(supervisor).all():
+        return format_metrics("student", scores) + " | no PGR: the supervisor labels no row of test", None
+    comparison = compare_models(test, supervisor, student, ceiling, metric)
+    return format_comparison(comparison, scores), comparison
+
+
 def print_cases(title, indices, rows, supervisor, student, n=3):
     """Print how many of these rows there are, and the first n with both verdicts. supervisor, student: (N, 2)"""
     print(f"{title}: {len(indices):,} of {len(rows):,}")
@@ -455,6 +471,28 @@ PLAIN_TRAINING = {"loss": "xent", "probe": "none", "generative_steps": 0, "clean
                   "oracle_stop": False, "hard": False}     # a student's method may differ from a plain ceiling's
 
 
+def plan_comparison(args, truth_folder, stage=""):
+    """
+    Which labels a student or a ceiling learns from, and which runs it is compared with. Nothing is read yet.
+
+    args      flags: labels, supervisor, ceiling, task, seed and others
+    stage     of another stage than train_strong.py the beginning of its roles: "icl-" makes icl-student
+    returns   a namespace: role (student; ceiling, if --labels is the truth, by its name or its path); labels_folder,
+              supervisor_folder and ceiling_folder (the last two None where there is none); identity for describe_run
+    """
+    is_ceiling = args.labels == "truth" or os.path.realpath(args.labels) == os.path.realpath(truth_folder)
+    plan = SimpleNamespace(role="ceiling" if is_ceiling else "student", supervisor_folder=None, ceiling_folder=None)
+    labels = "truth" if is_ceiling else args.labels
+    supervisor = "" if is_ceiling else args.supervisor or args.labels          # by default and by name: the same run
+    plan.labels_folder = truth_folder if is_ceiling else labels_folder(args.labels, args.task, args.seed)
+    if supervisor:
+        plan.supervisor_folder = labels_folder(supervisor, args.task, args.seed)
+    if args.ceiling:
+        plan.ceiling_folder = run_folder(args.ceiling, args.task, args.seed)
+    plan.identity = {**vars(args), "role": stage + plan.role, "labels": labels, "supervisor": supervisor}
+    return plan
+
+
 def check_comparison(identity, supervisor, ceiling, role="ceiling", same=SAME_IN_STUDENT_AND_CEILING):
     """
     Find before training what would otherwise show only after it. A PGR needs a ceiling that differs from the student in
@@ -469,7 +507,7 @@ def check_comparison(identity, supervisor, ceiling, role="ceiling", same=SAME_IN
         if folder and not os.path.exists(os.path.join(folder, "labels.jsonl")):
             fail(f"{name}: no labels at {os.path.relpath(folder)}/labels.jsonl. Run the command that makes them first")
         if folder:
-            read_labels(folder, test_ids, gaps=may_have_gaps(folder))
+            read_known(folder, test_ids)
     if not ceiling:
         return
     config = read_config(ceiling)

@@ -55,7 +55,6 @@ import argparse
 import math
 import os
 import time
-from types import SimpleNamespace
 
 import numpy as np
 
@@ -66,7 +65,6 @@ from contract import (
     fail,
     is_finished,
     is_pair,
-    labels_folder,
     model_folder,
     number,
     open_run,
@@ -76,7 +74,6 @@ from contract import (
     read_labels,
     read_rows,
     read_task,
-    run_folder,
     run_script,
     save_checkpoint,
     write_labels,
@@ -88,11 +85,12 @@ from metrics import (
     all_metrics,
     check_comparison,
     compare_models,
+    compare_on_test,
     correct,
-    format_comparison,
     format_metrics,
     format_share,
     label_warnings,
+    plan_comparison,
     print_cases,
     shuffle_test,
     sigmoid,
@@ -736,17 +734,13 @@ def find_warnings(plan, train2, valid, probs):
     return [f"labels of {os.path.basename(plan.labels_folder)}: {warning}" for warning in warnings]
 
 
-def compare_on_test(plan, test, probs, scores, metric):
+def print_disagreements(plan, test, probs, scores, comparison):
     """
-    Compare the student with its supervisor and ceiling, and print rows on which it differs from the supervisor.
+    Where the student and its supervisor differ: rows that one of them has right, and how often they agree.
 
-    probs (N, 2), the student's soft labels of test, and their metrics -> (last line, the dict of compare_models)
+    probs (N, 2), the student's soft labels of test; their all_metrics and compare_models
     """
     supervisor = read_known(plan.supervisor_folder, test)
-    ceiling = read_labels(plan.ceiling_folder, test) if plan.ceiling_folder else None
-    if np.isnan(supervisor).all():
-        return format_metrics("student", scores) + " | no PGR: the supervisor labels no row of test", None
-    comparison = compare_models(test, supervisor, probs, ceiling, metric)
     truth = [row["label"] for row in test]
     known = np.isfinite(supervisor[:, 1])
     supervisor_correct = correct(supervisor[:, 1], truth) == 1
@@ -759,7 +753,6 @@ def compare_on_test(plan, test, probs, scores, metric):
     print("agrees with its supervisor where that is right "
           f"{format_share(comparison['agrees_where_supervisor_right'])}, where it is wrong "
           f"{format_share(comparison['agrees_where_supervisor_wrong'])}")
-    return format_comparison(comparison, scores), comparison
 
 
 def compare_elsewhere(plan, args, probs):
@@ -839,14 +832,14 @@ def check_args(args):
     """
     Check flags and files before any work.
 
-    returns   a namespace: models (one a student, in order), words (for no and yes), the four folders to read (those of
-              supervisor and ceiling may be None); identity, inputs and sources for describe_run
+    returns   the namespace of plan_comparison with more in it: models (one a student, in order), words (for no and
+              yes), truth_folder; inputs and sources for describe_run; and what training adds, probed and bought
     """
     truth_folder = os.path.join(ROOT, "data", args.task, "truth")
-    is_ceiling = args.labels == "truth" or os.path.realpath(args.labels) == os.path.realpath(truth_folder)
-    if is_ceiling and (args.ceiling or args.supervisor or args.control != "none"):
+    plan = plan_comparison(args, truth_folder)
+    if plan.role == "ceiling" and (args.ceiling or args.supervisor or args.control != "none"):
         fail("--labels truth makes a ceiling; --ceiling, --supervisor and --control are for students")
-    if is_ceiling and (args.chain or args.truth_budget):
+    if plan.role == "ceiling" and (args.chain or args.truth_budget):
         fail("--labels truth makes a ceiling: leave out --truth-budget, and --chain, whose last model would "
              "see no true label")
     if args.keep != KEEP and args.clean == "none" or args.pick != PICK and not args.truth_budget:
@@ -863,19 +856,15 @@ def check_args(args):
     if args.probe == "only" and (args.loss != "xent" or args.early_stop or args.oracle_stop):
         fail("--probe only trains no weights but the last layer's, in one step: leave out --loss, --early-stop and "
              "--oracle-stop")
-    models = args.chain.split(",") if args.chain else [args.model]
-    if args.model not in (MODEL, models[-1]):
-        fail(f"--chain ends with {models[-1]!r}, --model says {args.model!r}: leave one of them out")
-    files, words = read_task(args.task, pairs=True)
-    plan = SimpleNamespace(models=models, words=words, truth_folder=truth_folder, probed=None, bought=set())
-    plan.labels_folder = truth_folder if is_ceiling else labels_folder(args.labels, args.task, args.seed)
-    plan.supervisor_folder = None if is_ceiling else labels_folder(args.supervisor or args.labels, args.task, args.seed)
-    plan.ceiling_folder = run_folder(args.ceiling, args.task, args.seed) if args.ceiling else None
+    plan.models = args.chain.split(",") if args.chain else [args.model]
+    if args.model not in (MODEL, plan.models[-1]):
+        fail(f"--chain ends with {plan.models[-1]!r}, --model says {args.model!r}: leave one of them out")
+    plan.identity["model"] = plan.models[-1]
+    files, plan.words = read_task(args.task, pairs=True)
+    plan.truth_folder = truth_folder
+    plan.probed = None                                     # the p value of probe_labels, once it is known
+    plan.bought = set()                                    # ids of the rows whose true labels were bought
     check_labels(plan, args)
-    plan.identity = {**vars(args), "role": "student", "model": models[-1]}
-    plan.identity["supervisor"] = args.supervisor or args.labels               # the same run with either flag
-    if is_ceiling:
-        plan.identity.update(role="ceiling", labels="truth", supervisor="")
     check_comparison(plan.identity, plan.supervisor_folder, plan.ceiling_folder)
     for folder in filter(None, (plan.supervisor_folder, plan.ceiling_folder)):
         read_known(folder, read_also(args))                # made with the same --also? Else one line says so
@@ -883,7 +872,7 @@ def check_args(args):
     plan.sources = {*label_folders, truth_folder}
     if args.truth_budget or args.oracle_stop or args.control == "dealt":
         label_folders.add(truth_folder)
-    plan.inputs = [*files, *also_files(args), *(model_folder(name) for name in dict.fromkeys(models))]
+    plan.inputs = [*files, *also_files(args), *(model_folder(name) for name in dict.fromkeys(plan.models))]
     plan.inputs += [os.path.join(folder, "labels.jsonl") for folder in sorted(label_folders)]
     return plan
 
@@ -920,12 +909,14 @@ def main(argv=None):
         scores = all_metrics(test_probs, test) if test else None
         comparison = None
         if not test:
-            line = (f"{plan.identity['role']}: no true labels on test, so nothing can be said about its quality. Label "
+            line = (f"{plan.role}: no true labels on test, so nothing can be said about its quality. Label "
                     f"data/{args.task}/to-label.csv and give it to data/own/prepare.py with --audit")
         elif plan.supervisor_folder:
             line, comparison = compare_on_test(plan, test, test_probs, scores, args.metric)
+            if comparison:
+                print_disagreements(plan, test, test_probs, scores, comparison)
         else:
-            line = format_metrics(plan.identity["role"], scores)
+            line = format_metrics(plan.role, scores)
         if also:
             line += " | " + compare_elsewhere(plan, args, also_probs)
         warnings = find_warnings(plan, train2, valid, probs) if args.control == "none" else []
