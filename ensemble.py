@@ -110,12 +110,10 @@ from metrics import (
     paired_gain,
     sigmoid,
 )
-from models import add_model_flags, classify, load_classifier, pick_device, predict, restore_weights, tokenize
+from models import add_model_flags, classify, load_classifier, pick_device, predict, tokenize
 from train_weak import (
     add_training_flags,
-    batch_maker,
-    fit,
-    keep_best,
+    fit_best_epoch,
     one_hot,
     prepare_for_training,
     soft_xent,
@@ -599,17 +597,9 @@ def train_member(k, rows, words, counts, targets, args, device):
     held_ids = [ids[i] for i in held]
     kept_targets = {name: values[kept].astype(np.float32) for name, values in targets.items()}
     held_targets = {name: values[held] for name, values in targets.items()}
-    best = {"score": -float("inf")}
-
-    def after_step(step, steps):
-        if step % (steps // args.epochs) == 0:
-            score = member_score(predict(model, tokenizer, held_ids, device, args.dtype), held_targets)
-            keep_best(best, score, model, epoch=step * args.epochs // steps)
-
-    make_batch = batch_maker(kept_ids, tokenizer, device, **kept_targets)
     member_args = argparse.Namespace(**{**vars(args), "seed": [args.seed, k]})         # each has its own order of rows
-    fit(model, [len(i) for i in kept_ids], make_batch, member_loss, member_args, device, after_step=after_step)
-    restore_weights(model, best["weights"])
+    best = fit_best_epoch(model, tokenizer, kept_ids, kept_targets, member_loss, held_ids,
+                          lambda epoch, soft_labels: member_score(soft_labels, held_targets), member_args, device)
     model = restore_ordinary()
     return model, tokenizer, predict(model, tokenizer, ids, device, args.dtype), best["epoch"]
 

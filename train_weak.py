@@ -294,27 +294,27 @@ def keep_best(best, score, model, **info):
         best.update(score=score, weights=copy_weights(model), **info)
 
 
-def fit_best_epoch(model, tokenizer, ids, soft_labels, held_ids, held_labels, args, device):
+def fit_best_epoch(model, tokenizer, ids, columns, loss_fn, held_ids, score_fn, args, device):
     """
-    Fine-tune on soft labels, and keep the weights of the epoch with the best accuracy on held-out rows.
+    Fine-tune, and keep the weights of the epoch with the best score on held-out rows.
 
-    ids, soft_labels        N lists of ids, (N, 2) float32
-    held_ids, held_labels   M lists of ids, (M,) of 0 and 1
-    returns                 {"epoch": ..., "accuracy": ...}; `model` has that epoch's weights
+    ids, columns   N lists of ids, {name: (N, ...) float32}: the batches of batch_maker, for loss_fn (see fit)
+    held_ids       M lists of ids
+    score_fn       (epoch, (M, 2) soft labels of the held-out rows) -> a number, larger is better
+    returns        {"epoch", "score"} of the best epoch; `model` has its weights
     """
-    best = {"score": -1.0}
+    best = {"score": -float("inf")}
 
     def after_step(step, steps):
         if step % (steps // args.epochs) == 0:
             epoch = step * args.epochs // steps
-            held_accuracy = accuracy(predict(model, tokenizer, held_ids, device, args.dtype)[:, 1], held_labels)
-            print(f"epoch {epoch}: accuracy {held_accuracy:.3f} on {len(held_ids):,} held-out rows")
-            keep_best(best, held_accuracy, model, epoch=epoch)
+            score = score_fn(epoch, predict(model, tokenizer, held_ids, device, args.dtype))
+            keep_best(best, score, model, epoch=epoch)
 
-    make_batch = batch_maker(ids, tokenizer, device, soft_labels=soft_labels)
-    fit(model, [len(i) for i in ids], make_batch, soft_label_loss, args, device, after_step=after_step)
+    make_batch = batch_maker(ids, tokenizer, device, **columns)
+    fit(model, [len(i) for i in ids], make_batch, loss_fn, args, device, after_step=after_step)
     restore_weights(model, best["weights"])
-    return {"epoch": best["epoch"], "accuracy": best["score"]}
+    return {"epoch": best["epoch"], "score": best["score"]}
 
 
 # --------------------------------------------------------------------------- another task
@@ -337,7 +337,7 @@ def train_supervisor(rows, words, args, device):
     """
     Fine-tune on rows with labels; a tenth of the questions chooses the epoch.
 
-    returns   (model, tokenizer, max_length, {"epoch", "accuracy"})
+    returns   (model, tokenizer, max_length, fit_best_epoch's {"epoch", "score"}; the score is accuracy)
     """
     import torch
     torch.manual_seed(args.seed)
@@ -349,10 +349,17 @@ def train_supervisor(rows, words, args, device):
     ids = tokenize(tokenizer, kept, max_length)
     held_ids = tokenize(tokenizer, held, max_length)
     truth = one_hot([row["label"] for row in kept])
+    held_labels = [row["label"] for row in held]
     print(f"data: {len(kept):,} rows of train1 to train on ({truth[:, 1].mean():.1%} yes), {len(held):,} to choose "
           "the epoch by")
     print(f"one example, exactly as the model sees it:\n  {show_ids(tokenizer, ids[0])} -> truth {kept[0]['label']}")
-    best = fit_best_epoch(model, tokenizer, ids, truth, held_ids, [row["label"] for row in held], args, device)
+
+    def held_out_accuracy(epoch, soft_labels):
+        held_accuracy = accuracy(soft_labels[:, 1], held_labels)
+        print(f"epoch {epoch}: accuracy {held_accuracy:.3f} on {len(held):,} held-out rows")
+        return held_accuracy
+    best = fit_best_epoch(model, tokenizer, ids, {"soft_labels": truth}, soft_label_loss, held_ids, held_out_accuracy,
+                          args, device)
     return restore_ordinary(), tokenizer, max_length, best
 
 
@@ -397,7 +404,7 @@ def main(argv=None):
         save_checkpoint(folder, model, tokenizer)
         write_labels(folder, rows, soft_labels)
         write_results(folder, config, device, started, line, test=scores, best_epoch=best["epoch"],
-                      held_out_accuracy=best["accuracy"])
+                      held_out_accuracy=best["score"])
 
 
 if __name__ == "__main__":
