@@ -703,29 +703,35 @@ def train_members(rows, truth, counts, words, config, home, args, device):
     """
     n1 = len(truth)
     probs = np.zeros((args.members, len(rows), 2))
+    side_by_side = args.jobs > 1                           # bagging alone (check_args): its members need no other
+
+    def member_task(k):
+        """make_member's arguments for member k, once those before it are in `probs`"""
+        member_config = config | {"member": k}
+        if args.method != "bagging" and k:                 # its targets depend on the member before
+            member_config["after"] = output_fingerprints(os.path.join(home, f"member-{k - 1}"))["labels.jsonl"]
+        targets = member_targets(args.method, probs[:k, :n1], truth, counts[k])
+        return k, rows, words, counts[k], targets, member_config, os.path.join(home, f"member-{k}")
+
+    def is_missing(task):
+        *_, member_config, folder = task
+        return args.force or not is_trained(folder, member_config)
+
     with contextlib.ExitStack() as stack:
-        lock = functools.cache(lambda: stack.enter_context(lock_folder(home)))         # held until all are trained
-
-        def task(k):                                       # make_member's arguments
-            member_config = config | {"member": k}
-            if args.method != "bagging" and k:             # its targets depend on the member before
-                member_config["after"] = output_fingerprints(os.path.join(home, f"member-{k - 1}"))["labels.jsonl"]
-            targets = member_targets(args.method, probs[:k, :n1], truth, counts[k])
-            return k, rows, words, counts[k], targets, member_config, os.path.join(home, f"member-{k}")
-
-        def is_missing(task):
-            return args.force or not is_trained(task[-1], task[-2])
-
-        made = set()
-        if args.jobs > 1 and (missing := [task(k) for k in range(args.members) if is_missing(task(k))]):
-            lock()
-            make_side_by_side(missing, args, device)
-            made = {k for k, *_ in missing}
-        for k in range(args.members):
-            if k not in made and is_missing(task(k)):
+        lock = functools.cache(lambda: stack.enter_context(lock_folder(home)))         # once, until the block ends
+        if side_by_side:
+            tasks = [member_task(k) for k in range(args.members)]
+            missing = [task for task in tasks if is_missing(task)]
+            if missing:
                 lock()
-                path, line = make_member(*task(k), args, device)
-                print(line)
+                make_side_by_side(missing, args, device)
+        for k in range(args.members):
+            if not side_by_side:
+                task = member_task(k)
+                if is_missing(task):
+                    lock()
+                    _, line = make_member(*task, args, device)
+                    print(line)
             probs[k] = read_labels(os.path.join(home, f"member-{k}"), rows)
             if args.method == "adaboost" and (n_kept := adaboost_end(probs[:k + 1, :n1], truth, counts[k] > 0)):
                 return probs[:n_kept]
