@@ -971,8 +971,6 @@ def check_args(parser, args):
     if args.jobs > 1 and args.method != "bagging":
         fail(f"--method {args.method}: each member is trained on the errors of those before it, so --jobs has nothing "
              "to train side by side; leave it out")
-    if args.jobs > 1 and "TORCHELASTIC_RUN_ID" in os.environ:
-        fail("--jobs and torchrun both start processes; leave one of them out")
     if args.method in GRADIENT_BOOSTING and (args.combine or args.calibrate):
         fail("members of gradient boosting are corrections, not supervisors: leave out --combine and --calibrate")
     files, words = read_task(args.task, pairs=True)
