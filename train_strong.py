@@ -584,7 +584,8 @@ def fine_tune(model, tokenizer, ids, soft_labels, valid_ids, stop_labels, args, 
     def after_step(step, steps):
         eighth = math.ceil(steps / 8)
         is_early = 1 < step < eighth and step & (step - 1) == 0                # 2, 4, 8, ...
-        if step % eighth and step < steps and not is_early or not valid_ids:
+        is_due = is_early or step % eighth == 0 or step == steps
+        if not valid_ids or not is_due:
             return
         p_yes = predict(model, tokenizer, valid_ids, device, args.dtype)[:, 1]
         curve.append((step, steps, p_yes))
@@ -626,7 +627,7 @@ def train_student(plan, name, train2, valid, labels, args, device):
     soft_labels = labels[of_train2]
     valid_ids = [all_ids[i] for i in of_valid]
     valid_labels = labels[of_valid]
-    stop_labels = read_valid(plan.truth_folder, valid) if args.oracle_stop else round_labels(labels[n:])[:, 1]
+    stop_labels = read_verdicts(plan.truth_folder, valid) if args.oracle_stop else round_labels(labels[n:])[:, 1]
     curve = []
     if not valid_ids and not plan.probed:
         plan.probed = probe_labels(model, tokenizer, train2, ids, soft_labels, args, device)
@@ -701,8 +702,8 @@ def train_students(plan, train2, valid, args, device):
 
 def score_curve(curve, plan, valid):
     """fine_tune's curve -> list of dicts: at each step, agreement with the labels and with the truth of valid"""
-    labels = read_valid(plan.labels_folder, valid)
-    truth = read_valid(plan.truth_folder, valid)
+    labels = read_verdicts(plan.labels_folder, valid)
+    truth = read_verdicts(plan.truth_folder, valid)
     scored = [{"step": step, "of": steps, "agrees_with_labels": agreement(p_yes, labels),
                "agrees_with_truth": agreement(p_yes, truth)} for step, steps, p_yes in curve]
     if curve:
@@ -802,9 +803,9 @@ def build_parser():
     return parser
 
 
-def read_valid(folder, valid):
-    """The verdicts of these labels on valid: 0, 1, 1/2 for a tie, nan where there is no label; (M,)"""
-    return round_labels(read_known(folder, valid))[:, 1]
+def read_verdicts(folder, rows):
+    """The verdicts of a folder's labels: 0, 1, 1/2 for a tie, nan where there is no label; (N,)"""
+    return round_labels(read_known(folder, rows))[:, 1]
 
 
 def check_labels(plan, args):
@@ -812,13 +813,13 @@ def check_labels(plan, args):
     train2 = read_rows(args.task, "train2", args.max_rows)
     valid = read_rows(args.task, "valid", args.max_rows, may_be_empty=True)
     labels = read_known(plan.labels_folder, train2 + valid)
-    truth = read_valid(plan.truth_folder, valid)           # the curve needs it after training
+    truth = read_verdicts(plan.truth_folder, valid)        # the curve needs it after training
     name = os.path.relpath(os.path.join(plan.labels_folder, "labels.jsonl"))
     if np.isnan(labels[:len(train2)]).all():
         reason = "no true labels, no ceiling" if plan.labels_folder == plan.truth_folder else "another task?"
         fail(f"{name} has a label for none of the {len(train2):,} rows of train2: {reason}")
     verdicts = round_labels(labels[len(train2):])[:, 1]
-    if (args.early_stop or args.probe != "none") and np.isin(verdicts, (0, 1)).sum() == 0:
+    if (args.early_stop or args.probe != "none") and not np.isin(verdicts, (0, 1)).any():
         fail(f"--early-stop and --probe need labels of valid, and {name} has none")
     if args.oracle_stop and np.isnan(truth).all():
         fail("--oracle-stop needs true labels of valid, and there are none")
