@@ -256,10 +256,8 @@ def prepare_for_training(model, args):
     returns   (the model to train, a function that gives the ordinary model back after training)
     """
     if args.gradient_checkpointing:
-        # its new name in transformers, or its old one
-        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         try:
-            enable({"use_reentrant": False})
+            model.activation_checkpointing_enable({"use_reentrant": False})
         except ValueError:
             fail(f"--gradient-checkpointing: transformers' {model.config.model_type} cannot do it. Leave the flag out, "
                  "or give --micro-batch-size")
