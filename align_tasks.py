@@ -595,9 +595,8 @@ def make_table(task, parser, args):
             table = score_classifiers(task, plan, test, args)
         for row, pooled in zip(table, pool_seeds([table], kind, test)):
             row.update(pooled)
-        lines = ["python " + " ".join(command) for _, _, command in plan]
         write_results(folder, config, device, started, markdown_table(task, kind, table, test), kind=kind, n=len(test),
-                      table=table, commands=lines)
+                      table=table)
 
 
 def make_pooled_table(task, seed):

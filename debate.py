@@ -519,17 +519,17 @@ def transcript_samples(rows, train1, args):
 
 
 def finetuned_judge(transcripts, train1, words, args, device, folder):
-    """train_weak.py's supervisor, with a transcript in front of each row. -> (rows to soft labels, the epoch chosen)"""
-    model, tokenizer, max_length, best = train_supervisor(rows_with_help(train1, transcripts), words, args, device)
+    """train_weak.py's supervisor, with a transcript in front of each row. -> a function: rows to soft labels"""
+    model, tokenizer, max_length, _ = train_supervisor(rows_with_help(train1, transcripts), words, args, device)
     save_checkpoint(folder, model, tokenizer)
 
     def label_rows(rows):
         return predict(model, tokenizer, tokenize(tokenizer, rows, max_length), device, args.dtype)
-    return label_rows, best["epoch"]
+    return label_rows
 
 
 def prompted_judge(words, args, device):
-    """The language model without training: yes or no as the next word, from the raw logits. -> rows to soft labels"""
+    """The language model without training: yes or no as the next word, from raw logits. -> a function, as above"""
     model, tokenizer, max_length = open_language_model(args.model, device, args, frozen=True)
     words = split_label_words(args.label_words) or words
     instruction = JUDGE_INSTRUCTION.format(no=words[0].strip(), yes=words[1].strip())
@@ -614,27 +614,25 @@ def print_agreement(judged, soft_labels, args):
 def judge_rows(samples, train1, rows, words, args, device, folder):
     """
     One judge for each of K samples labels the rows with For in front, then with Against in front (only debates have two
-    orders). A human may stop early, and labels fewer rows. -> ((K, 2 orders, N, 2) soft labels, the epochs chosen)
+    orders). A human may stop early, and labels fewer rows. -> (K, 2 orders, N, 2) soft labels
     """
     if args.judge == "human":
         judged, soft_labels = human_judge(samples[0], rows, folder)
         print_agreement(judged, soft_labels, args)
-        return np.stack([[soft_labels, soft_labels]]), []
+        return np.stack([[soft_labels, soft_labels]])
     by_judge = []
-    epochs = []
     for k, transcripts in enumerate(samples):
         if args.judge == "prompted":
             label_rows = prompted_judge(words, args, device)
         else:
             member_folder = os.path.join(folder, f"member{k}") if k else folder
-            label_rows, epoch = finetuned_judge(transcripts, train1, words, args, device, member_folder)
-            epochs.append(epoch)
+            label_rows = finetuned_judge(transcripts, train1, words, args, device, member_folder)
         for_first = against_first = label_rows(rows_with_help(rows, transcripts, "for"))
         if args.mode == "debate":
             against_first = label_rows(rows_with_help(rows, transcripts, "against"))
         by_judge.append([for_first, against_first])
         del label_rows                                     # and with it the judge's model, before the next is opened
-    return np.array(by_judge), epochs
+    return np.array(by_judge)
 
 
 # --------------------------------------------------------------------------- step 3: the results
@@ -811,7 +809,7 @@ def main(argv=None):
                 texts += [text for arguments in rounds for text in arguments.values()]
         print(f"help: {len(texts):,} texts for {len(train1) + len(rows):,} rows, {texts.count(''):,} of them empty "
               f"after {TRIES} samples")
-        by_judge, epochs = judge_rows(samples, train1, rows, words, args, device, folder)
+        by_judge = judge_rows(samples, train1, rows, words, args, device, folder)
         n_judged = by_judge.shape[2]
         if n_judged < len(rows):
             print(f"{n_judged:,} of {len(rows):,} rows are judged; the same command goes on from there")
@@ -825,8 +823,8 @@ def main(argv=None):
         results = evaluate(by_judge[:, :, -n:], soft_labels[-n:], test, samples[0], supervisor, args)
         name = "human judge" if args.judge == "human" else "supervisor"
         line = format_metrics(f"{name} ({args.mode})", results["test"])
-        write_results(folder, config, device, started, line, **results, best_epochs=epochs, texts=len(texts),
-                      empty=texts.count(""), supervisor=os.path.relpath(supervisor, ROOT) if supervisor else None,
+        write_results(folder, config, device, started, line, **results, texts=len(texts), empty=texts.count(""),
+                      supervisor=os.path.relpath(supervisor, ROOT) if supervisor else None,
                       transcripts=[os.path.relpath(path, ROOT) for path in paths])
 
 

@@ -789,7 +789,6 @@ def measure_curve(recipes, held_p_yes, held_truth, test_probs, test):
     for m, (recipe, p_yes) in enumerate(zip(recipes, held_p_yes), 1):
         scores = all_metrics(combine(test_probs[:m], recipe), test)
         curve.append({"members": m, "held_out_accuracy": accuracy(p_yes, held_truth),
-                      "held_out_brier": float(((p_yes - held_truth) ** 2).mean()),
                       "test": {name: scores[name] for name in ("accuracy", "auroc", "ece")}})
     return curve
 
