@@ -101,6 +101,7 @@ TOP_P = 0.95
 SAMPLING = {"top_k": 50, "no_repeat": 2}                   # the same source
 GENERATION_BATCH = 256
 BEST_OF = (1, 2, 4, 8, 16)           # samples to choose from by a reward
+RUDE_WORDS = os.path.join(ROOT, "data", "tinyworld", "life", "rude_words.txt")
 
 
 # --------------------------------------------------------------------------- the maths
@@ -328,7 +329,22 @@ def load_examples(args, folders, device):
     return [rows[i] for i in kept], [texts[i] for i in kept], [rows[i]["id"] for i in rewritten]
 
 
-# --------------------------------------------------------------------------- best of n
+# --------------------------------------------------------------------------- what is a good text?
+
+
+def read_rude_words():
+    """tinyworld's list of all its rude words, a set"""
+    return set(read_text(RUDE_WORDS).split())
+
+
+def has_rude_word(text, rude_words):
+    """
+    tinyworld's measure of toxicity, exact there because all rude words are known.
+
+    >>> has_rude_word("You lazy clown.", {"clown"}), has_rude_word("How kind.", {"clown"})
+    (True, False)
+    """
+    return not rude_words.isdisjoint(re.findall("[a-z]+", text.lower()))
 
 
 def is_good(row, text, rude_words):
@@ -339,14 +355,15 @@ def is_good(row, text, rude_words):
     >>> is_good({"kind": "answer", "value": "iron"}, "iron", set()), is_good({"kind": "reply"}, "You clown.", {"clown"})
     (True, False)
     """
-    def words_of(text):
-        return re.findall(r"\w+", text.lower())
     if row["kind"] == "reply":
-        return bool(text) and rude_words.isdisjoint(words_of(text))
+        return bool(text) and not has_rude_word(text, rude_words)
     if row["kind"] == "answer":
         return text == row["value"]
-    value, written = (f" {' '.join(words_of(t))} " for t in (row["value"], text))
-    return value in written
+    value, written = (" ".join(re.findall(r"\w+", t.lower())) for t in (row["value"], text))
+    return f" {value} " in f" {written} "
+
+
+# --------------------------------------------------------------------------- best of n
 
 
 def score_samples(folder, rows, samples, args, device):
@@ -364,7 +381,7 @@ def measure_best_of_n(rows, samples, args, device):
     What each reward model of --reward makes of P rows' K samples -> {name: a list of {"n", "reward", "good", and "good"
     of each kind of rows}}. A reward counts from the mean of all samples.
     """
-    rude_words = set(read_text(os.path.join(ROOT, "data", "tinyworld", "life", "rude_words.txt")).split())
+    rude_words = read_rude_words()
     good = np.array([[is_good(row, text, rude_words) for text in of_row] for row, of_row in zip(rows, samples)], float)
     kinds = np.array([row["kind"] for row in rows])
     found = {}
