@@ -56,6 +56,7 @@ import numpy as np
 
 from contract import (
     ROOT,
+    add_run_flags,
     append_file,
     catch_write_errors,
     describe_run,
@@ -866,11 +867,7 @@ def build_parser():
     add("--weighting", default="mean", choices=["mean", "consistency"],
         help="weights of the styles: equal, or larger for consistent ones")
     add("--batch-size", type=count, default=32, help="prompts per forward pass")
-    # the flags of contract.add_run_flags, without --task: the questions are not a task's
-    add("--out", default="culture", help="where to: a bare name means data/cdeval/seed<seed>/<name>")
-    add("--seed", type=number(int, 0, 2 ** 31), default=0, help="of random texts")
-    add("--max-rows", type=count, default=None, help="ask N questions only, taken evenly from the list")
-    add("--force", action="store_true", help="repeat the run though it is finished")
+    add_run_flags(parser, out="culture", task=None, max_rows="ask N questions only, taken evenly from the list")
     add_model_flags(parser)
     add_prompt_flags(parser)
     return parser

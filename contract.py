@@ -938,14 +938,17 @@ def number(kind, low, high):
     return parse
 
 
-def add_run_flags(parser, out, task="tinyworld"):
-    """The flags that say which run this is, spelled alike in every stage."""
-    parser.add_argument("--task", type=task_name, default=task, help="a folder of data/")
+def add_run_flags(parser, out, task="tinyworld", max_rows="use the first N rows of each split, for a quick look"):
+    """
+    The flags that say which run this is, spelled alike in every stage. task: the default, or None for a stage without
+    --task; max_rows: what the help says of --max-rows
+    """
+    if task is not None:
+        parser.add_argument("--task", type=task_name, default=task, help="a folder of data/")
     parser.add_argument("--out", default=out, help="where to: a bare name means data/<task>/seed<seed>/<name>")
     parser.add_argument("--seed", type=number(int, 0, 2 ** 31), default=0,
                         help="of everything random; splits never depend on it")
-    parser.add_argument("--max-rows", type=number(int, 1, 10 ** 9), default=None,
-                        help="use the first N rows of each split, for a quick look")
+    parser.add_argument("--max-rows", type=number(int, 1, 10 ** 9), default=None, help=max_rows)
     parser.add_argument("--force", action="store_true", help="repeat the run though it is finished")
 
 
