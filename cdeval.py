@@ -385,20 +385,24 @@ def answer_log_probs(model, tokenizer, prompts, answers, device, dtype="fp32"):
     returns            (B, 2) sums of log p over each answer's tokens
     """
     import torch
-    asked = [(ids + answer[:-1], answer) for ids, pair in zip(prompts, answers) for answer in pair]        # 2 B pairs
-    rows = [list(ids) for ids in dict.fromkeys(tuple(ids) for ids, _ in asked)]        # each once
+    asked = [(tuple(ids + answer[:-1]), answer) for ids, pair in zip(prompts, answers) for answer in pair]  # 2 B pairs
+    rows = list(dict.fromkeys(ids for ids, _ in asked))    # each once
+    place = {ids: r for r, ids in enumerate(rows)}
     longest = max(len(answer) for _, answer in asked)
-    batch = pad(rows, tokenizer, device)                   # at the right, where no token of a decoder sees it
+    batch = pad(list(map(list, rows)), tokenizer, device)  # at the right, where no token of a decoder sees it
+    # The head reads the last `longest` tokens of each row, its last token in the last column. Each predicts the token
+    # after it, so the last n columns predict an answer of n tokens; the others are not used.
     last = batch["attention_mask"].sum(1, keepdim=True) - 1
-    columns = (last + torch.arange(1 - longest, 1, device=device)).clamp(min=0)
+    columns = (last + torch.arange(1 - longest, 1, device=device)).clamp(min=0)            # (rows, longest)
     with torch.inference_mode(), autocast(dtype, device, model), head_reads_only(model, columns):
         logits = model(**batch, use_cache=False).logits.float()                # (rows, longest, V)
         total = logits.logsumexp(-1)
     log_p = []
     for ids, answer in asked:
-        places = rows.index(ids), slice(-len(answer), None)
-        token_logits = logits[places].gather(1, torch.tensor(answer, device=device)[:, None])[:, 0]
-        log_p.append(float((token_logits - total[places]).sum()))
+        row = place[ids]
+        n = len(answer)
+        token_logits = logits[row, -n:].gather(1, torch.tensor(answer, device=device)[:, None])[:, 0]          # (n,)
+        log_p.append(float((token_logits - total[row, -n:]).sum()))
     if not np.isfinite(log_p).all():
         fail("the model's scores are not finite: are its weights whole? With --dtype bf16, try fp32")
     return np.reshape(log_p, (-1, 2))
