@@ -481,16 +481,15 @@ def plan_comparison(args, truth_folder, stage=""):
               supervisor_folder and ceiling_folder (the last two None where there is none); identity for describe_run
     """
     is_ceiling = args.labels == "truth" or os.path.realpath(args.labels) == os.path.realpath(truth_folder)
-    plan = SimpleNamespace(role="ceiling" if is_ceiling else "student", supervisor_folder=None, ceiling_folder=None)
+    role = "ceiling" if is_ceiling else "student"
     labels = "truth" if is_ceiling else args.labels
     supervisor = "" if is_ceiling else args.supervisor or args.labels          # by default and by name: the same run
-    plan.labels_folder = truth_folder if is_ceiling else labels_folder(args.labels, args.task, args.seed)
-    if supervisor:
-        plan.supervisor_folder = labels_folder(supervisor, args.task, args.seed)
-    if args.ceiling:
-        plan.ceiling_folder = run_folder(args.ceiling, args.task, args.seed)
-    plan.identity = {**vars(args), "role": stage + plan.role, "labels": labels, "supervisor": supervisor}
-    return plan
+    return SimpleNamespace(
+        role=role,
+        labels_folder=truth_folder if is_ceiling else labels_folder(labels, args.task, args.seed),
+        supervisor_folder=labels_folder(supervisor, args.task, args.seed) if supervisor else None,
+        ceiling_folder=run_folder(args.ceiling, args.task, args.seed) if args.ceiling else None,
+        identity={**vars(args), "role": stage + role, "labels": labels, "supervisor": supervisor})
 
 
 def check_comparison(identity, supervisor, ceiling, role="ceiling", same=SAME_IN_STUDENT_AND_CEILING):
