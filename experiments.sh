@@ -93,12 +93,10 @@ base() {
     python train_strong.py --seed $seed --labels weak --out student-long --epochs 12 --lr 3e-4
 }
 
-ladder() { more rungs; }                                     # every model: trained on the truth, and only asked
-
-rungs() {
+ladder() {                                                   # every model: trained on the truth, and only asked
     for model in tiny-1a tiny-1b tiny-1c tiny-2 tiny-3; do
         python train_strong.py --seed $seed --model $model --labels truth --out truth-$model
-        shown zero-$model --model $model --labels truth --shots 0
+        more shown zero-$model --model $model --labels truth --shots 0
     done
 }
 
@@ -321,7 +319,7 @@ judges() {                                                   # MiniLM and SmolLM
         done
     done
     # paragraphs are long: with whole batches it needs more than 20 GB
-    judge="--task sciq-sample --model $smollm --dtype bf16 --lr 5e-5 --micro-batch-size 8"
+    judge="--task sciq-sample --model $smollm --lr 5e-5 --micro-batch-size 8"
     python train_weak.py $judge --out weak-smollm
     judge="$judge --supervisor weak-smollm"
     python debate.py $judge --mode support --out support-smollm

@@ -67,7 +67,7 @@ case "$preset" in
         crowd="--by data --members 3" assistant="--assistant google/gemma-3-270m"
         ladder="--task sciq --ladder HuggingFaceTB/SmolLM2-135M,google/gemma-3-270m --lr 2e-5"
         [[ " ${all[*]-} " == *" --max-rows "* ]] || all+=(--max-rows 500)
-        [ ${#jobs[@]} -gt 0 ] || jobs=(--jobs 1) ;;      # each command needs 5 GB
+        [ ${#jobs[@]} -gt 0 ] || jobs=(--jobs 1) ;;      # a command needs up to 8 GB
     paper)
         prepare=data/sciq/prepare.py
         weak="--task sciq --model Qwen/Qwen2.5-0.5B --lr 1e-5"
