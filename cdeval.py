@@ -732,9 +732,10 @@ def summarize_model(items, answers, args):
                "questions_without_answer": int(np.isnan(p).sum()),
                "asked": len(answers), "unread": sum(answer["p"] is None for answer in answers), "mass": None}
     if args.by == "likelihood":                            # P(both answers); near 0 it would write something else
-        mass = {style: [np.exp(a["log_p"]).sum() for a in answers if a["turn"] == 1 and a["style"] == style]
-                for style in STYLES}
-        summary["mass"] = {style: float(np.mean(p)) for style, p in mass.items()}
+        summary["mass"] = {}
+        for style in STYLES:
+            mass = [np.exp(a["log_p"]).sum() for a in answers if a["turn"] == 1 and a["style"] == style]
+            summary["mass"][style] = float(np.mean(mass))
     if args.challenge:
         again = collect_probs(items, answers, turn=2)
         flips = {style: 1 - agreement(probs[:, s].ravel(), again[:, s].ravel()) for s, style in enumerate(STYLES)}

@@ -423,9 +423,7 @@ def write_columns(path, rows, **columns):
 
 
 def check_args(args):
-    """
-    -> (folders of the supervisors, folders of the reward models, all files and folders that the run depends on)
-    """
+    """-> (folders of the supervisors, folders of the reward models, all that the run depends on)"""
     for flag, names in (("--labels", args.labels.split(",")), ("--reward", args.reward.split(","))):
         if len(set(names)) < len(names) or not all(names) and len(names) > 1:
             fail(f"{flag} {','.join(names)}: a name is empty or occurs twice. Give each once, as in weak,student")
