@@ -62,29 +62,9 @@ import time
 import numpy as np
 
 from contract import (
-    ROOT,
-    add_run_flags,
-    check_out,
-    describe_run,
-    fail,
-    fingerprint,
-    is_finished,
-    is_path,
-    model_folder,
-    number,
-    open_run,
-    read_jsonl,
-    read_labels,
-    read_results,
-    read_rows,
-    read_task,
-    reject_damaged,
-    run_folder,
-    run_script,
-    typed_flags,
-    write_file,
-    write_results,
-)
+    ROOT, add_run_flags, check_out, describe_run, fail, fingerprint, is_finished, is_path, model_folder, number,
+    open_run, read_jsonl, read_labels, read_results, read_rows, read_task, reject_damaged, run_folder, run_script,
+    typed_flags, write_file, write_results)
 from metrics import bootstrap, correct, format_difference, pgr, pgr_interval
 from models import add_model_flags, forward_all, open_checkpoint, open_language_model, pick_device, tokenize
 from sft import RUDE_WORDS, continuation_nll, has_rude_word, read_rude_words, read_texts

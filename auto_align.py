@@ -65,48 +65,13 @@ from collections import Counter
 import numpy as np
 
 from contract import (
-    ROOT,
-    add_run_flags,
-    catch_write_errors,
-    describe_run,
-    digest_results,
-    fail,
-    is_finished,
-    model_folder,
-    number,
-    open_file,
-    open_run,
-    output_fingerprints,
-    read_config,
-    read_json,
-    read_jsonl,
-    read_known,
-    read_labels,
-    read_results,
-    read_rows,
-    read_task,
-    reject_damaged,
-    run_folder,
-    run_script,
-    save_checkpoint,
-    without_labels,
-    write_file,
-    write_jsonl,
-    write_labels,
-    write_results,
-)
+    ROOT, add_run_flags, catch_write_errors, describe_run, digest_results, fail, is_finished, model_folder, number,
+    open_file, open_run, output_fingerprints, read_config, read_json, read_jsonl, read_known, read_labels, read_results,
+    read_rows, read_task, reject_damaged, run_folder, run_script, save_checkpoint, without_labels, write_file,
+    write_jsonl, write_labels, write_results)
 from metrics import accuracy, all_metrics, check_comparison, compare_models, format_comparison, format_metrics, sigmoid
 from models import (
-    add_model_flags,
-    classify,
-    forward_all,
-    generate,
-    load_classifier,
-    open_language_model,
-    pad,
-    pick_device,
-    tokenize,
-)
+    add_model_flags, classify, forward_all, generate, load_classifier, open_language_model, pad, pick_device, tokenize)
 from train_strong import LOSSES, select_rows_to_label
 from train_weak import add_training_flags, batch_maker, fit, prepare_for_training, soft_label_loss, words_of_head
 

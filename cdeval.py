@@ -55,43 +55,13 @@ from itertools import combinations, product
 import numpy as np
 
 from contract import (
-    ROOT,
-    add_run_flags,
-    append_file,
-    catch_write_errors,
-    describe_run,
-    escape_markdown,
-    fail,
-    is_finished,
-    is_number,
-    is_text,
-    model_folder,
-    number,
-    open_run,
-    parse_json,
-    path_name,
-    read_bytes,
-    read_json,
-    read_jsonl,
-    replacing,
-    run_script,
-    write_file,
-    write_results,
-)
+    ROOT, add_run_flags, append_file, catch_write_errors, describe_run, escape_markdown, fail, is_finished, is_number,
+    is_text, model_folder, number, open_run, parse_json, path_name, read_bytes, read_json, read_jsonl, replacing,
+    run_script, write_file, write_results)
 from metrics import bootstrap, sigmoid
 from models import (
-    add_model_flags,
-    add_prompt_flags,
-    autocast,
-    encode_prompts,
-    generate_batches,
-    head_reads_only,
-    open_checkpoint,
-    open_language_model,
-    pad,
-    pick_device,
-    render_dialogues,
-)
+    add_model_flags, add_prompt_flags, autocast, encode_prompts, generate_batches, head_reads_only, open_checkpoint,
+    open_language_model, pad, pick_device, render_dialogues)
 
 COLUMNS = ("Dimension", "Domain", "Question", "Option 1", "Option 2")
 STYLES = ("ab", "repeat", "compare")

@@ -64,57 +64,15 @@ import time
 import numpy as np
 
 from contract import (
-    DAMAGE,
-    ROOT,
-    SPLITS,
-    add_run_flags,
-    append_file,
-    broadcast_object,
-    code_fingerprints,
-    describe_run,
-    fail,
-    fingerprint,
-    is_finished,
-    is_number,
-    is_text,
-    lock_folder,
-    model_folder,
-    normalize_code,
-    number,
-    open_file,
-    open_run,
-    parse_json_object,
-    read_bytes,
-    read_jsonl,
-    read_labels,
-    read_results,
-    read_rows,
-    read_task,
-    reject_damaged,
-    run_folder,
-    run_script,
-    save_checkpoint,
-    without_labels,
-    write_file,
-    write_jsonl,
-    write_labels,
-    write_results,
-)
+    DAMAGE, ROOT, SPLITS, add_run_flags, append_file, broadcast_object, code_fingerprints, describe_run, fail,
+    fingerprint, is_finished, is_number, is_text, lock_folder, model_folder, normalize_code, number, open_file,
+    open_run, parse_json_object, read_bytes, read_jsonl, read_labels, read_results, read_rows, read_task,
+    reject_damaged, run_folder, run_script, save_checkpoint, without_labels, write_file, write_jsonl, write_labels,
+    write_results)
 from metrics import all_metrics, correct, format_metrics
 from models import (
-    add_model_flags,
-    add_prompt_flags,
-    apply_chat_template,
-    cut_at_stop,
-    generate,
-    map_in_order,
-    next_word_probs,
-    open_language_model,
-    pick_device,
-    predict,
-    split_label_words,
-    tokenize,
-)
+    add_model_flags, add_prompt_flags, apply_chat_template, cut_at_stop, generate, map_in_order, next_word_probs,
+    open_language_model, pick_device, predict, split_label_words, tokenize)
 from train_weak import add_training_flags, train_supervisor, words_of_head
 
 # The templates. A base model continues after the marker of the side that speaks; a chat model gets an instruction too.

@@ -68,58 +68,16 @@ import time
 import numpy as np
 
 from contract import (
-    DAMAGE,
-    ROOT,
-    SPLITS,
-    WRITTEN,
-    add_run_flags,
-    describe_run,
-    fail,
-    is_finished,
-    is_pair,
-    is_text,
-    labels_folder,
-    lock_folder,
-    make_output_plain,
-    may_have_gaps,
-    model_folder,
-    number,
-    open_file,
-    open_run,
-    output_fingerprints,
-    read_json,
-    read_labels,
-    read_rows,
-    read_task,
-    run_folder,
-    run_script,
-    save_checkpoint,
-    without_labels,
-    write_file,
-    write_labels,
-    write_results,
-)
+    DAMAGE, ROOT, SPLITS, WRITTEN, add_run_flags, describe_run, fail, is_finished, is_pair, is_text, labels_folder,
+    lock_folder, make_output_plain, may_have_gaps, model_folder, number, open_file, open_run, output_fingerprints,
+    read_json, read_labels, read_rows, read_task, run_folder, run_script, save_checkpoint, without_labels, write_file,
+    write_labels, write_results)
 from metrics import (
-    accuracy,
-    all_metrics,
-    check_comparison,
-    clustered_se,
-    correct,
-    format_metrics,
-    label_warnings,
-    paired_gain,
-    sigmoid,
-)
+    accuracy, all_metrics, check_comparison, clustered_se, correct, format_metrics, label_warnings, paired_gain,
+    sigmoid)
 from models import add_model_flags, classify, load_classifier, pick_device, predict, tokenize
 from train_weak import (
-    add_training_flags,
-    fit_best_epoch,
-    one_hot,
-    prepare_for_training,
-    soft_xent,
-    split_held_out,
-    words_of_head,
-)
+    add_training_flags, fit_best_epoch, one_hot, prepare_for_training, soft_xent, split_held_out, words_of_head)
 
 FEWEST_TO_CALIBRATE = 10             # true labels; a temperature from fewer is chance
 

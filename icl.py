@@ -61,43 +61,12 @@ from collections import Counter, defaultdict
 import numpy as np
 
 from contract import (
-    ROOT,
-    add_run_flags,
-    describe_run,
-    fail,
-    is_finished,
-    is_text,
-    labels_folder,
-    model_folder,
-    number,
-    open_run,
-    path_name,
-    read_known,
-    read_rows,
-    read_task,
-    run_script,
-    without_labels,
-    write_labels,
-    write_results,
-)
+    ROOT, add_run_flags, describe_run, fail, is_finished, is_text, labels_folder, model_folder, number, open_run,
+    path_name, read_known, read_rows, read_task, run_script, without_labels, write_labels, write_results)
 from metrics import all_metrics, check_comparison, compare_on_test, cosine_similarity, format_metrics, plan_comparison
 from models import (
-    add_model_flags,
-    add_prompt_flags,
-    answer_word_ids,
-    apply_chat_template,
-    autocast,
-    encode_prompts,
-    forward_all,
-    head_reads_only,
-    next_word_logits,
-    open_language_model,
-    pick_device,
-    predict,
-    split_label_words,
-    tokenize,
-    use_bf16,
-)
+    add_model_flags, add_prompt_flags, answer_word_ids, apply_chat_template, autocast, encode_prompts, forward_all,
+    head_reads_only, next_word_logits, open_language_model, pick_device, predict, split_label_words, tokenize, use_bf16)
 
 N_VOTED = 100                        # vote-k selects so many rows: the larger of the paper's two budgets
 MAY_DIFFER_FROM_CEILING = {"labels", "supervisor", "ceiling", "out", "device", "force"}

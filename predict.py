@@ -37,30 +37,9 @@ import time
 import numpy as np
 
 from contract import (
-    ROOT,
-    append_file,
-    catch_write_errors,
-    check_unchanged,
-    digest_results,
-    fail,
-    fingerprint,
-    is_text,
-    loaded_code,
-    lock_folder,
-    model_folder,
-    note_if_edited,
-    number,
-    open_file,
-    path_name,
-    read_config,
-    read_json,
-    read_labels,
-    read_rows,
-    reject_damaged,
-    run_script,
-    text_keys,
-    write_file,
-)
+    ROOT, append_file, catch_write_errors, check_unchanged, digest_results, fail, fingerprint, is_text, loaded_code,
+    lock_folder, model_folder, note_if_edited, number, open_file, path_name, read_config, read_json, read_labels,
+    read_rows, reject_damaged, run_script, text_keys, write_file)
 from data.tasks import fill_texts, read_table, text_columns
 from metrics import choose_threshold
 from models import add_model_flags, open_checkpoint, pick_device, predict, tokenize

@@ -39,41 +39,12 @@ import cdeval
 import debate
 import page
 from contract import (
-    ROOT,
-    escape_markdown,
-    fail,
-    fingerprint,
-    labels_folder,
-    may_have_gaps,
-    plain,
-    read_config,
-    read_jsonl,
-    read_label_file,
-    read_labels,
-    read_results,
-    read_rows,
-    reject_damaged,
-    replacing,
-    run_folder,
-    run_script,
-    task_name,
-    write_file,
-)
+    ROOT, escape_markdown, fail, fingerprint, labels_folder, may_have_gaps, plain, read_config, read_jsonl,
+    read_label_file, read_labels, read_results, read_rows, reject_damaged, replacing, run_folder, run_script, task_name,
+    write_file)
 from metrics import (
-    METRIC_NAMES,
-    METRICS,
-    all_metrics,
-    auroc,
-    bootstrap,
-    bootstrap_scores,
-    compare_models,
-    correct,
-    ece,
-    format_difference,
-    format_metrics,
-    pgr,
-    pick_metric,
-)
+    METRIC_NAMES, METRICS, all_metrics, auroc, bootstrap, bootstrap_scores, compare_models, correct, ece,
+    format_difference, format_metrics, pgr, pick_metric)
 
 STAGES = {                           # script -> (title of its table, columns beside those that all tables have)
     "train_weak.py": ("the supervisor", []),

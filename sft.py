@@ -56,42 +56,11 @@ import time
 import numpy as np
 
 from contract import (
-    ROOT,
-    add_run_flags,
-    describe_run,
-    fail,
-    is_finished,
-    is_pair,
-    is_text,
-    model_folder,
-    number,
-    open_run,
-    read_json,
-    read_jsonl,
-    read_rows,
-    read_task,
-    read_text,
-    run_folder,
-    run_script,
-    save_checkpoint,
-    write_jsonl,
-    write_results,
-)
+    ROOT, add_run_flags, describe_run, fail, is_finished, is_pair, is_text, model_folder, number, open_run, read_json,
+    read_jsonl, read_rows, read_task, read_text, run_folder, run_script, save_checkpoint, write_jsonl, write_results)
 from models import (
-    add_model_flags,
-    cut,
-    encode,
-    forward_all,
-    freeze,
-    generate,
-    open_checkpoint,
-    open_language_model,
-    pick_device,
-    run_head,
-    token_nll,
-    tokenize,
-    use_bf16,
-)
+    add_model_flags, cut, encode, forward_all, freeze, generate, open_checkpoint, open_language_model, pick_device,
+    run_head, token_nll, tokenize, use_bf16)
 from train_weak import add_training_flags, batch_maker, fit, prepare_for_training
 
 NEW_TOKENS = 20                      # a continuation's length, as in Gehman et al. 2020

@@ -59,72 +59,17 @@ import time
 import numpy as np
 
 from contract import (
-    ROOT,
-    add_run_flags,
-    describe_run,
-    fail,
-    is_finished,
-    is_pair,
-    model_folder,
-    number,
-    open_run,
-    path_name,
-    read_also,
-    read_known,
-    read_labels,
-    read_rows,
-    read_task,
-    run_script,
-    save_checkpoint,
-    write_labels,
-    write_results,
-)
+    ROOT, add_run_flags, describe_run, fail, is_finished, is_pair, model_folder, number, open_run, path_name, read_also,
+    read_known, read_labels, read_rows, read_task, run_script, save_checkpoint, write_labels, write_results)
 from metrics import (
-    METRICS,
-    accuracy,
-    all_metrics,
-    check_comparison,
-    compare_models,
-    compare_on_test,
-    correct,
-    format_metrics,
-    format_share,
-    label_warnings,
-    plan_comparison,
-    print_cases,
-    shuffle_test,
-    sigmoid,
-    unit_rows,
-)
+    METRICS, accuracy, all_metrics, check_comparison, compare_models, compare_on_test, correct, format_metrics,
+    format_share, label_warnings, plan_comparison, print_cases, shuffle_test, sigmoid, unit_rows)
 from models import (
-    add_model_flags,
-    classify,
-    forward_all,
-    is_reward_model,
-    label_word_ids,
-    load_classifier,
-    mean_nll,
-    needs_head,
-    open_language_model,
-    pick_device,
-    predict,
-    restore_weights,
-    set_weight,
-    show_ids,
-    split_pairs,
-    tokenize,
-)
+    add_model_flags, classify, forward_all, is_reward_model, label_word_ids, load_classifier, mean_nll, needs_head,
+    open_language_model, pick_device, predict, restore_weights, set_weight, show_ids, split_pairs, tokenize)
 from train_weak import (
-    add_also_flag,
-    add_training_flags,
-    also_files,
-    batch_maker,
-    fit,
-    keep_best,
-    prepare_for_training,
-    soft_label_loss,
-    words_of_head,
-)
+    add_also_flag, add_training_flags, also_files, batch_maker, fit, keep_best, prepare_for_training, soft_label_loss,
+    words_of_head)
 
 MODEL = "tiny-4"
 KEEP, PICK = 0.5, "disagree"         # defaults of flags that belong to another

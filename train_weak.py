@@ -41,39 +41,12 @@ import time
 import numpy as np
 
 from contract import (
-    ROOT,
-    add_run_flags,
-    describe_run,
-    fail,
-    is_finished,
-    is_pair,
-    model_folder,
-    number,
-    open_run,
-    read_also,
-    read_rows,
-    read_task,
-    run_script,
-    save_checkpoint,
-    task_name,
-    write_labels,
-    write_results,
-)
+    ROOT, add_run_flags, describe_run, fail, is_finished, is_pair, model_folder, number, open_run, read_also, read_rows,
+    read_task, run_script, save_checkpoint, task_name, write_labels, write_results)
 from metrics import accuracy, all_metrics, format_metrics
 from models import (
-    add_model_flags,
-    autocast,
-    classify,
-    copy_weights,
-    load_classifier,
-    pad,
-    pick_device,
-    predict,
-    restore_weights,
-    show_ids,
-    tokenize,
-    use_bf16,
-)
+    add_model_flags, autocast, classify, copy_weights, load_classifier, pad, pick_device, predict, restore_weights,
+    show_ids, tokenize, use_bf16)
 
 # --------------------------------------------------------------------------- the maths
 

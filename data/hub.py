@@ -32,18 +32,8 @@ from collections import Counter
 
 from contract import fail, fingerprint, import_hub, is_text, number, open_file, show_row, task_name, text_keys
 from tasks import (
-    DATA,
-    ENDINGS,
-    PLAIN_NAME,
-    hash_fraction,
-    normalize,
-    open_task,
-    read_table,
-    row_id,
-    short_hash,
-    split_of_group,
-    write_task,
-)
+    DATA, ENDINGS, PLAIN_NAME, hash_fraction, normalize, open_task, read_table, row_id, short_hash, split_of_group,
+    write_task)
 
 # --------------------------------------------------------------------------- rows and splits
 

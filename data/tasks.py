@@ -21,16 +21,8 @@ import re
 from collections import defaultdict
 
 from contract import (
-    catch_write_errors,
-    fail,
-    fingerprint,
-    lock_folder,
-    parse_json,
-    parse_json_object,
-    show_row,
-    write_file,
-    write_jsonl,
-)
+    catch_write_errors, fail, fingerprint, lock_folder, parse_json, parse_json_object, show_row, write_file,
+    write_jsonl)
 
 DATA = os.path.dirname(os.path.abspath(__file__))
 SPLITS = ("train1", "train2", "valid", "test")

@@ -60,15 +60,8 @@ import torch
 import icl
 from contract import read_labels, read_rows
 from models import (
-    freeze,
-    fuse_activations,
-    generate,
-    keep_freed_memory,
-    load_classifier,
-    next_word_probs,
-    open_language_model,
-    predict,
-)
+    freeze, fuse_activations, generate, keep_freed_memory, load_classifier, next_word_probs, open_language_model,
+    predict)
 from train_weak import batch_maker, fit, prepare_for_training, soft_label_loss, soft_xent
 
 WORDS = [" no", " yes"]

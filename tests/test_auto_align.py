@@ -18,23 +18,9 @@ import torch
 import auto_align
 import warm
 from auto_align import (
-    apply_corrections,
-    bradley_terry,
-    buy_audits,
-    fit_pairs,
-    guard_update,
-    invent_answers,
-    is_worse,
-    leave_one_out_calibration,
-    mixing_weight,
-    platt_scaling,
-    preference_pairs,
-    propose_attacks,
-    rows_to_train_on,
-    score_texts,
-    slice_of,
-    train_learner,
-)
+    apply_corrections, bradley_terry, buy_audits, fit_pairs, guard_update, invent_answers, is_worse,
+    leave_one_out_calibration, mixing_weight, platt_scaling, preference_pairs, propose_attacks, rows_to_train_on,
+    score_texts, slice_of, train_learner)
 from metrics import sigmoid
 from models import classify, load_classifier, open_language_model, pad
 from test_commands import build_house, call, contents, must, rewrite

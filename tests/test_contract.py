@@ -19,28 +19,9 @@ import pytest
 import contract
 from conftest import ROOT
 from contract import (
-    add_run_flags,
-    code_fingerprints,
-    describe_run,
-    is_finished,
-    lock_folder,
-    model_folder,
-    number,
-    path_name,
-    read_config,
-    read_json,
-    read_jsonl,
-    read_labels,
-    read_rows,
-    read_task,
-    reject_damaged,
-    run_folder,
-    task_name,
-    typed_flags,
-    what_differs,
-    write_file,
-    write_labels,
-)
+    add_run_flags, code_fingerprints, describe_run, is_finished, lock_folder, model_folder, number, path_name,
+    read_config, read_json, read_jsonl, read_labels, read_rows, read_task, reject_damaged, run_folder, task_name,
+    typed_flags, what_differs, write_file, write_labels)
 from warm import default_sigint
 
 ROWS = [{"id": f"t-{k}"} for k in range(5)]

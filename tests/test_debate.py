@@ -22,22 +22,9 @@ import debate
 import train_weak
 from conftest import ROOT
 from debate import (
-    add_round,
-    clean_argument,
-    clean_reply,
-    coin,
-    correct_answers,
-    count_whole_blocks,
-    demonstrations,
-    judge_accuracy_by_transcript,
-    judge_text,
-    opening_side,
-    render_rounds,
-    sides_of,
-    speaker_prompt,
-    speaker_text,
-    states,
-)
+    add_round, clean_argument, clean_reply, coin, correct_answers, count_whole_blocks, demonstrations,
+    judge_accuracy_by_transcript, judge_text, opening_side, render_rounds, sides_of, speaker_prompt, speaker_text,
+    states)
 from models import load_classifier, predict
 from test_models import make_chat_model
 

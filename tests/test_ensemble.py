@@ -29,24 +29,8 @@ import train_weak
 import warm
 from conftest import ROOT
 from ensemble import (
-    adaboost,
-    apply_temperature,
-    bag_counts,
-    bma_weights,
-    choose_size,
-    combine,
-    dawid_skene,
-    disagreement,
-    gradient,
-    gradient_released,
-    learn_recipe,
-    line_search,
-    log_odds,
-    loglik_weights,
-    member_targets,
-    posterior,
-    temperature,
-)
+    adaboost, apply_temperature, bag_counts, bma_weights, choose_size, combine, dawid_skene, disagreement, gradient,
+    gradient_released, learn_recipe, line_search, log_odds, loglik_weights, member_targets, posterior, temperature)
 from metrics import sigmoid
 from test_commands import build_house, must
 

@@ -27,15 +27,8 @@ from conftest import ROOT
 from contract import model_folder, read_rows
 from metrics import cosine_similarity
 from models import (
-    answer_word_ids,
-    apply_chat_template,
-    forward_all,
-    next_word_logits,
-    next_word_probs,
-    open_checkpoint,
-    open_language_model,
-    predict,
-)
+    answer_word_ids, apply_chat_template, forward_all, next_word_logits, next_word_probs, open_checkpoint,
+    open_language_model, predict)
 
 NEEDS = ("icl.py", "contract.py", "metrics.py", "models.py")       # as its header says
 WORDS = [" no", " yes"]

@@ -11,23 +11,8 @@ import pytest
 
 import metrics
 from metrics import (
-    accuracy,
-    all_metrics,
-    auroc,
-    balanced_accuracy,
-    bootstrap,
-    bootstrap_scores,
-    choose_threshold,
-    compare_models,
-    ece,
-    format_comparison,
-    format_metrics,
-    label_warnings,
-    pgr,
-    pgr_interval,
-    pick_metric,
-    shuffle_test,
-)
+    accuracy, all_metrics, auroc, balanced_accuracy, bootstrap, bootstrap_scores, choose_threshold, compare_models, ece,
+    format_comparison, format_metrics, label_warnings, pgr, pgr_interval, pick_metric, shuffle_test)
 
 FOUR_YES = [{"label": 1, "group": str(k)} for k in range(4)]
 ALL_CORRECT = np.array([[0.1, 0.9]] * 4)                   # soft labels of FOUR_YES

@@ -23,24 +23,9 @@ import families
 import models
 from conftest import ROOT
 from models import (
-    answer_word_ids,
-    apply_chat_template,
-    classify,
-    cut,
-    cut_at_stop,
-    decode_replies,
-    encode_prompts,
-    generate_batches,
-    label_word_ids,
-    load_classifier,
-    mean_nll,
-    next_word_probs,
-    open_language_model,
-    pad,
-    predict,
-    tokenize,
-    without_thinking,
-)
+    answer_word_ids, apply_chat_template, classify, cut, cut_at_stop, decode_replies, encode_prompts, generate_batches,
+    label_word_ids, load_classifier, mean_nll, next_word_probs, open_language_model, pad, predict, tokenize,
+    without_thinking)
 from train_weak import prepare_for_training
 
 TINY = "tiny-1a"

@@ -338,7 +338,7 @@ def test_experiments_sh_shows_commands_that_exist_and_makes_the_runs_that_the_do
     for script, *flags in commands:
         assert all(flag in usage[script] for flag in flags if flag.startswith("--")), (script, flags)
     few = printed(*dry, "3")
-    assert 15 < few.count(".py") < 45                      # seeds 3 and 4 make only what README.md shows
+    assert 15 < few.count(".py") < 50                      # seeds 3 and 4 make only what README.md shows
     made = {"weak", "student"}
     for command in commands:
         if "--out" in command:

@@ -20,24 +20,9 @@ import warm
 from conftest import ROOT
 from models import load_classifier, open_language_model, predict
 from train_strong import (
-    LOSSES,
-    confidence_weight,
-    entropy,
-    fit_probe,
-    harden,
-    keep_least_doubtful,
-    knn_prediction,
-    last_layer,
-    logconf,
-    logconf_released,
-    logistic,
-    logistic_prediction,
-    pretrain_on_texts,
-    product,
-    read_features,
-    select_rows_to_label,
-    window,
-)
+    LOSSES, confidence_weight, entropy, fit_probe, harden, keep_least_doubtful, knn_prediction, last_layer, logconf,
+    logconf_released, logistic, logistic_prediction, pretrain_on_texts, product, read_features, select_rows_to_label,
+    window)
 from train_weak import soft_xent
 
 

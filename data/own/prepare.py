@@ -60,38 +60,12 @@ import numpy as np
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))       # data/
 sys.path.insert(0, os.path.dirname(sys.path[0]))                                      # the repository's root
 from contract import (
-    fail,
-    is_pair,
-    is_soft_label,
-    lock_folder,
-    number,
-    read_jsonl,
-    read_labels,
-    run_script,
-    show_row,
-    task_name,
-    text_keys,
-    write_file,
-)
+    fail, is_pair, is_soft_label, lock_folder, number, read_jsonl, read_labels, run_script, show_row, task_name,
+    text_keys, write_file)
 from metrics import all_metrics
 from tasks import (
-    DATA,
-    NO,
-    PLAIN_NAME,
-    SPLITS,
-    YES,
-    fill_texts,
-    hash_fraction,
-    is_turned,
-    normalize,
-    open_task,
-    read_table,
-    row_id,
-    split_groups,
-    text_columns,
-    write_jsonl,
-    write_task,
-)
+    DATA, NO, PLAIN_NAME, SPLITS, YES, fill_texts, hash_fraction, is_turned, normalize, open_task, read_table, row_id,
+    split_groups, text_columns, write_jsonl, write_task)
 
 FEWEST = 40                                # groups; fewer cannot fill the splits
 MISSING = {"", "nan", "na", "n/a", "null"}

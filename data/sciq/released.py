@@ -35,31 +35,12 @@ import numpy as np
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))       # data/
 sys.path.insert(0, os.path.dirname(sys.path[0]))                                      # the repository's root
 from contract import (
-    fail,
-    is_soft_label,
-    is_text,
-    labels_folder,
-    lock_folder,
-    read_json,
-    read_results,
-    read_rows,
-    run_script,
-    write_file,
-)
+    fail, is_soft_label, is_text, labels_folder, lock_folder, read_json, read_results, read_rows, run_script,
+    write_file)
 from metrics import auroc, bootstrap, ece, sigmoid
 from tasks import (
-    DATA,
-    SPLITS,
-    hash_fraction,
-    normalize,
-    open_task,
-    pair_row,
-    read_table,
-    row_id,
-    short_hash,
-    write_jsonl,
-    write_task,
-)
+    DATA, SPLITS, hash_fraction, normalize, open_task, pair_row, read_table, row_id, short_hash, write_jsonl,
+    write_task)
 
 SIZES = {"valid": 50, "train2": 2000}                      # rows
 GPT2 = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
