@@ -5,11 +5,12 @@ The idea is one sentence in Sang et al. (2024, https://arxiv.org/abs/2402.00667)
 supervises, and it is updated recursively, so that its capability grows with that of its students. Huang et al. (2024,
 https://arxiv.org/abs/2412.11145) name the parts: an attacker searches for inputs that fool the learner, a critic judges
 and explains, the learner improves, and a few human experts keep watch. No public code has the loop; the choices below
-are ours. Train2's questions are cut into one slice a round. Round k takes the next student of --ladder and its slice,
+are ours. The critic is the evaluator at work; attacker, student and learner are one model, before, during and after its
+training. Train2's questions are cut into one slice a round. Round k takes the next student of --ladder and its slice,
 without labels:
 
     1 attacker   For each question it takes the answer that no row asks about and to which the student gives the highest
-                 p(yes). The highest-scoring of all join the rows: --attack-share of them (0: no attacks).
+                 p(yes). The highest-scoring of these join the rows: --attack-share times as many as there are rows.
     2 critic     The evaluator scores all rows. Where its p(yes) is within --doubt of 1/2 (0: nowhere), the student's
                  language model writes a note on the question, and the scores with and without it are averaged.
     3 human      --audit true labels. A random half calibrates and guards the evaluator; nothing is trained on it. The
@@ -19,15 +20,14 @@ without labels:
                  likeliest answer to a question should score above the one that fooled the student.
     5 update     --update picks the next round's evaluator: the trained student (student); the old evaluator's first
                  model, trained on the student's labels (distill); old evaluator and student together (ensemble); the
-                 old evaluator, calibrated again (none). Its threshold is set so that the share of yes is the mean of
-                 the critic's p(yes), but for none; the random audits then fit its confidence, and move its threshold a
-                 little.
+                 old evaluator, calibrated again (none). Except with none, its threshold makes the share of yes the mean
+                 of the critic's p(yes). The random audits then fit its confidence, and move its threshold a little.
     6 guard      The update is rejected, with a line, if the new evaluator is worse than the old one, beyond chance, on
                  the random audits of all rounds so far.
 
-The mistake to avoid: a label that was bought to judge must neither train nor calibrate what it judges. So the questions
-of the guard's audits are left out of training, and each audit is predicted by a calibration on the others, for the old
-evaluator as for the new one.
+The mistake to avoid: a label that judges an evaluator must not have trained or calibrated it. So the questions of the
+guard's audits are left out of training, and each audit is judged by a calibration on the others, for the old evaluator
+as for the new one.
 
 Does the loop do anything? Each round prints a control: its student before training, calibrated on the same audits as
 the new evaluator. If that is as good, the loop has only bought a larger model. The second control is a direct jump with
@@ -43,8 +43,8 @@ $ python auto_align.py --update ensemble --loss logconf --pairwise --out align-e
 Needs   contract.py, metrics.py, models.py, train_weak.py, train_strong.py
 Reads   a supervisor's folder with a checkpoint, or a bagging ensemble's; data/<task>/{train2,valid,test}.jsonl, with
         "question", "answer" and "choices" for the attacker; of truth/ the audited rows alone
-Writes  data/<task>/seed<seed>/align/{checkpoint/, labels.jsonl, audits.jsonl, config.json, results.json}, the last
-        student's; evaluator/labels.jsonl, what the evaluator said of test at the start, over which the PGR is; and
+Writes  data/<task>/seed<seed>/align/{checkpoint/, labels.jsonl, audits.jsonl, config.json, results.json} of the last
+        student; evaluator/labels.jsonl: the starting evaluator's labels of test, over which the PGR is; and
         rounds-<key>/round-<k>/{evaluator.json, learner/, labels.jsonl, audits.jsonl, results.json}.
         The key is a digest of flags, inputs and code: a killed run goes on after its last whole round, and rounds of
         other flags or code are never mixed in. When this run is complete, its own rounds stay, and those of other flags
@@ -248,13 +248,13 @@ def open_evaluator(folder):
     return {"members": members, "threshold": 0.0, "temperature": 1.0, "bias": 0.0}
 
 
-def calibrate(members, threshold, guards, score):
+def calibrate(members, threshold, guard_rows, score):
     """
     The evaluator of these members with this threshold, calibrated on the guards: the rows of the random audits of all
     rounds so far, with their true "label".
     """
-    z = evaluator_scores(members, guards, score) - threshold
-    temperature, bias = platt_scaling(z, [row["label"] for row in guards])
+    z = evaluator_scores(members, guard_rows, score) - threshold
+    temperature, bias = platt_scaling(z, [row["label"] for row in guard_rows])
     return {"members": members, "threshold": threshold, "temperature": temperature, "bias": bias}
 
 
@@ -269,7 +269,7 @@ def choose_evaluator(names, evaluators, args, score):
     truth = read_labels(truth_folder(args.task), valid)[:, 1]
     accuracies = [accuracy(evaluator_p_yes(e, valid, score), truth) for e in evaluators]
     best = accuracies.index(max(accuracies))
-    scores = ", ".join(f"{name} {score:.3f}" for name, score in zip(names, accuracies))
+    scores = ", ".join(f"{name} {accuracy:.3f}" for name, accuracy in zip(names, accuracies))
     print(f"evaluator: {names[best]} has the best accuracy on valid ({scores}); this costs {len(valid):,} true labels")
     return best, [{"id": row["id"], "use": "choose", "label": int(t > 0.5)} for row, t in zip(valid, truth)]
 
@@ -325,7 +325,7 @@ def attack_success(checkpoint, rows, score):
     The share of questions whose likeliest unasked answer scores above the median row; None without attacks. Where the
     correct answer to each question is among its rows, as in tinyworld and SciQ, all of these are wrong: no label is
     needed. The median makes models comparable, because each accepts half of the rows. At the threshold 1/2 a model that
-    says no more often would seem harder to attack.
+    says "no" more often would seem harder to attack.
     """
     attacks = propose_attacks(rows, 1.0, functools.partial(score, checkpoint)) if can_be_attacked(rows) else []
     return float((score(checkpoint, attacks) > np.median(score(checkpoint, rows))).mean()) if attacks else None
@@ -382,7 +382,7 @@ def buy_audits(rows, p_critic, p_student, args, k):
     return [{"id": rows[i]["id"], "use": use, "label": int(pair[1] > 0.5)} for (i, use), pair in zip(uses, labels)]
 
 
-def guarding_rows(rows, audits):
+def read_guard_rows(rows, audits):
     """The rows that a round's audits guard with, each with its true "label"."""
     row_of = {row["id"]: row for row in rows}
     return [{**row_of[audit["id"]], "label": int(audit["label"])} for audit in audits if audit["use"] == "guard"]
@@ -476,7 +476,7 @@ def train_learner(checkpoint, rows, p_yes, pairs, folder, words, args, device):
 # --------------------------------------------------------------------------- 5 update, 6 guard
 
 
-def update_members(evaluator, learner, learner_threshold, rows, guards, score, train, args, folder):
+def update_members(evaluator, learner, learner_threshold, rows, guard_rows, score, train, args, folder):
     """
     The members of the next round's evaluator, as --update says.
 
@@ -492,28 +492,28 @@ def update_members(evaluator, learner, learner_threshold, rows, guards, score, t
         p_yes = sigmoid(score(learner, rows))
         distilled = train(members[0]["checkpoint"], rows, p_yes, [], os.path.join(folder, "evaluator"))
         return [{"checkpoint": distilled, "weight": 1.0}]
-    z_old = evaluator_scores(members, guards, score) - evaluator["threshold"]
-    z_new = score(learner, guards) - learner_threshold
-    w = mixing_weight(z_old, z_new, [row["label"] for row in guards])
+    z_old = evaluator_scores(members, guard_rows, score) - evaluator["threshold"]
+    z_new = score(learner, guard_rows) - learner_threshold
+    w = mixing_weight(z_old, z_new, [row["label"] for row in guard_rows])
     return [{**m, "weight": m["weight"] * (1 - w)} for m in members] + [{"checkpoint": learner, "weight": w}]
 
 
-def guard_update(old, new, guards, score):
+def guard_update(old, new, guard_rows, score):
     """
     Compare two evaluators on the guards; neither was trained on them. Each guard is predicted by a calibration on the
     others, for both alike: the old evaluator's own calibration has seen some of them.
 
     returns   (the next round's evaluator, {"rejected", "guard_p", "guard_accuracy": [old, new]})
     """
-    labels = np.array([row["label"] for row in guards], dtype=int)
+    labels = np.array([row["label"] for row in guard_rows], dtype=int)
     corrects = []
     for evaluator in (old, new):
-        z = evaluator_scores(evaluator["members"], guards, score) - evaluator["threshold"]
+        z = evaluator_scores(evaluator["members"], guard_rows, score) - evaluator["threshold"]
         corrects.append((leave_one_out_calibration(z, labels) > 0.5) == labels)
     rejected, p_value = is_worse(*corrects)
-    accuracies = [float(hits.mean()) if guards else None for hits in corrects]
+    accuracies = [float(hits.mean()) if guard_rows else None for hits in corrects]
     if rejected:
-        print(f"update REJECTED: on {len(guards)} random audits the old evaluator scores {accuracies[0]:.3f}, the "
+        print(f"update REJECTED: on {len(guard_rows)} random audits the old evaluator scores {accuracies[0]:.3f}, the "
               f"new one {accuracies[1]:.3f} (sign test p = {p_value:.3f})")
     return old if rejected else new, {"rejected": rejected, "guard_p": p_value, "guard_accuracy": accuracies}
 
@@ -528,7 +528,7 @@ def slice_of(rows, k, n):
     return [row for row in rows if row["group"] in selected]
 
 
-def play_round(k, evaluator, guards, rows, score, train, args, device, folder):
+def play_round(k, evaluator, guard_rows, rows, score, train, args, device, folder):
     """
     Round k = 0, 1, ... with the k-th student of --ladder, written to `folder`.
 
@@ -550,7 +550,7 @@ def play_round(k, evaluator, guards, rows, score, train, args, device, folder):
     # 3 human
     audits = buy_audits(rows, p_yes[:len(rows)], sigmoid(z_student), args, k)
     write_jsonl(os.path.join(folder, "audits.jsonl"), audits)
-    guards = guards + guarding_rows(rows, audits)
+    guard_rows = guard_rows + read_guard_rows(rows, audits)
     p_yes = apply_corrections(p_yes, all_rows, audits)
     # 4 learner
     kept = rows_to_train_on(rows, attacks, p_yes, audits)
@@ -563,18 +563,18 @@ def play_round(k, evaluator, guards, rows, score, train, args, device, folder):
     # 5 update
     share = float(p_yes[:len(rows)].mean())
     learner_threshold = matching_threshold(score(learner, rows), share)
-    members = update_members(evaluator, learner, learner_threshold, kept_rows, guards, score, train, args, folder)
+    members = update_members(evaluator, learner, learner_threshold, kept_rows, guard_rows, score, train, args, folder)
     threshold = evaluator["threshold"]
     if args.update != "none":
         threshold = matching_threshold(evaluator_scores(members, rows, score), share)
-    new = calibrate(members, threshold, guards, score)
+    new = calibrate(members, threshold, guard_rows, score)
     # 6 guard
-    evaluator, verdict = guard_update(evaluator, new, guards, score)
+    evaluator, verdict = guard_update(evaluator, new, guard_rows, score)
     control = [{"checkpoint": student, "weight": 1.0}]     # before training
-    untrained = calibrate(control, matching_threshold(z_student, share), guards, score)
+    untrained = calibrate(control, matching_threshold(z_student, share), guard_rows, score)
     return evaluator, untrained, {
         "student": student, "rows": len(kept), "attacks": len(attacks), "notes": n_notes, "audits": len(audits),
-        "guards": len(guards), **verdict, "critic_says_yes": share}
+        "guards": len(guard_rows), **verdict, "critic_says_yes": share}
 
 
 def score_round(evaluators, student, learner, test, supervisor, ceiling, score):
@@ -627,8 +627,8 @@ def load_round(folder, train2):
             raise ValueError(f"{os.path.relpath(os.path.join(folder, name))} was changed or is missing")
     saved = read_json(os.path.join(folder, "evaluator.json"))
     members = [{**m, "checkpoint": os.path.join(ROOT, m["checkpoint"])} for m in saved["members"]]
-    guards = guarding_rows(train2, read_jsonl(os.path.join(folder, "audits.jsonl")))
-    return {**saved, "members": members}, guards, results
+    guard_rows = read_guard_rows(train2, read_jsonl(os.path.join(folder, "audits.jsonl")))
+    return {**saved, "members": members}, guard_rows, results
 
 
 def format_round(k, results, n_bought):
@@ -654,7 +654,7 @@ def play_rounds(evaluator, train2, test, supervisor, ceilings, n_bought, score, 
     returns                (the rounds' results, the checkpoint of the last learner)
     """
     ladder = args.ladder.split(",")
-    guards = []
+    guard_rows = []
     rounds = []
     repeat = args.force
     for k, student in enumerate(ladder):
@@ -672,13 +672,13 @@ def play_rounds(evaluator, train2, test, supervisor, ceilings, n_bought, score, 
             with catch_write_errors(home):
                 os.makedirs(home, exist_ok=True)
             rows = slice_of(train2, k, len(ladder))
-            new, untrained, results = play_round(k, evaluator, guards, rows, score, train, args, device, home)
+            new, untrained, results = play_round(k, evaluator, guard_rows, rows, score, train, args, device, home)
             evaluators = (evaluator, new, untrained)
             results |= score_round(evaluators, student, learner, test, supervisor, ceiling, score)
             save_round(home, new, results)
             found = load_round(home, train2)
-        evaluator, new_guards, results = found
-        guards = guards + new_guards
+        evaluator, new_guard_rows, results = found
+        guard_rows = guard_rows + new_guard_rows
         rounds.append(results)
         print(format_round(k, results, n_bought + sum(r["audits"] for r in rounds)))
     return rounds, learner

@@ -14,13 +14,14 @@ fused labels.
              features            the head of each sees a random half of the hidden features
              layers              each is truncated after another block, the deepest first
              models              each starts from another checkpoint (--models), pretrained on other texts
-    --combine mean, vote         equal weights: the mean of the soft labels (default of bagging), or of the verdicts
+    --combine mean, vote         equal weights: the mean of the soft labels (default of bagging), or of the verdicts,
+                                 which are labels rounded at 1/2
              loglik              weights under which the mixture gives held-out labels the greatest likelihood
              bma                 Bayesian model averaging: the probability that each member is the right one
              dawid-skene         needs no truth: members that agree with the others are reliable
              bayes               Bayes' rule, with each member's errors on held-out labels
-             samme               adaboost's weights on the verdicts, as its algorithm says. By default it mixes the
-                                 soft labels with them (gradient boosting adds up its steps)
+             samme               adaboost: its weights on the verdicts, as its algorithm says. The default of adaboost
+                                 gives these weights to the soft labels (gradient boosting adds up its steps)
     --calibrate                  divides each member's log odds by a temperature before the fusion
 
 $ python train_weak.py                                          # a single supervisor, to compare with
@@ -709,7 +710,7 @@ def fuse_members(fusion, probs, train1, oob_mask, n_test, calibrate):
     """
     n1 = len(train1)
     truth = np.array([row["label"] for row in train1])
-    held = oob_mask[0]
+    held = oob_mask[0]                                     # the curve begins with member 0: only here is it fair
     votes = correct(probs[:, n1:-n_test, 1], 1)
     recipes = []
     p_yes = []

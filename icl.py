@@ -9,7 +9,7 @@ words as the next word are the prediction (Sang et al. 2024, https://arxiv.org/a
     Q: How many legs has an ant? A: six yes (confidence 0.71)                supervisor's labels (and --confidence)
     Q: As what do people mostly use butane? A: fuel                       <- a row of test: p(" yes") against p(" no")
 
-$ python icl.py --labels truth --shots 0 --out icl-zero           # no demonstrations
+$ python icl.py --labels truth --shots 0 --out icl-zero           # no demonstrations, so no labels
 $ python icl.py --labels truth --out icl-ceiling                  # the ceiling: four demonstrations with true labels
 $ python icl.py --labels weak --ceiling icl-ceiling               # the student: the same with the supervisor's labels
 $ python icl.py --labels crowd --supervisor weak --out icl-crowd  # other labels, compared with the supervisor weak
@@ -32,9 +32,9 @@ Do the labels in the prompt matter? Min et al. (2022) found that they often hard
     --label-words foo,bar    use two other words for no and yes
 
 A single prompt is a noisy measurement. --orders 8 averages eight draws (which rows, in which order, which labels are
-flipped) instead of four. All retrievers have equally many: with four draws, draw d of bm25, topk, votek and confident
-takes the best rows d, d + 4, d + 8, ... --calibrate is contextual calibration (Zhao et al. 2021): p(yes) is divided by
-what the same prompt gives for a text without content, and p(no) likewise. It needs no true labels.
+flipped) instead of four. bm25, topk, votek and confident leave nothing to chance; of four draws, draw d takes the rows
+of rank d, d + 4, d + 8, ... --calibrate is contextual calibration (Zhao et al. 2021): p(yes) is divided by what the
+same prompt gives for a text without content, and p(no) likewise. It needs no true labels.
 
 A model with a chat template gets an instruction and answers in a turn; --no-chat-template prompts it as a base model.
 

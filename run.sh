@@ -6,7 +6,7 @@
 #   bash run.sh --seeds 0,1,2,3,4          # once for each seed (--seed 1: only that one); tables over all seeds
 #   bash run.sh --task mine                # rows of your own, made by data/own/prepare.py
 #   bash run.sh --epochs 3                 # --epochs --lr --device --max-rows ... go to every trainer
-#   bash run.sh --preset laptop            # SmolLM2-135M supervises Gemma 3 270M on 500 rows of SciQ: no GPU, the hub
+#   bash run.sh --preset laptop            # SmolLM2-135M-Instruct supervises Gemma 3 270M on SciQ: no GPU, the hub
 #   bash run.sh --preset sciq              # gpt2 supervises gpt2-large on SciQ: one GPU and the hub
 #   bash run.sh --preset paper             # Qwen2.5-0.5B supervises Qwen2.5-7B: one GPU of 80 GB, and pip install peft
 #   bash run.sh --preset paper --dry-run   # only print the commands, to copy them line by line
@@ -61,11 +61,11 @@ case "$preset" in
         ladder="--task sciq --ladder gpt2-medium,gpt2-large --lr 1e-5" ;;
     laptop)                                              # Gemma is gated: see docs/models.md
         prepare=data/sciq/prepare.py
-        weak="--task sciq --model HuggingFaceTB/SmolLM2-135M --lr 5e-5"
+        weak="--task sciq --model HuggingFaceTB/SmolLM2-135M-Instruct --lr 5e-5"
         strong="--task sciq --model google/gemma-3-270m --lr 2e-5"
         helper="--task sciq --model google/gemma-3-270m"
         crowd="--by data --members 3" assistant="--assistant google/gemma-3-270m"
-        ladder="--task sciq --ladder HuggingFaceTB/SmolLM2-135M,google/gemma-3-270m --lr 2e-5"
+        ladder="--task sciq --ladder HuggingFaceTB/SmolLM2-135M-Instruct,google/gemma-3-270m --lr 2e-5"
         [[ " ${all[*]-} " == *" --max-rows "* ]] || all+=(--max-rows 500)
         [ ${#jobs[@]} -gt 0 ] || jobs=(--jobs 1) ;;      # a command needs up to 8 GB
     paper)

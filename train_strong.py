@@ -39,15 +39,15 @@ Two controls say what a student's score is worth:
 
     --control untrained       train nothing: is training on the labels worth anything? With --truth-budget 16 --pick
                               random, the model's predictions are calibrated on 16 true labels
-    --control dealt           deal the labels of each class to other rows of that class: as many errors, as confident,
-                              but without a pattern. Does the student do worse where it can imitate its supervisor?
+    --control dealt           shuffle the labels among the rows of one true class: as many errors, as confident, but
+                              without a pattern. If this student is better, the naive one imitates its supervisor
 
 Needs   contract.py, metrics.py, models.py, train_weak.py
 Reads   labels.jsonl of the supervisor and of the ceiling, and the ceiling's results.json;
         data/<task>/{task.json, train1.jsonl, train2.jsonl, valid.jsonl, test.jsonl};
-        data/<task>/truth/labels.jsonl: its labels of valid are checked before training and used after it, for the
-        curve. Training itself uses the truth only with --labels truth, --truth-budget, --oracle-stop or
-        --control dealt
+        data/<task>/truth/labels.jsonl: its labels of valid are checked before training and used after it, to
+        print how often the student was right at each step. Training itself uses the truth only with --labels truth,
+        --truth-budget, --oracle-stop or --control dealt
 Writes  data/<task>/seed<seed>/student/{checkpoint/, labels.jsonl, config.json, results.json}; results.json comes last.
         A finished run is skipped (--force repeats it). After an edit of this file, such as a new loss, it runs again.
 """
@@ -343,7 +343,7 @@ def deal_labels(soft_labels, truth, seed):
     return dealt
 
 
-def turn(soft_labels, which):
+def swap_pairs(soft_labels, which):
     """The soft labels of pairs (N, 2) whose texts change places where `which` (N,) says so"""
     return np.where(which[:, None], soft_labels[:, ::-1], soft_labels)
 
@@ -405,7 +405,7 @@ def last_layer(model):
     return found[-1]
 
 
-def read_features(model, tokenizer, ids, args, device):
+def compute_features(model, tokenizer, ids, args, device):
     """
     The last layer's inputs for all rows: N lists of ids -> (N, C) float32. Of a pair those of b minus those of a: a
     linear score of the difference is the difference of the scores.
@@ -431,9 +431,9 @@ def clean_labels(model, tokenizer, rows, ids, soft_labels, bought, args, device)
     if args.clean == "confident":
         doubt = -soft_labels.max(1)
     else:
-        features = read_features(model, tokenizer, ids, args, device)
+        features = compute_features(model, tokenizer, ids, args, device)
         predict_from_others = knn_prediction if args.clean == "knn" else logistic_prediction
-        prediction = predict_from_others(*comparable(features, soft_labels, rows, pairs))[:len(rows)]
+        prediction = predict_from_others(*add_swapped_pairs(features, soft_labels, rows, pairs))[:len(rows)]
         doubt = np.abs(soft_labels[:, 1] - prediction)
     doubt = np.where([row["id"] in bought for row in rows], -np.inf, doubt)
     keep = keep_least_doubtful(np.sort(soft_labels, axis=1) if pairs else soft_labels, doubt, args.keep)
@@ -441,11 +441,8 @@ def clean_labels(model, tokenizer, rows, ids, soft_labels, bought, args, device)
     return [ids[i] for i in np.flatnonzero(keep)], soft_labels[keep]
 
 
-def comparable(features, soft_labels, rows, pairs):
-    """
-    What a prediction from other rows takes: features, soft labels and groups of N rows; of pairs those of N pairs in
-    their order, then in the other.
-    """
+def add_swapped_pairs(features, soft_labels, rows, pairs):
+    """Features, soft labels and groups of N rows; pairs are added once more with their texts swapped: 2 N."""
     groups = [row["group"] for row in rows]
     if not pairs:
         return features, soft_labels, groups
@@ -462,8 +459,8 @@ def probe_labels(model, tokenizer, rows, ids, soft_labels, args, device):
     p_yes = soft_labels[:1000, 1]
     if len(p_yes) < FEWEST_TO_PROBE or not np.ptp(p_yes):
         return None
-    features = read_features(model, tokenizer, ids[:1000], args, device)
-    known = comparable(features, soft_labels[:1000], rows[:1000], is_reward_model(model))
+    features = compute_features(model, tokenizer, ids[:1000], args, device)
+    known = add_swapped_pairs(features, soft_labels[:1000], rows[:1000], is_reward_model(model))
     return shuffle_test(logistic_prediction(*known)[:len(p_yes)], p_yes)
 
 
@@ -476,8 +473,8 @@ def fit_probe(model, tokenizer, ids, soft_labels, valid_ids, valid_labels, args,
     layer = last_layer(model)
     pairs = is_reward_model(model)
     has_bias = layer.bias is not None and not pairs        # in a difference of scores it cancels
-    x = read_features(model, tokenizer, ids, args, device)
-    x_valid = read_features(model, tokenizer, valid_ids, args, device)
+    x = compute_features(model, tokenizer, ids, args, device)
+    x_valid = compute_features(model, tokenizer, valid_ids, args, device)
     n_features = x.shape[1]
     fits = []
     for l2 in (1e-4, 1e-3, 1e-2, 1e-1, 1.0):
@@ -612,11 +609,12 @@ def train_students(plan, train2, valid, args, device):
               "trained on them, but labels them")
     if args.control == "dealt":
         truth = read_labels(plan.truth_folder, train2 + valid)[:, 1] > 0.5
-        turned = ~truth & is_pair(train2[0])               # while pairs are dealt, the better text stands second:
-        labels = turn(labels, turned)                      # so all pairs are of one class
+        # pairs are of one class: those whose first text is better are swapped, and afterwards swapped back
+        swapped = ~truth & is_pair(train2[0])
+        labels = swap_pairs(labels, swapped)
         for split in (slice(len(train2)), slice(len(train2), None)):
-            labels[split] = deal_labels(labels[split], (truth | turned)[split], args.seed)
-        labels = turn(labels, turned)
+            labels[split] = deal_labels(labels[split], (truth | swapped)[split], args.seed)
+        labels = swap_pairs(labels, swapped)
     if args.hard:
         n_ties = int((labels[:, 1] == 0.5).sum())
         if n_ties:

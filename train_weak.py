@@ -123,8 +123,8 @@ def compute_gradients(model, indices, make_batch, loss_fn, micro_batch_size, pre
     Add the gradient of one batch's mean loss to the parameters. The batch may go through the model in pieces of
     `micro_batch_size` rows: the same gradient, with less memory.
 
-    target_fn   sees the logits of the whole batch, and replaces its soft labels. They are computed once more for it,
-                without gradient, if the batch is in pieces or the loss is not soft_label_loss
+    target_fn   sees the logits of the whole batch, and replaces its soft labels. If the batch is in pieces or the loss
+                is not soft_label_loss, the logits are computed once more for it, without gradient
     """
     import torch
     pieces = [make_batch(indices[k:k + micro_batch_size]) for k in range(0, len(indices), micro_batch_size)]
@@ -177,7 +177,7 @@ def fit(model, lengths, make_batch, loss_fn, args, device, target_fn=None, after
     with tqdm(total=steps, desc="fine-tuning", unit="step", disable=None, leave=False) as bar:
         for _ in range(args.epochs):
             for indices in batches_of_similar_length(lengths, args.batch_size, rng):
-                model.train()                              # gradient checkpointing works in this mode alone
+                model.train()                              # after_step may predict; checkpointing needs this mode
                 compute_gradients(model, indices, make_batch, loss_fn, micro_batch_size, precision, target_fn,
                                   progress=step / steps)
                 torch.nn.utils.clip_grad_norm_(trainable_params, 1.0)
@@ -189,10 +189,10 @@ def fit(model, lengths, make_batch, loss_fn, args, device, target_fn=None, after
                 if after_step:
                     after_step(step, steps)
     if usual_attention and model.config._attn_implementation != usual_attention:
-        model.set_attn_implementation(usual_attention)     # labels are those of the checkpoint that is opened again
+        model.set_attn_implementation(usual_attention)     # predict as the reopened checkpoint will
 
 
-# --------------------------------------------------------------------------- memory, and the best epoch
+# --------------------------------------------------------------------------- flags, memory, and the best epoch
 
 
 def add_training_flags(parser, epochs, lr=1e-4, classifier=True):
@@ -349,6 +349,7 @@ def main(argv=None):
     started = time.time()
     files, words = read_task(args.task, pairs=True)
     truth_folder = os.path.join(ROOT, "data", args.task, "truth")
+    # a run is finished if it had this identity and these contents of its inputs; it must not overwrite its sources
     identity = {"role": "supervisor", **vars(args)}
     inputs = [*files, *also_files(args), model_folder(args.model)]
     folder, config = describe_run(__file__, parser, args, identity, inputs, [truth_folder], words_of_head(words, args))

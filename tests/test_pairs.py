@@ -181,10 +181,10 @@ def test_a_student_of_turned_pairs_is_the_same_student(flags, rows, monkeypatch)
         setattr(args, key, value)
     plan = argparse.Namespace(words=WORDS, probed=1.0, truth_folder="", bought=set())
     found = []
-    for some_rows, some_labels in ((rows, labels), (swapped, train_strong.turn(labels, some))):
+    for some_rows, some_labels in ((rows, labels), (swapped, train_strong.swap_pairs(labels, some))):
         train2, valid = some_rows[:16], some_rows[16:]
         found.append(train_strong.train_student(plan, "tiny-1a", train2, valid, some_labels, args, "cpu")[-1])
-    assert np.allclose(train_strong.turn(found[1], some), found[0], atol=2e-4)
+    assert np.allclose(train_strong.swap_pairs(found[1], some), found[0], atol=2e-4)
     assert np.abs(found[0][:, 1] - 0.5).max() > 0.01
 
 

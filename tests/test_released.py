@@ -106,7 +106,7 @@ def test_a_run_is_described_over_all_files_that_have_it(data, monkeypatch):
     assert mine["accuracy [95 %]"].startswith("0.500 [") and mine["minutes"] == "1.5" and mine["seeds"] == "2"
     assert mine["n"] == str(2 * min(sizes)) and mine["minus gpt2-xl [95 %]"].startswith("-0.500")
     gpt2 = float(measured["sciq-gpt2"]["gpt2"]["accuracy [95 %]"].split()[0])  # says no to everything
-    assert mine["its supervisor"] == f"{gpt2:.3f}" and 0.3 < gpt2 < 0.7
+    assert mine["gpt2"] == f"{gpt2:.3f}" and 0.3 < gpt2 < 0.7
     assert float(mine["PGR [95 %]"].split()[0]) == pytest.approx((0.5 - gpt2) / (1 - gpt2), abs=0.01)
     assert measured["sciq-gpt2"]["ceiling"]["accuracy [95 %]"] == "1.000 [1.000, 1.000]"
 

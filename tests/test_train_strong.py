@@ -21,7 +21,7 @@ from conftest import ROOT
 from models import load_classifier, open_language_model, predict
 from train_strong import (
     LOSSES, confidence_weight, entropy, fit_probe, harden, keep_least_doubtful, knn_prediction, last_layer, logconf,
-    logconf_released, logistic, logistic_prediction, pretrain_on_texts, product, read_features, select_rows_to_label,
+    logconf_released, logistic, logistic_prediction, pretrain_on_texts, product, compute_features, select_rows_to_label,
     window)
 from train_weak import soft_xent
 
@@ -258,7 +258,7 @@ ARGS = SimpleNamespace(seed=0, lr=1e-3, batch_size=8, micro_batch_size=None, epo
 def test_features_are_what_the_last_layer_reads(tiny):
     model, tokenizer, _ = tiny
     ids = [[5, 6, 7], [8, 9], [1, 2, 3, 4, 5]]
-    features = read_features(model, tokenizer, ids, ARGS, "cpu")
+    features = compute_features(model, tokenizer, ids, ARGS, "cpu")
     with torch.no_grad():
         logits = last_layer(model)(torch.tensor(features))
     assert np.abs(logits.softmax(-1).numpy() - predict(model, tokenizer, ids, "cpu")).max() < 1e-6
@@ -270,7 +270,7 @@ def test_the_probe_is_the_logistic_regression_and_moves_nothing_but_the_last_lay
     rng = np.random.default_rng(0)
     ids = [rng.integers(1, 2000, 6).tolist() for _ in range(60)]
     body = {k: v.clone() for k, v in model.base_model.state_dict().items()}
-    x = read_features(model, tokenizer, ids, ARGS, "cpu")
+    x = compute_features(model, tokenizer, ids, ARGS, "cpu")
     p = 1 / (1 + np.exp(-x @ rng.normal(size=x.shape[1]) / 10))                # labels that a line can explain
     soft = as_soft_labels(p)
     fit_probe(model, tokenizer, ids, soft, ids, soft, ARGS, "cpu")

@@ -168,7 +168,7 @@ def describe(name):
     if triples:
         triples = np.array([[h[:n] for h in triple] for triple in triples])
         found = align_tasks.recovered(triples, None, range(n))
-        texts["its supervisor"] = f"{triples[:, 0].mean():.3f}"
+        texts["gpt2"] = f"{triples[:, 0].mean():.3f}"
         texts["PGR [95 %]"] = (align_tasks.format_pgr(found["pgr"], found["interval"]) if "pgr" in found else "no gap")
     for point in results.get("curve") or ():               # icl.py, one file
         if "shots" in point:
