@@ -194,10 +194,11 @@ def recovered(hits, labels, groups):
     returns   {"pgr": ..., "interval": [low, high] or None} or {"reason": ...}
     """
     weak, student, ceiling = class_means(hits, labels).mean(0)
-    if ceiling <= weak:
+    number = float(pgr(weak, student, ceiling))
+    if math.isnan(number):
         return {"reason": f"no gap: ceiling {ceiling:.3f}, supervisor {weak:.3f}"}
     low, high, _ = pgr_interval(class_draws(hits, labels, groups))
-    return {"pgr": float(pgr(weak, student, ceiling)), "interval": None if math.isnan(low) else [low, high]}
+    return {"pgr": number, "interval": None if math.isnan(low) else [low, high]}
 
 
 # --------------------------------------------------------------------------- how toxic and how fluent texts are

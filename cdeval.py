@@ -842,7 +842,8 @@ def build_parser():
     add("--weighting", default="mean", choices=["mean", "consistency"],
         help="weights of the styles: equal, or larger for consistent ones")
     add("--batch-size", type=count, default=32, help="prompts per forward pass")
-    add_run_flags(parser, out="culture", task=None, max_rows="ask N questions only, taken evenly from the list")
+    add_run_flags(parser, out="culture", task=None, home="data/cdeval",
+                  max_rows="ask N questions only, taken evenly from the list")
     add_model_flags(parser)
     add_prompt_flags(parser)
     return parser

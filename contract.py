@@ -318,8 +318,10 @@ def read_labels(folder, rows, gaps=False):
     """The soft labels of a supervisor's folder for these rows: read_label_file of its labels.jsonl"""
     path = os.path.join(folder, "labels.jsonl")
     if not os.path.exists(path):
-        fail(f"no labels at {path}. Run the command that makes them first; a supervisor's is:  python train_weak.py "
-             f"--out {os.path.basename(folder)}, with the same --task and --seed")
+        home, name = os.path.split(os.path.relpath(folder))
+        fail(f"no labels at {path}. Run the command that makes them first: " + (
+            f"python {home}/prepare.py" if name == "truth" else
+            f"a supervisor's is  python train_weak.py --out {name}, with the same --task and --seed"))
     return read_label_file(path, rows, gaps)
 
 
@@ -938,16 +940,17 @@ def number(kind, low, high):
     return parse
 
 
-def add_run_flags(parser, out, task="tinyworld", max_rows="use the first N rows of each split, for a quick look"):
+def add_run_flags(parser, out, task="tinyworld", home="data/<task>",
+                  max_rows="use the first N rows of each split, for a quick look"):
     """
     The flags that say which run this is, spelled alike in every stage. task: the default, or None for a stage without
-    --task; max_rows: what the help says of --max-rows
+    --task; home, max_rows: what the help says of --out and --max-rows
     """
     if task is not None:
         parser.add_argument("--task", type=task_name, default=task, help="a folder of data/")
-    parser.add_argument("--out", default=out, help="where to: a bare name means data/<task>/seed<seed>/<name>")
+    parser.add_argument("--out", default=out, help=f"where to: a bare name means {home}/seed<seed>/<name>")
     parser.add_argument("--seed", type=number(int, 0, 2 ** 31), default=0,
-                        help="of everything random; splits never depend on it")
+                        help="of everything random" + ("; splits never depend on it" if task else ""))
     parser.add_argument("--max-rows", type=number(int, 1, 10 ** 9), default=None, help=max_rows)
     parser.add_argument("--force", action="store_true", help="repeat the run though it is finished")
 

@@ -615,12 +615,14 @@ def make_side_by_side(tasks, args, device):
     can_fork = device == "cpu" and sys.platform == "linux" and len(os.listdir("/proc/self/task")) == 1
     context = multiprocessing.get_context("fork" if can_fork else "spawn")
     pool = concurrent.futures.ProcessPoolExecutor(n_jobs, context, start_worker, (n_threads, device))
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)                 # new processes inherit this: Ctrl-C is ours
+    # new processes inherit that Ctrl-C is blocked, so it is ours; one that comes meanwhile waits. Windows cannot block
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if hasattr(signal, "pthread_sigmask") else None
     try:
         try:
             futures = [pool.submit(make_member, *task, args, device) for task in tasks]
         finally:
-            signal.signal(signal.SIGINT, handler)
+            if mask is not None:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for future in concurrent.futures.as_completed(futures):
             path, line = future.result()
             WRITTEN.append(path)

@@ -244,6 +244,9 @@ def format_metrics(name, m):
 # --------------------------------------------------------------------------- supervisor, student, ceiling
 
 
+NO_GAP = 1e-9                        # a smaller gap is the rounding of two equal scores
+
+
 def pgr(supervisor, student, ceiling):
     """
     Performance gap recovered (Burns et al. 2023, section 3); nan where there is no gap.
@@ -254,7 +257,7 @@ def pgr(supervisor, student, ceiling):
     nan
     """
     gap = ceiling - supervisor
-    return (student - supervisor) / gap if gap > 0 else float("nan")
+    return (student - supervisor) / gap if gap > NO_GAP else float("nan")
 
 
 T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)     # 97.5 %, of 1, 2, ... degrees
@@ -340,10 +343,11 @@ def pgr_interval(draws):
     """
     weak, student, ceiling = draws.T
     gap = ceiling - weak
-    without = float((gap <= 0).mean())
+    has_gap = gap > NO_GAP
+    without = float((~has_gap).mean())
     if without > 0.025:
         return float("nan"), float("nan"), without
-    low, high = np.percentile((student - weak)[gap > 0] / gap[gap > 0], [2.5, 97.5])
+    low, high = np.percentile((student - weak)[has_gap] / gap[has_gap], [2.5, 97.5])
     return float(low), float(high), without
 
 
@@ -406,7 +410,7 @@ def compare_models(rows, supervisor, student, ceiling=None, metric="auto"):
         out["warnings"].append("the supervisor is not clearly above chance, so a PGR says little")
     if ceiling is None:
         out["pgr_reason"] = "no --ceiling was given"
-    elif not out["ceiling"] > out["supervisor"]:
+    elif not out["ceiling"] - out["supervisor"] > NO_GAP:
         out["pgr_reason"] = (f"the ceiling ({out['ceiling']:.3f}) is not above the supervisor "
                              f"({out['supervisor']:.3f}): no gap to recover")
     else:
@@ -502,7 +506,8 @@ def check_comparison(identity, supervisor, ceiling, role="ceiling", same=SAME_IN
     """
     rows = read_rows(identity["task"], "test", identity["max_rows"], may_be_empty=True)
     test_ids = [{"id": row["id"]} for row in rows]             # ids alone: nothing else of test is used yet
-    for name, folder in (("--supervisor", supervisor), ("--ceiling", ceiling)):
+    own = "--labels" if identity.get("supervisor") == identity.get("labels") else "--supervisor"
+    for name, folder in ((own, supervisor), ("--ceiling", ceiling)):
         if folder and not os.path.exists(os.path.join(folder, "labels.jsonl")):
             fail(f"{name}: no labels at {os.path.relpath(folder)}/labels.jsonl. Run the command that makes them first")
         if folder:

@@ -103,12 +103,13 @@ def name_flags(rows):
                 if (other["run"], other["stage"]) == (row["run"], row["stage"])]
         told = []
         for key, value in flags_of(row["config"]).items():
-            if any(flags.get(key) != value for flags in same):
+            if key != "role" and any(flags.get(key) != value for flags in same):
                 flag = "--" + key.replace("_", "-")
                 if value is False or value is None or value == "":
                     told.append(f"no {flag}")
                 else:
-                    told.append(flag if value is True else f"{flag} {value}")
+                    text = ",".join(map(str, value)) if isinstance(value, list) else value
+                    told.append(flag if value is True else f"{flag} {text}")
         row["flags"] = f" ({', '.join(told)})" if told else ""
     return rows
 

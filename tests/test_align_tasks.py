@@ -144,6 +144,9 @@ def test_no_gap_is_a_sentence():
         hits = np.random.default_rng(0).random((1, 3, 400)) < np.array(accuracies)[:, None]
         return at.recovered(hits.astype(float), None, range(400))
     assert "no gap" in recovered(0.8, 0.9, 0.7)["reason"]
+    tied = np.ones((3, 3, 10))                             # fault: means of 0.1 that differ by 1e-17, PGR 10^16
+    tied[:, 0], tied[:, 2] = (np.arange(10) < np.array([[0], [0], [3]])), (np.arange(10) < np.array([[0], [1], [2]]))
+    assert "no gap" in at.recovered(tied, None, range(10))["reason"]
     found = recovered(0.2, 0.5, 0.8)
     assert found["pgr"] == pytest.approx(0.5, abs=0.1) and found["interval"][0] < 0.5 < found["interval"][1]
     assert recovered(0.50, 0.5, 0.52)["interval"] is None      # a gap within its noise

@@ -649,7 +649,7 @@ def test_a_chat_model_runs(chain, chat, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("flags,words", [
-    (["--labels", "nobody"], ["no labels at"]),
+    (["--labels", "nobody"], ["--labels: no labels at"]),
     (["--label-words", "definitely not,yes"], ["' definitely not'", "must be one", "--label-words"]),
     (["--label-words", "yes,yes"], ["two different words"]),
     (["--label-words", "yes"], ["two different words"]),

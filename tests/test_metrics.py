@@ -81,6 +81,7 @@ def test_pitfall_24_no_pgr_without_a_gap_and_the_reason_is_said():
     assert "not above" in out["pgr_reason"]
     assert "no --ceiling" in compare_models(FOUR_YES, ALL_CORRECT, ALL_WRONG)["pgr_reason"]
     assert math.isnan(pgr(0.8, 0.9, 0.8))
+    assert math.isnan(pgr(0.1 + 0.2, 0.9, 0.3)) and math.isnan(pgr(0.3, 0.9, 0.1 + 0.2))       # fault: PGR 10^16
 
 
 def test_pitfall_25_a_ceiling_below_its_supervisor_is_flagged_in_the_last_line():

@@ -169,11 +169,11 @@ def test_tables_name_what_is_missing_and_what_is_stale(world):
 
 def test_rows_of_one_name_say_which_flags_differ(world):
     """Fault: seed 0 with one flag and seed 1 with another were two rows that looked alike."""
-    run(world, "tuned", 0, judged(3), labels="weak", hard=True, epochs=2)
-    run(world, "tuned", 1, judged(5), labels="weak", hard=False, epochs=4)
+    run(world, "tuned", 0, judged(3), labels="weak", hard=True, epochs=2, shots=[2, 4])
+    run(world, "tuned", 1, judged(5), labels="weak", hard=False, epochs=4, shots=[8])
     text = page(world)
-    assert "| tuned (--hard, --epochs 2) | tiny-4 | weak | 1 | 0.925 [" in text
-    assert "| tuned (no --hard, --epochs 4) | tiny-4 | weak | 1 | 0.875 [" in text
+    assert "| tuned (--hard, --epochs 2, --shots 2,4) | tiny-4 | weak | 1 | 0.925 [" in text
+    assert "| tuned (no --hard, --epochs 4, --shots 8) | tiny-4 | weak | 1 | 0.875 [" in text
     assert "| student | tiny-4 | weak | 2 |" in text
 
 

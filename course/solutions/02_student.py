@@ -9,7 +9,7 @@ import torch
 from lesson import grade, run
 
 from contract import read_labels, read_results, read_rows, run_folder
-from metrics import bootstrap, correct, pgr_interval
+from metrics import NO_GAP, bootstrap, correct, pgr_interval
 
 
 def pgr(supervisor, student, ceiling):
@@ -22,7 +22,7 @@ def pgr(supervisor, student, ceiling):
     nan
     """
     gap = ceiling - supervisor
-    return (student - supervisor) / gap if gap > 0 else float("nan")
+    return (student - supervisor) / gap if gap > NO_GAP else float("nan")
 
 
 def clustered_se(values, groups):
