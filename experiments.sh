@@ -323,7 +323,11 @@ judges() {                                                   # MiniLM and SmolLM
     python train_weak.py $judge --out weak-smollm
     judge="$judge --supervisor weak-smollm"
     python debate.py $judge --mode support --out support-smollm
-    python debate.py $judge --mode interaction --assistant $gemma --out interaction-smollm-gemma
+    for writer in gemma smollm; do
+        for mode in interaction debate; do
+            python debate.py $judge --mode $mode --assistant ${!writer} --out "$mode-smollm-$writer"
+        done
+    done
 }
 
 real_more() { first others; }
