@@ -15,7 +15,8 @@ without labels:
                  language model writes a note on the question, and the scores with and without it are averaged.
     3 human      --audit true labels. A random half calibrates and guards the evaluator; nothing is trained on it. The
                  other half corrects rows. --audit-by picks these: where critic and student disagree most (disagree),
-                 where the critic is least certain (uncertain), or random.
+                 where the critic is least certain (uncertain), or random. Rows whose truth the task does not have are
+                 written to data/<task>/true-labels.csv. The run stops until people have labelled them there.
     4 learner    The student is trained on these labels with --loss. With --pairwise it is also trained on pairs: the
                  likeliest answer to a question should score above the one that fooled the student.
     5 update     --update picks the next round's evaluator: the trained student (student); the old evaluator's first
@@ -40,9 +41,9 @@ $ python auto_align.py --audit 0 --out align-audit0                   # without 
 $ python auto_align.py --audit-by random --out align-random           # does it pay to choose the rows to correct?
 $ python auto_align.py --update ensemble --loss logconf --pairwise --out align-ensemble
 
-Needs   contract.py, metrics.py, models.py, train_weak.py, train_strong.py
+Needs   contract.py, metrics.py, models.py, train_weak.py, train_strong.py, data/tasks.py
 Reads   a supervisor's folder with a checkpoint, or a bagging ensemble's; data/<task>/{train2,valid,test}.jsonl, with
-        "question", "answer" and "choices" for the attacker; of truth/ the audited rows alone
+        "question", "answer" and "choices" for the attacker; of truth/ and true-labels.csv the audited rows alone
 Writes  data/<task>/seed<seed>/align/{checkpoint/, labels.jsonl, audits.jsonl, config.json, results.json} of the last
         student; evaluator/labels.jsonl: the starting evaluator's labels of test, over which the PGR is; and
         rounds-<key>/round-<k>/{evaluator.json, learner/, labels.jsonl, audits.jsonl, results.json}.
@@ -69,6 +70,7 @@ from contract import (
     open_file, open_run, output_fingerprints, read_config, read_json, read_jsonl, read_known, read_labels, read_results,
     read_rows, read_task, reject_damaged, run_folder, run_script, save_checkpoint, without_labels, write_file,
     write_jsonl, write_labels, write_results)
+from data.tasks import buy_labels
 from metrics import accuracy, all_metrics, check_comparison, compare_models, format_comparison, format_metrics, sigmoid
 from models import (
     add_model_flags, classify, forward_all, generate, load_classifier, open_language_model, pad, pick_device, tokenize)
@@ -378,7 +380,7 @@ def buy_audits(rows, p_critic, p_student, args, k):
     critic = to_soft_labels(p_critic[others])
     chosen = select_rows_to_label(critic, args.audit - n_guard, args.audit_by, p_student[others], seed=seed + 1)
     uses = [(i, "guard") for i in guard] + [(i, "correct") for i in others[chosen]]
-    labels = read_labels(truth_folder(args.task), [rows[i] for i, _ in uses]) if uses else []
+    labels = buy_labels(args.task, [rows[i] for i, _ in uses]) if uses else []
     return [{"id": rows[i]["id"], "use": use, "label": int(pair[1] > 0.5)} for (i, use), pair in zip(uses, labels)]
 
 
@@ -747,12 +749,12 @@ def check_args(args):
     if not all(names) or len({os.path.realpath(source) for source in sources}) < len(names):
         fail(f"--evaluator {args.evaluator}: a name is empty or occurs twice")
     evaluators = [open_evaluator(source) for source in sources]
-    for flag, buys, split in (("--audit", args.audit, "train2"), ("--evaluator A,B", len(names) > 1, "valid")):
-        rows = read_rows(args.task, split, args.max_rows, may_be_empty=True) if buys else []
-        unknown = rows and np.isnan(read_known(truth_folder(args.task), rows)[:, 1])
-        if np.any(unknown):
-            fail(f"{flag} buys true labels of {split}, and {np.sum(unknown):,} of {len(rows):,} rows have none: give "
-                 "--audit 0 and one --evaluator, or label these rows (docs/own-labels.md)")
+    if args.audit:
+        read_known(truth_folder(args.task), train2)        # damaged labels end in one line now, not after the scoring
+    valid = read_rows(args.task, "valid", args.max_rows, may_be_empty=True)
+    if len(names) > 1 and (not valid or np.isnan(read_known(truth_folder(args.task), valid)).any()):
+        fail(f"--evaluator {args.evaluator} compares these on valid, which has no true labels here, or not for every "
+             "row: name one of them")
     ceilings = {}
     for name in filter(None, args.ceiling.split(",")):
         folder = run_folder(name, args.task, args.seed)
@@ -789,7 +791,8 @@ def main(argv=None):
         device = pick_device(args.device)
         score = functools.partial(score_texts, words=words, args=args, device=device)
         train = functools.partial(train_learner, words=words, args=args, device=device)
-        train2, valid, test = (read_rows(args.task, split, args.max_rows) for split in ("train2", "valid", "test"))
+        train2, test = (read_rows(args.task, split, args.max_rows) for split in ("train2", "test"))
+        valid = read_rows(args.task, "valid", args.max_rows, may_be_empty=True)
         start = 0
         choice = []                                        # the audits that chose among several evaluators
         if len(evaluators) > 1:

@@ -15,14 +15,17 @@ import contextlib
 import csv
 import gzip
 import hashlib
+import io
 import json
 import os
 import re
 from collections import defaultdict
 
+import numpy as np
+
 from contract import (
-    catch_write_errors, fail, fingerprint, lock_folder, parse_json, parse_json_object, show_row, write_file,
-    write_jsonl)
+    catch_write_errors, fail, fingerprint, is_text, lock_folder, parse_json, parse_json_object, read_json, read_known,
+    show_row, text_keys, write_file, write_jsonl)
 
 DATA = os.path.dirname(os.path.abspath(__file__))
 SPLITS = ("train1", "train2", "valid", "test")
@@ -308,6 +311,67 @@ def fill_texts(row, texts, where=""):
     """The texts of a table's row: {"text": pattern}, or of a pair two -> {key: text}; None if one of them is empty"""
     filled = {key: fill_text(row, pattern, where) for key, pattern in texts.items()}
     return filled if all(filled.values()) else None
+
+
+# --------------------------------------------------------------------------- true labels that people give on request
+
+def read_answer(cell, names, where):
+    """
+    A cell that a person has filled in -> 0, 1, or None if it is empty. Anything else ends in one line.
+
+    names   the words for 0 and 1; 0/1, true/false and yes/no are understood too
+
+    >>> [read_answer(cell, ("wrong", "right"), "here") for cell in ("Right ", "no", "1.0", "", None)]
+    [1, 0, 1, None, None]
+    """
+    word = str(cell or "").strip().casefold()
+    words = [name.casefold() for name in names]
+    if not word:
+        return None
+    if word not in {*words, *YES, *NO}:
+        fail(f"{where}: the label {word[:40]!r} is neither {names[1]!r} nor {names[0]!r}")
+    return words.index(word) if word in words else binary_label(word)
+
+
+def buy_labels(task, rows):
+    """
+    The true labels of n rows of train2: those of truth/, and for the others what people have written into
+    data/<task>/true-labels.csv. Rows without any are added to that table, and the run stops until they have a label.
+
+    returns   (n, 2), for no and yes
+    """
+    folder = os.path.join(DATA, task)
+    labels = read_known(os.path.join(folder, "truth"), rows)
+    unknown = np.flatnonzero(np.isnan(labels[:, 1]))
+    if not len(unknown):
+        return labels
+    keys = text_keys(rows)
+    names = ["a", "b"] if len(keys) > 1 else read_json(os.path.join(folder, "task.json")).get("names")
+    if not (isinstance(names, list) and len(names) == 2 and all(map(is_text, names))):
+        names = ["no", "yes"]
+    path = os.path.join(folder, "true-labels.csv")
+    table = {}
+    answers = {}
+    for line, row in read_table(path) if os.path.exists(path) else ():
+        name = row.get("id")
+        if not name or name in table:
+            fail(f"{path}, line {line}: " + (f"id {name!r} occurs twice" if name else "no id"))
+        table[name] = row
+        answers[name] = read_answer(row.get("label"), names, f"{path}, line {line}, id {name!r}")
+    missing = [rows[i] for i in unknown if answers.get(rows[i]["id"]) is None]
+    if missing:
+        for row in missing:
+            table.setdefault(row["id"], {key: row[key] for key in ("id", *keys)})
+        out = io.StringIO()
+        columns = [name for row in table.values() for name in row]
+        writer = csv.DictWriter(out, dict.fromkeys(["id", *keys, "label", *columns]))
+        writer.writeheader()
+        writer.writerows(table.values())
+        write_file(path, out.getvalue())
+        fail(f"people must give {len(missing):,} true labels: write {names[1]!r} or {names[0]!r} into the column label "
+             f"of {os.path.relpath(path)}. Then the same command goes on")
+    labels[unknown] = [(1 - answer, answer) for answer in (answers[rows[i]["id"]] for i in unknown)]
+    return labels
 
 
 # --------------------------------------------------------------------------- files

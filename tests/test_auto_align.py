@@ -3,6 +3,7 @@ Phase 2: each part of the loop on a case with a known answer, then the loop itse
 
 python -m pytest tests/test_auto_align.py        # 90 s, CPU, no network
 """
+import csv
 import doctest
 import glob
 import json
@@ -21,6 +22,7 @@ from auto_align import (
     apply_corrections, bradley_terry, buy_audits, fit_pairs, guard_update, invent_answers, is_worse,
     leave_one_out_calibration, mixing_weight, platt_scaling, preference_pairs, propose_attacks, rows_to_train_on,
     score_texts, slice_of, train_learner)
+from data import tasks
 from metrics import sigmoid
 from models import classify, load_classifier, open_language_model, pad
 from test_commands import build_house, call, contents, must, rewrite
@@ -201,9 +203,10 @@ def test_a_language_model_invents_answers():
 
 
 def test_humans_are_asked_as_often_as_the_budget_says_and_about_different_rows(tmp_path, monkeypatch):
-    monkeypatch.setattr(auto_align, "truth_folder", lambda task: str(tmp_path))
+    monkeypatch.setattr(tasks, "DATA", str(tmp_path))
     rows = questions(10)
-    with open(tmp_path / "labels.jsonl", "w", encoding="utf-8") as f:
+    os.makedirs(tmp_path / ARGS.task / "truth")
+    with open(tmp_path / ARGS.task / "truth" / "labels.jsonl", "w", encoding="utf-8") as f:
         for row in rows:
             soft_label = [0.0, 1.0] if row["answer"] == "one" else [1.0, 0.0]
             f.write(json.dumps({"id": row["id"], "soft_label": soft_label}) + "\n")
@@ -576,19 +579,35 @@ def test_the_pgr_begins_at_what_the_evaluator_says_itself(house):
     assert done.returncode == 2 and "its labels are calibrated" in done.stderr
 
 
-def test_audits_need_true_labels_before_any_work(house, tmp_path):
+def test_where_the_task_has_no_truth_people_write_it_and_the_result_is_the_same(house, tmp_path):
+    house, _ = house
+    must(house, *SHORT, "--out", "told")
     other = build_house(tmp_path / "unlabelled")
     must(other, "train_weak.py", *QUICK)
-    path = os.path.join(other, "data", "tinyworld", "task.json")
-    with open(path, encoding="utf-8") as f:                # as data/own/prepare.py says it of a table of one's own
-        spec = json.load(f)
-    with open(path, "w", encoding="utf-8") as f:
-        json.dump(spec | {"splits": {"train2": "100 rows, 0 labelled"}}, f)
-    with open(os.path.join(other, "data", "tinyworld", "truth", "labels.jsonl"), "w", encoding="utf-8"):
+    task = os.path.join(other, "data", "tinyworld")
+    spec = load(task, "task.json")
+    with open(os.path.join(task, "task.json"), "w", encoding="utf-8") as f:    # as data/own/prepare.py writes it
+        json.dump(spec | {"splits": {"train2": {"rows": len(load(task, "train2.jsonl")), "labelled": 0}}}, f)
+    truth = {line["id"]: round(line["soft_label"][1]) for line in load(task, "truth", "labels.jsonl")}
+    with open(os.path.join(task, "truth", "labels.jsonl"), "w", encoding="utf-8"):
         pass
-    done = call(other, *SHORT)
-    assert done.returncode == 2 and "--audit buys true labels of train2, and 72 of 72 rows have none" in done.stderr
-    assert not os.path.exists(folder(other))
+    must(other, "train_weak.py", *QUICK, "--out", "second", "--seed", "0", "--lr", "1e-5")
+    done = call(other, *SHORT, "--evaluator", "weak,second")
+    assert done.returncode == 2 and "compares these on valid, which has no true labels here" in done.stderr
+    asked = os.path.join(task, "true-labels.csv")
+    for k in (1, 2):                                       # each round asks once
+        done = call(other, *SHORT, "--out", "told")
+        assert done.returncode == 2 and "people must give 6 true labels" in done.stderr, done.stderr
+        assert not os.path.exists(os.path.join(folder(other, "told"), "results.json"))
+        with open(asked, encoding="utf-8", newline="") as f:
+            rows = list(csv.DictReader(f))
+        assert len(rows) == 6 * k and all(row["label"] == "" for row in rows[6 * k - 6:])
+        with open(asked, "w", encoding="utf-8", newline="") as f:
+            writer = csv.DictWriter(f, rows[0])
+            writer.writeheader()
+            writer.writerows({**row, "label": truth[row["id"]]} for row in rows)
+    must(other, *SHORT, "--out", "told")
+    assert load(folder(other, "told"), "labels.jsonl") == load(folder(house, "told"), "labels.jsonl")
 
 
 def test_of_several_evaluators_the_best_on_valid_starts_and_an_ensemble_is_one(house):

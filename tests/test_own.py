@@ -310,6 +310,68 @@ def test_an_audit_gives_true_labels_to_rows_that_had_none(tmp_path, run, capsys)
     assert "audit: 200 true labels" in capsys.readouterr().out
 
 
+def ask(monkeypatch, tmp_path, rows, truth, **spec):
+    """buy_labels of rows whose truth/ has `truth` {id: p(yes)}"""
+    tasks = sys.modules["tasks"]
+    monkeypatch.setattr(tasks, "DATA", str(tmp_path))
+    os.makedirs(tmp_path / "mine" / "truth", exist_ok=True)
+    with open(tmp_path / "mine" / "task.json", "w", encoding="utf-8") as f:
+        json.dump({"splits": {"train2": {"rows": len(rows), "labelled": len(truth)}}, **spec}, f)
+    with open(tmp_path / "mine" / "truth" / "labels.jsonl", "w", encoding="utf-8") as f:
+        f.writelines(json.dumps({"id": name, "soft_label": [1 - p, p]}) + "\n" for name, p in truth.items())
+    return tasks.buy_labels("mine", rows)
+
+
+def test_people_give_true_labels_on_request(tmp_path, monkeypatch, capsys):
+    rows = [{"id": name, "group": name, "text": f'text "{name}", of two lines\nwith; all,'} for name in "abcd"]
+    asked = tmp_path / "mine" / "true-labels.csv"
+    task = {"names": ["wrong", "right"]}
+    assert ask(monkeypatch, tmp_path, rows[:1], {"a": 1.0}, **task).tolist() == [[0, 1]] and not asked.exists()
+    with pytest.raises(SystemExit):
+        ask(monkeypatch, tmp_path, rows[:2], {"a": 1.0}, **task)
+    assert "people must give 1 true labels: write 'right' or 'wrong'" in capsys.readouterr().err
+    with open(asked, encoding="utf-8", newline="") as f:
+        assert list(csv.DictReader(f)) == [{"id": "b", "text": rows[1]["text"], "label": ""}]
+    # Excel has saved it with semicolons, and somebody has added a column: what people wrote is kept
+    table = "id;text;label;who\nb;t;Wrong;Ann\n"
+    asked.write_text(table, encoding="utf-8-sig")
+    assert ask(monkeypatch, tmp_path, rows[:2], {"a": 1.0}, **task).tolist() == [[0, 1], [1, 0]]
+    with pytest.raises(SystemExit):
+        ask(monkeypatch, tmp_path, rows, {"a": 1.0}, **task)
+    with open(asked, encoding="utf-8", newline="") as f:
+        table = [(row["id"], row["label"], row["who"]) for row in csv.DictReader(f)]
+    assert table == [("b", "Wrong", "Ann"), ("c", "", ""), ("d", "", "")]
+    # a task without words of its own: yes and no
+    asked.write_text("id,text,label\nb,t,0\nc,t,yes\nd,t,\n", encoding="utf-8")
+    assert ask(monkeypatch, tmp_path, rows[:3], {"a": 1.0}).tolist() == [[0, 1], [1, 0], [0, 1]]
+
+
+def test_of_a_pair_people_say_which_text_is_better(tmp_path, monkeypatch, capsys):
+    pairs = [{"id": "p", "group": "p", "text_a": "one", "text_b": "two"}]
+    with pytest.raises(SystemExit):
+        ask(monkeypatch, tmp_path, pairs, {}, names=["first", "second"])      # of the person's table: it may be turned
+    assert "write 'b' or 'a'" in capsys.readouterr().err
+    asked = tmp_path / "mine" / "true-labels.csv"
+    assert asked.read_text(encoding="utf-8").split() == ["id,text_a,text_b,label", "p,one,two,"]
+    asked.write_text("id,text_a,text_b,label\np,one,two,B\n", encoding="utf-8")
+    assert ask(monkeypatch, tmp_path, pairs, {}).tolist() == [[0, 1]]
+
+
+@pytest.mark.parametrize("content, words", [
+    ("id,label\nb,maybe\n", "line 2, id 'b': the label 'maybe' is neither 'yes' nor 'no'"),
+    ("id,label\nb,1\nb,0\n", "line 3: id 'b' occurs twice"), ("text,label\nb,1\n", "line 2: no id"),
+    ("id,label\nb,1,2\n", "3 fields, the header has 2"),
+])
+def test_a_wrong_answer_is_one_line_and_stays(tmp_path, monkeypatch, capsys, content, words):
+    rows = [{"id": name, "group": name, "text": name} for name in "bc"]
+    os.makedirs(tmp_path / "mine")
+    asked = tmp_path / "mine" / "true-labels.csv"
+    asked.write_text(content, encoding="utf-8")
+    with pytest.raises(SystemExit):
+        ask(monkeypatch, tmp_path, rows, {})
+    assert words in capsys.readouterr().err and asked.read_text(encoding="utf-8") == content
+
+
 def test_an_audit_leaves_a_column_called_label_alone_and_must_fit_the_table(tmp_path, run, capsys):
     """Without --label, the table's column "label" may be an annotator: here it is always wrong."""
     rows = table(tmp_path / "rows.csv", [(text, 1 - label) for text, label in GOOD])
