@@ -299,10 +299,10 @@ SMALL = ["--task", "small", "--epochs", "1", "--batch-size", "8", "--model", "ti
 def house(tmp_path):
     """The stage, the pages that its header names, and a task of 48 short rows with a made-up supervisor `weak`."""
     needed = next(line for line in train_strong.__doc__.splitlines() if line.startswith("Needs"))
-    for name in ["train_strong.py", *needed.removeprefix("Needs").replace(",", " ").split()]:
-        shutil.copy(os.path.join(ROOT, name), tmp_path)
     for folder in ("data/tinyworld", "data/small/truth", "data/small/seed0/weak"):
         os.makedirs(tmp_path / folder)
+    for name in ["train_strong.py", *needed.removeprefix("Needs").replace(",", " ").split()]:
+        shutil.copy(os.path.join(ROOT, name), tmp_path / name)
     os.symlink(os.path.join(ROOT, "data", "tinyworld", "models"), tmp_path / "data" / "tinyworld" / "models")
     rng = np.random.default_rng(0)
     truth = []
