@@ -170,12 +170,14 @@ def class_draws(hits, labels, groups):
     if labels is None:
         return bootstrap(hits, groups)
     parts = []
+    both = True                                            # draws without one of the classes are left out
     for label in (0, 1):
         side = (np.asarray(labels) == label).astype(float)
         sizes = np.broadcast_to(side, (len(hits), 1, len(side)))
         draws = bootstrap(np.concatenate([hits * side, sizes], axis=1), groups)
+        both = both & (draws[:, -1] > 1e-9)
         parts.append(draws[:, :-1] / draws[:, -1:].clip(1e-12))
-    return (parts[0] + parts[1]) / 2
+    return (parts[0] + parts[1])[both] / 2
 
 
 def paired_difference(hits, baseline, labels, groups):

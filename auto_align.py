@@ -115,6 +115,11 @@ def platt_scaling(z, labels, prior=(0.1, 12.5)):
     labels = np.asarray(labels, float)
     prior = np.asarray(prior)
     params = np.zeros(2)                                   # log 1/T, b
+
+    def objective(params):
+        score = np.exp(params[0]) * z + params[1]
+        return (np.logaddexp(0, score) - labels * score).sum() + (prior * params ** 2).sum()
+
     for _ in range(200):
         scale = np.exp(params[0])                          # 1/T, always positive
         p = sigmoid(scale * z + params[1])
@@ -124,6 +129,8 @@ def platt_scaling(z, labels, prior=(0.1, 12.5)):
         mixed = (w * scale * z).sum()                      # Gauss-Newton: the Hessian's term in `error` is left out
         hessian = np.array([[(w * (scale * z) ** 2).sum(), mixed], [mixed, w.sum()]]) + 2 * np.diag(prior)
         step = np.clip(np.linalg.solve(hessian, gradient), -0.5, 0.5)
+        while objective(params - step) > objective(params) and np.abs(step).max() > 1e-9:
+            step /= 2                                      # without that term a step may be too long
         params -= step
         if np.abs(step).max() < 1e-9:
             break

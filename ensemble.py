@@ -309,7 +309,7 @@ def combine(probs, recipe, oob_mask=None):
         values = votes if recipe["combine"] in ("vote", "samme") else probs[..., 1]
         p_yes = (weights * values).sum(0) / np.maximum(weights.sum(0), 1e-300)
     p_yes = np.where(oob_mask.any(0), p_yes, np.nan)
-    return np.stack([1 - p_yes, p_yes], -1)
+    return np.stack([1 - p_yes, p_yes], -1).astype(np.float32).astype(float)       # as in labels.jsonl: a tie is a tie
 
 
 # --------------------------------------------------------------------------- bagging and boosting

@@ -50,6 +50,17 @@ def test_calibration_from_few_labels_stays_near_the_evaluator_and_from_none_leav
     assert t > 5
 
 
+@pytest.mark.parametrize("z, labels", [([1, 1, -1, -1], [0, 0, 1, 1]), ([3, 2, -1, 2, -2], [0, 0, 1, 1, 0])])
+def test_calibration_finds_the_minimum_for_an_evaluator_below_chance_too(z, labels):
+    """Fault: Newton's steps jumped to and fro over it, and round 200 ended anywhere."""
+    def objective(log_scale, b):
+        p = sigmoid(np.exp(log_scale) * np.array(z) + b)
+        return -np.log(np.where(labels, p, 1 - p)).sum() + 0.1 * log_scale ** 2 + 12.5 * b ** 2
+    grid = min((objective(s, b), s, b) for s in np.linspace(-4, 1, 501) for b in np.linspace(-0.2, 0.2, 81))
+    t, b = platt_scaling(z, labels)
+    assert np.log(1 / t) == pytest.approx(grid[1], abs=0.01) and b == pytest.approx(grid[2], abs=0.005)
+
+
 def test_an_audit_is_judged_by_a_calibration_that_has_not_seen_it():
     z, labels = np.array([1.0, -0.5, 2.0, 0.3]), np.array([1, 0, 0, 1])
     assert len(leave_one_out_calibration(np.zeros(0), [])) == 0
