@@ -177,7 +177,7 @@ def class_draws(hits, labels, groups):
         draws = bootstrap(np.concatenate([hits * side, sizes], axis=1), groups)
         both = both & (draws[:, -1] > 1e-9)
         parts.append(draws[:, :-1] / draws[:, -1:].clip(1e-12))
-    return (parts[0] + parts[1])[both] / 2
+    return (parts[0] + parts[1])[both | ~both.any()] / 2
 
 
 def paired_difference(hits, baseline, labels, groups):

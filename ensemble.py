@@ -117,15 +117,21 @@ def line_search(f, h, y, low=0.0, high=32.0):
 def temperature(probs, y):
     """
     The divisor of a member's log odds with the least log loss on rows that it was not trained on (Guo et al. 2017,
-    section 4.2). Above 1: it was overconfident. (n, 2), (n,) of 0 and 1 -> a number of 1/32 to 10,000
+    section 4.2). Above 1: it was overconfident. Nobody is infallible: a member without an error counts as if one more
+    row were wrong. (n, 2), (n,) of 0 and 1 -> a number of 1/32 to 10,000
 
     >>> round(temperature([[0.1, 0.9]] * 4, [1, 1, 1, 0]), 2)      # log odds of ln 9, right on 3 of 4: ln 9 / ln 3
     2.0
     """
     least = 1 / 32
-    step = line_search(0, log_odds(probs), y, low=least)
+    h = log_odds(probs)
+    y = np.asarray(y, float)
+    if (h * (2 * y - 1) > 0).all():
+        h = np.append(h, np.abs(h).mean())
+        y = np.append(y, 0)
+    step = line_search(0, h, y, low=least)
     if step < least * (1 + 1e-9):                          # labels of 0 and 1, as people give them: log odds of +-20.7
-        step = line_search(0, log_odds(probs), y, low=1e-4, high=least)
+        step = line_search(0, h, y, low=1e-4, high=least)
     return 1 / step
 
 
@@ -309,7 +315,7 @@ def combine(probs, recipe, oob_mask=None):
         values = votes if recipe["combine"] in ("vote", "samme") else probs[..., 1]
         p_yes = (weights * values).sum(0) / np.maximum(weights.sum(0), 1e-300)
     p_yes = np.where(oob_mask.any(0), p_yes, np.nan)
-    return np.stack([1 - p_yes, p_yes], -1).astype(np.float32).astype(float)       # as in labels.jsonl: a tie is a tie
+    return np.stack([1 - p_yes, p_yes], -1).astype(np.float32).astype(float)   # as in labels.jsonl: a tie is a tie
 
 
 # --------------------------------------------------------------------------- bagging and boosting

@@ -234,7 +234,7 @@ def test_supervisors_at_and_below_chance_are_announced():
     assert c["supervisor"] == pytest.approx(0.471, abs=1e-3) and c["chance"] == pytest.approx(0.569, abs=1e-3)
     assert any("chance" in warning for warning in c["warnings"])
     inverted = compare_models(rows, soft(1 - labels), soft(labels), soft(labels))
-    assert "the supervisor is below chance: are its labels inverted?" in inverted["warnings"]
+    assert "the supervisor is below chance: are its labels inverted, or its threshold wrong?" in inverted["warnings"]
     assert not compare_models(rows, soft(labels * 0.8), soft(labels), soft(labels))["warnings"]
 
 
