@@ -165,12 +165,13 @@ def find_files(path, splits):
     train-00000-of-00001.parquet or train/0000.parquet.
     """
     if os.path.isfile(path):
-        if not path.endswith(ENDINGS):
+        if not path.lower().endswith(ENDINGS):
             fail(f"--from-file {path}: the ending must be one of {' '.join(ENDINGS)}")
         return {"all": [path]}
     if not os.path.isdir(path):
         fail(f"--from-file {path}: no such file or folder")
-    names = sorted(n for n in glob.glob(os.path.join(path, "**"), recursive=True) if n.endswith(ENDINGS))
+    names = sorted(n for n in glob.glob(os.path.join(path, "**"), recursive=True)
+                   if n.lower().endswith(ENDINGS))
     found = {}
     for split in splits:
         found[split] = [name for name in names if re.match(split + r"[-_.]", os.path.basename(name))

@@ -510,6 +510,41 @@ def test_numbers_that_are_classes_are_no_probabilities(tmp_path, run, capsys):
     assert sum(row["label"] for row in read(run(codes, "--yes", "1234568"))["test"]) == 6
 
 
+def test_what_is_taken_for_missing_is_said(tmp_path, run, capsys):
+    """Faults: initials NA, a country NA, and -1 for "no label" were lost, or became a "no", without a word."""
+    rows = [(k, f"text {k}", ("spam", "ham", "#N/A", "<NA>")[k % 4], "NA" if k < 10 else f"by {k}") for k in range(200)]
+    path = table(tmp_path / "rows.csv", rows, ("row", "text", "label", "by"))
+    votes = table(tmp_path / "votes.csv", [(k, ("ann", "NA")[k % 2], "spam") for k in range(60)],
+                  ("row", "annotator", "label"))
+    folder = run(path, "--yes", "spam", "--group", "by", "--votes", str(votes))
+    printed = capsys.readouterr().out
+    assert "10 rows have 'NA' in column 'by' and count as rows without a group" in printed
+    assert "30 votes have no annotator" in printed
+    assert sum(row["label"] is not None for row in read(folder)["test"] + read(folder)["train1"]) + len(
+        read_jsonl(folder / "truth" / "labels.jsonl")) == 100                  # #N/A and <NA> are no labels
+    codes = table(tmp_path / "codes.csv", [(f"text {k}", (1, 0, -1)[k % 3]) for k in range(200)])
+    assert "Empty the cells that mean neither; or" in fails(run, capsys, codes)
+    run(codes, "--yes", "1", "--one-vs-rest")
+    assert "no means: '0' (67), '-1' (66). Empty the cells that mean neither" in capsys.readouterr().out
+
+
+def test_labels_of_an_audit_whose_texts_are_not_there_are_counted(tmp_path, run, capsys):
+    rows = partly_labelled(tmp_path / "rows.jsonl", 0)
+    filled = table(tmp_path / "to-label.csv", [(f"request number {k}" if k < 60 else f"Ã¼ {k}", k % 2)
+                                               for k in range(90)])
+    run(rows, "--audit", str(filled))
+    printed = capsys.readouterr().out
+    assert "audit: 60 true labels" in printed and "WARNING: 30 labels of" in printed and "first 'ã¼ 60'" in printed
+
+
+def test_what_excel_adds_is_understood_or_named(tmp_path, run, capsys):
+    lines = [f"text {k}; more;{k % 2}" for k in range(80)]
+    (tmp_path / "ROWS.CSV").write_text("sep=;\r\ntext;other;label\r\n" + "\r\n".join(lines) + "\r\n")
+    assert sum(map(len, read(run(tmp_path / "ROWS.CSV")).values())) == 80
+    (tmp_path / "book.csv").write_bytes(b"PK\x03\x04 and so on")
+    assert "is an Excel workbook" in fails(run, capsys, tmp_path / "book.csv")
+
+
 def test_a_group_that_is_written_as_missing_is_no_group(tmp_path, run, capsys):
     rows = [(f"text {k}", k % 2, ("NaN", f"author {k % 25}")[k // 50]) for k in range(100)]
     splits = read(run(table(tmp_path / "rows.csv", rows, ("text", "label", "by")), "--group", "by"))

@@ -68,7 +68,7 @@ from tasks import (
     split_groups, text_columns, write_jsonl, write_task)
 
 FEWEST = 40                                # groups; fewer cannot fill the splits
-MISSING = {"", "nan", "na", "n/a", "null"}
+MISSING = {"", "nan", "na", "n/a", "null", "#n/a", "<na>"}
 TO_LABEL = 100                             # rows of to-label.csv
 
 
@@ -196,9 +196,12 @@ def find_words(path, table, label, annotators, scales, yes, one_vs_rest):
         word = found[unknown[0]]
         advice = f"Say which word means yes:  --yes {most[0]!r}  or  --yes {most[-1]!r}"
         if len(found) > 2:
-            advice = f"One against the rest:  --yes {most[-1]!r} --one-vs-rest"
+            advice = f"Empty the cells that mean neither; or one against the rest:  --yes {most[-1]!r} --one-vs-rest"
         fail(f"{path}, line {word[1]}: the label {word[2][:40]!r} is none of 0/1, true/false, yes/no; "
              f"there are {shown}. {advice}")
+    if len(unknown) > 1:
+        those = ", ".join(f"{found[word][2][:30]!r} ({found[word][0]:,})" for word in unknown[:10])
+        print(f"no means: {those}. Empty the cells that mean neither yes nor no")
     if not yes:
         return {word: int(word in YES) for word in found}, ["no", "yes"]
     written = [found[word][2] if word in found else word for word in [*unknown[:1], yes[0]]]
@@ -236,6 +239,7 @@ def add_votes(table, path, columns, id_column, texts, label=None):
     taken = {label, *(str(name) for _, row in table for name in row)}
     votes = {}                                             # {(id, annotator): {word: as it is written}}
     unknown = Counter()
+    n_nobody = 0
     for line, vote in read_table(path):
         for name in columns:
             if name not in vote:
@@ -244,13 +248,18 @@ def add_votes(table, path, columns, id_column, texts, label=None):
         key, annotator, label = (vote[name] for name in columns)
         if id_of(key) not in by_id:
             unknown[str(key)] += 1
-        elif word_of(annotator) and word_of(label):
+        elif word_of(annotator) is None:
+            n_nobody += 1
+        elif word_of(label):
             votes.setdefault((id_of(key), id_of(annotator)), {})[word_of(label)] = label
     if unknown:
         print(f"note: {path}: {sum(unknown.values()):,} votes on {len(unknown):,} rows that --rows does not have, "
               f"first {next(iter(unknown))!r}")
     if not votes:
         fail(f"{path}: no vote on a row of --rows; does {columns[0]!r} hold the values of its column {id_column!r}?")
+    if n_nobody:
+        print(f"note: {path}: {n_nobody:,} votes have no annotator (an empty cell, NA, nan, null) and are left out. If "
+              "one is called so, write another name")
     folders = {}
     for _, annotator in votes:
         name = re.sub(r"[^A-Za-z0-9]+", "-", annotator).strip("-") or "annotator"
@@ -273,16 +282,21 @@ def add_audit(table, path, texts, label):
         if word_of(row.get("label")) is not None:
             known[tuple(normalize(str(row.get(key))) for key in texts)] = row["label"]
     found = []                                             # had the row a true label already?
+    joined = set()
     for line, row in table:
         filled = fill_texts(row, texts, f"line {line}")
         key = tuple(map(normalize, filled.values())) if filled else None
         if key in known:
+            joined.add(key)
             found.append(word_of(row.get(label)) is not None)
             row[label] = row[label] if found[-1] else known[key]
     if not found:
         fail(f"{path}: {len(known):,} rows with a label, and no text of theirs is in --rows. It must be a to-label.csv "
              f"of this table, filled in, with the columns {', '.join(texts)}, label")
     print(f"audit: {found.count(False):,} true labels from {path}")
+    if lost := [" | ".join(key) for key in known if key not in joined]:
+        print(f"WARNING: {len(lost):,} labels of {path} are lost, since their texts are not in --rows, first "
+              f"{lost[0][:60]!r}. Save the file as UTF-8, with the texts as they were")
 
 
 # --------------------------------------------------------------------------- rows of the table
@@ -306,6 +320,10 @@ def parse_rows(path, table, texts, words, label=None, group=None, annotators=(),
     hard = {name: {word_of(row.get(name)) for _, row in table} <= {*words, None} for name in annotators}
     yes_no = {word: int(word in YES) for word in YES | NO}
     rows = []
+    names = [row.get(group) for _, row in table if group]
+    if odd := [name for name in names if id_of(name) and word_of(name) is None]:
+        print(f"note: {path}: {len(odd):,} rows have {odd[0]!r} in column {group!r} and count as rows without a group. "
+              "If a group is called so, write another name")
     for line, row in table:
         filled = fill_texts(row, texts, f"{path}, line {line}")
         soft = {}
