@@ -22,7 +22,7 @@ without labels:
     5 update     --update picks the next round's evaluator: the trained student (student); the old evaluator's first
                  model, trained on the student's labels (distill); old evaluator and student together (ensemble); the
                  old evaluator, calibrated again (none). Except with none, its threshold makes the share of yes the mean
-                 of the critic's p(yes). The random audits then fit its confidence, and move its threshold a little.
+                 of the labels' p(yes). The random audits then fit its confidence, and move its threshold a little.
     6 guard      The update is rejected, with a line, if the new evaluator is worse than the old one, beyond chance, on
                  the random audits of all rounds so far.
 
@@ -70,7 +70,7 @@ from contract import (
     open_file, open_run, output_fingerprints, read_config, read_json, read_jsonl, read_known, read_labels, read_results,
     read_rows, read_task, reject_damaged, run_folder, run_script, save_checkpoint, without_labels, write_file,
     write_jsonl, write_labels, write_results)
-from data.tasks import buy_labels
+from data.tasks import TRUE_LABELS, asked_labels, buy_labels
 from metrics import accuracy, all_metrics, check_comparison, compare_models, format_comparison, format_metrics, sigmoid
 from models import (
     add_model_flags, classify, forward_all, generate, load_classifier, open_language_model, pad, pick_device, tokenize)
@@ -640,6 +640,16 @@ def load_round(folder, train2):
     return {**saved, "members": members}, guard_rows, results
 
 
+def check_audits(folder, train2, task):
+    """A round's audits against the true labels of today: one that was corrected since raises a ValueError"""
+    audits = read_jsonl(os.path.join(folder, "audits.jsonl"))
+    row_of = {row["id"]: row for row in train2}
+    labels = buy_labels(task, [row_of[audit["id"]] for audit in audits]) if audits else []
+    for audit, pair in zip(audits, labels):
+        if audit["label"] != int(pair[1] > 0.5):
+            raise ValueError(f"the true label of {audit['id']} was changed")
+
+
 def format_round(k, results, n_bought):
     """One line about a round; n_bought: how many true labels were used so far."""
     old, new = results["evaluator"]
@@ -674,7 +684,9 @@ def play_rounds(evaluator, train2, test, supervisor, ceilings, n_bought, score, 
         if not repeat and os.path.exists(os.path.join(home, "results.json")):
             try:
                 found = load_round(home, train2)
+                check_audits(home, train2, args.task)
             except ValueError as error:
+                found = None
                 print(f"note: {error}; round {k + 1} and those after it are played again")
         if found is None:
             repeat = True
@@ -787,12 +799,15 @@ def main(argv=None):
     inputs = [*files, *map(model_folder, dict.fromkeys(ladder))]
     inputs += [member["checkpoint"] for evaluator in evaluators for member in evaluator["members"]]
     inputs += [os.path.join(source, "labels.jsonl") for source in (*sources, *ceilings.values())]
+    inputs += asked_labels(args.task) if args.audit else []
     identity = {"role": "align", **vars(args), "model": ladder[-1]}
     read_only = [*sources, truth_folder(args.task), *ceilings.values()]
     folder, config = describe_run(__file__, parser, args, identity, inputs, read_only, words_of_head(words, args))
     if is_finished(folder, config, args.force):
         return
-    key = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:8]
+    # the key is the same after people have given labels: check_audits sees which rounds they change
+    before = {path: digest for path, digest in config["inputs"].items() if not path.endswith(TRUE_LABELS)}
+    key = hashlib.sha256(json.dumps({**config, "inputs": before}, sort_keys=True).encode()).hexdigest()[:8]
     rounds_folder = os.path.join(folder, f"rounds-{key}")
     with open_run(folder):
         device = pick_device(args.device)

@@ -62,7 +62,7 @@ import numpy as np
 from contract import (
     ROOT, add_run_flags, describe_run, fail, is_finished, is_pair, model_folder, number, open_run, path_name, read_also,
     read_known, read_labels, read_rows, read_task, run_script, save_checkpoint, write_labels, write_results)
-from data.tasks import buy_labels
+from data.tasks import asked_labels, buy_labels
 from metrics import (
     METRICS, accuracy, all_metrics, check_comparison, compare_models, compare_on_test, correct, format_metrics,
     format_share, label_warnings, plan_comparison, print_cases, shuffle_test, sigmoid, unit_rows)
@@ -298,6 +298,8 @@ def logistic_prediction(features, soft_labels, groups):
     features (N, C), soft_labels (N, 2), groups N -> (N,) p(yes)
     """
     questions, question = np.unique(groups, return_inverse=True)
+    if len(questions) < 2:                                 # nothing is left to learn from
+        return np.full(len(features), 0.5)
     fold = np.random.default_rng(0).permutation(len(questions))[question] % 10         # (N,) of 0 to 9
     prediction = np.empty(len(features))
     for k in np.unique(fold):
@@ -818,7 +820,8 @@ def check_args(args):
     plan.sources = {*label_folders, truth_folder}
     if args.truth_budget or args.oracle_stop or args.control == "dealt":
         label_folders.add(truth_folder)
-    plan.inputs = [*files, *also_files(args), *(model_folder(name) for name in dict.fromkeys(plan.models))]
+    plan.inputs = [*files, *also_files(args), *(asked_labels(args.task) if args.truth_budget else ())]
+    plan.inputs += map(model_folder, dict.fromkeys(plan.models))
     plan.inputs += [os.path.join(folder, "labels.jsonl") for folder in sorted(label_folders)]
     return plan
 
@@ -845,7 +848,7 @@ def main(argv=None):
                                   if rows else np.empty((0, 2), np.float32) for rows in (test, also))
         if args.control == "untrained" and len(bought):
             few = probs[bought]
-            truth = read_labels(plan.truth_folder, [train2[i] for i in bought])[:, 1]
+            truth = buy_labels(args.task, [train2[i] for i in bought])[:, 1]
             if is_pair(train2[0]):                         # in both orders: no preference for the second text
                 few, truth = np.concatenate([few, few[:, ::-1]]), np.concatenate([truth, 1 - truth])
             probs, test_probs, also_probs = (calibrate(p, few, truth) for p in (probs, test_probs, also_probs))

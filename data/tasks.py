@@ -31,6 +31,7 @@ DATA = os.path.dirname(os.path.abspath(__file__))
 SPLITS = ("train1", "train2", "valid", "test")
 ENDINGS = (".csv", ".tsv", ".json", ".jsonl", ".csv.gz", ".tsv.gz", ".json.gz", ".jsonl.gz", ".parquet")
 DELIMITERS = ",;\t"
+TRUE_LABELS = "true-labels.csv"
 MOST_UNPACKED = 1 << 28                                    # bytes of a small .gz
 YES = {"1", "1.0", "true", "yes"}
 NO = {"0", "0.0", "false", "no"}
@@ -186,7 +187,7 @@ def find_delimiter(sample, default=","):
 
 def read_csv(path, f, default):
     """An open text file of fields -> (line number, dict). A header with one name twice, or a field too many, raises."""
-    sample = f.read(1 << 16)
+    sample = re.sub("^sep=.*\n", "", f.read(1 << 16), flags=re.I)             # Excel may name the delimiter first
     f.seek(0)
     csv.field_size_limit(1 << 30)
     reader = csv.reader(f, delimiter=find_delimiter(sample, default), strict=True)
@@ -194,6 +195,8 @@ def read_csv(path, f, default):
     short = []
     try:
         for fields in reader:
+            if header is None and fields[:1] and fields[0].lower().startswith("sep="):
+                continue
             if header is None:
                 header = [name.strip() for name in fields]
                 doubles = [name for name in header if header.count(name) > 1]
@@ -235,23 +238,27 @@ def read_table(path):
     """
     if not os.path.isfile(path):
         fail(f"no file at {path}")
-    if not path.endswith(ENDINGS):
+    name = path.lower()
+    if not name.endswith(ENDINGS):
         fail(f"{path}: the ending must be one of {' '.join(ENDINGS)}")
     number = 0
     try:
-        if path.endswith(".parquet"):
+        if name.endswith(".parquet"):
             import pyarrow.parquet  # comes with `datasets`
             for batch in pyarrow.parquet.ParquetFile(path).iter_batches():     # some files hold a million reviews
                 for row in batch.to_pylist():
                     number += 1
                     yield number, row
             return
-        open_either = gzip.open if path.endswith(".gz") else open
-        if path.endswith(".gz"):
+        open_either = gzip.open if name.endswith(".gz") else open
+        if name.endswith(".gz"):
             check_unpacked_size(path)
         with open_either(path, "rb") as f:
-            encoding = find_encoding(f.read(4))
-        name = path.removesuffix(".gz")
+            head = f.read(4)
+        if head == b"PK\x03\x04":
+            fail(f"{path} is an Excel workbook (or a zip file) by its content. Save it as CSV in UTF-8")
+        encoding = find_encoding(head)
+        name = name.removesuffix(".gz")
         with open_either(path, "rt", encoding=encoding, newline="" if name.endswith(("csv", "tsv")) else None) as f:
             if name.endswith(("csv", "tsv")):
                 yield from read_csv(path, f, default="\t" if name.endswith("tsv") else ",")
@@ -333,6 +340,12 @@ def read_answer(cell, names, where):
     return words.index(word) if word in words else binary_label(word)
 
 
+def asked_labels(task):
+    """A list with the path of data/<task>/true-labels.csv (see buy_labels), empty if there is no such table"""
+    path = os.path.join(DATA, task, TRUE_LABELS)
+    return [path] if os.path.exists(path) else []
+
+
 def buy_labels(task, rows):
     """
     The true labels of n rows of train2: those of truth/, and for the others what people have written into
@@ -349,7 +362,7 @@ def buy_labels(task, rows):
     names = ["a", "b"] if len(keys) > 1 else read_json(os.path.join(folder, "task.json")).get("names")
     if not (isinstance(names, list) and len(names) == 2 and all(map(is_text, names))):
         names = ["no", "yes"]
-    path = os.path.join(folder, "true-labels.csv")
+    path = os.path.join(folder, TRUE_LABELS)
     table = {}
     answers = {}
     for line, row in read_table(path) if os.path.exists(path) else ():

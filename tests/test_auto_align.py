@@ -619,6 +619,15 @@ def test_where_the_task_has_no_truth_people_write_it_and_the_result_is_the_same(
             writer.writerows({**row, "label": truth[row["id"]]} for row in rows)
     must(other, *SHORT, "--out", "told")
     assert load(folder(other, "told"), "labels.jsonl") == load(folder(house, "told"), "labels.jsonl")
+    # somebody corrects a label of the second round: that round is played again, and the first is read
+    assert "already done" in must(other, *SHORT, "--out", "told")
+    with open(asked, encoding="utf-8") as f:
+        lines = f.read().splitlines(True)
+    lines[-1] = lines[-1].replace(*((",1\n", ",0\n") if lines[-1].endswith(",1\n") else (",0\n", ",1\n")))
+    with open(asked, "w", encoding="utf-8") as f:
+        f.writelines(lines)
+    printed = must(other, *SHORT, "--out", "told")
+    assert re.search("note: the true label of .* was changed; round 2 and those after it are played again", printed)
 
 
 def test_of_several_evaluators_the_best_on_valid_starts_and_an_ensemble_is_one(house):
