@@ -296,6 +296,8 @@ def read_task(task, pairs=False):
     counts = spec["splits"] if isinstance(spec.get("splits"), dict) else {}
     for split, rows in rows_of.items():
         made = counts[split].get("rows") if isinstance(counts.get(split), dict) else None
+        if made and not rows:
+            fail(f"data/{task}/{split}.jsonl is empty, and had {made} rows when it was made. Run prepare.py again")
         if made not in (None, len(rows)):
             print(f"note: data/{task}/{split}.jsonl has {len(rows):,} rows, but {made} when it was made (task.json)")
         for row in rows:
@@ -319,6 +321,8 @@ def read_labels(folder, rows, gaps=False):
     path = os.path.join(folder, "labels.jsonl")
     if not os.path.exists(path):
         home, name = os.path.split(os.path.relpath(folder))
+        if name == "labels.jsonl":
+            fail(f"{os.path.relpath(folder)}: give the folder of this file, {home}")
         fail(f"no labels at {path}. Run the command that makes them first: " + (
             f"python {home}/prepare.py" if name == "truth" else
             f"a supervisor's is  python train_weak.py --out {name}, with the same --task and --seed"))
@@ -525,6 +529,9 @@ def labels_folder(name, task, seed):
     folder = run_folder(name, task, seed)
     own = os.path.join(ROOT, "data", task, name)
     is_name = folder != path_name(name)
+    if is_name and all(os.path.isfile(os.path.join(home, "labels.jsonl")) for home in (folder, own)):
+        fail(f"{name!r} is a run and an annotator of your own table: give the path of one, {os.path.relpath(folder)} "
+             f"or {os.path.relpath(own)}")
     return own if is_name and not os.path.exists(folder) and os.path.isfile(f"{own}/labels.jsonl") else folder
 
 
@@ -817,9 +824,16 @@ def note_if_edited(path, digest):
     """Print a note if an input is another run's output, and was changed since that run ended."""
     results = os.path.join(os.path.dirname(path), "results.json")
     if os.path.basename(path) in ("labels.jsonl", "checkpoint") and os.path.exists(results):
-        outputs = read_json(results).get("outputs")
+        found = read_json(results)
+        outputs = found.get("outputs")
         if isinstance(outputs, dict) and outputs.get(os.path.basename(path)) not in (None, digest):
             print(f"note: {os.path.relpath(path)} was changed since its run ended")
+        config = found.get("config")
+        inputs = config.get("inputs") if isinstance(config, dict) else None
+        for name, old in inputs.items() if isinstance(inputs, dict) else ():
+            if name.endswith((".jsonl", "task.json")) and old != input_fingerprint(name):      # models may be large
+                print(f"note: {name} was changed since the run of {os.path.relpath(os.path.dirname(path))} read it. "
+                      "Repeat its command")
 
 
 def what_differs(old, new):
@@ -919,6 +933,9 @@ def write_results(folder, config, device, started, line, **results):
     check_unchanged(config["inputs"], at_end=True)
     results = {"config": config, "line": line, "seed": config["seed"], **results, "seconds": seconds, "device": device,
                "versions": versions, "outputs": output_fingerprints(folder)}
+    spec = os.path.join(ROOT, "data", str(config.get("task")), "task.json")
+    if os.path.exists(spec) and "names" in (found := read_json(spec)):
+        results["names"] = found["names"]                  # of no and yes in a table of your own: for predict.py
     results["digest"] = digest_results(results)
     write_file(os.path.join(folder, "config.json"), json.dumps(config, indent=1))
     write_file(os.path.join(folder, "results.json"), json.dumps(results, indent=1))

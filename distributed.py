@@ -27,7 +27,7 @@ So N processes do the arithmetic of one, in another order: fp32 loss curves agre
 (tests/test_distributed.py). Where nothing is trained, the files are the same byte for byte. Process 0 alone prints,
 writes and decides whether a run is finished. Stages that were not made for several processes are refused.
 
-Needs   contract.py, models.py, train_weak.py, and the stage
+Needs   contract.py, metrics.py, models.py, train_weak.py, and the stage
 """
 import contextlib
 import datetime

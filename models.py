@@ -180,6 +180,8 @@ def open_config(name, flags=None, **config_changes):
     for key, value in config.to_dict().items():
         if "drop" in key and isinstance(value, float):
             setattr(config, key, 0.0)
+    if len(tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens)) < 2:      # transformers makes an empty one
+        raise ValueError("its folder holds no tokenizer. Save that there too:  tokenizer.save_pretrained(FOLDER)")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     config.pad_token_id = tokenizer.pad_token_id
@@ -337,6 +339,9 @@ def check_vocabulary(name, model, tokenizer):
     if extra - tokenizer.added_tokens_decoder.keys():
         fail(f"model {name!r}: its tokenizer has {len(tokenizer):,} tokens, the model only "
              f"{tokenizer.n_embeddings:,}: it is another model's")
+    if (tokenizer.pad_token_id or 0) >= tokenizer.n_embeddings:
+        fail(f"model {name!r} has no embedding for the padding token {tokenizer.pad_token!r} of its tokenizer. Give it "
+             "a token that the model has:  tokenizer.pad_token = tokenizer.eos_token  and save it again")
 
 
 HEAD_ADVICE = "Give --head random, which needs no words"
@@ -982,7 +987,9 @@ def generate_batches(model, tokenizer, prompts, device, max_length, max_new_toke
     done          indices that are written already: batches of nothing else are skipped
     """
     import torch
-    ids = encode_prompts(tokenizer, prompts, max(1, max_length - max_new_tokens), side="left")
+    if max_length <= max_new_tokens:
+        fail(f"the model reads {max_length} tokens (--max-length), too few to write {max_new_tokens}")
+    ids = encode_prompts(tokenizer, prompts, max_length - max_new_tokens, side="left")
     ends = model.generation_config.eos_token_id            # a chat model has several: its turn ends before the text
     ends = sorted({tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None})
     sampling = {"do_sample": False}

@@ -39,7 +39,7 @@ import numpy as np
 from contract import (
     ROOT, append_file, catch_write_errors, check_unchanged, digest_results, fail, fingerprint, is_text, loaded_code,
     lock_folder, model_folder, note_if_edited, number, open_file, path_name, read_config, read_json, read_labels,
-    read_rows, reject_damaged, run_script, text_keys, write_file)
+    read_results, read_rows, reject_damaged, run_script, text_keys, write_file)
 from data.tasks import fill_texts, read_table, text_columns
 from metrics import choose_threshold
 from models import add_model_flags, open_checkpoint, pick_device, predict, tokenize
@@ -133,6 +133,8 @@ def read_spec(task, folder, config):
         fail(f"{path}: 'names' must be two texts, and 'text' one. Make the task again")
     name = os.path.relpath(path, ROOT)
     with reject_damaged(os.path.join(folder, "results.json")):
+        if (then := read_results(folder).get("names", names)) != names:
+            fail(f"{name} says {names[1]!r} for yes, and said {then[1]!r} when {folder} was made. Repeat that command")
         now = fingerprint(path)
         if config["inputs"].get(name, now) != now:
             print(f"note: {name} was changed since the run of {folder}")
@@ -264,6 +266,9 @@ def label_table(args, config, threshold, names, train_texts):
     model, tokenizer, max_length = open_checkpoint(args.model, kind, device, args, frozen=True, num_labels=n_outputs)
     if not (model.config.architectures or [""])[0].endswith("ForSequenceClassification"):
         fail(f"--model {args.model} is no classifier. Give the folder of a run of train_strong.py or train_weak.py")
+    second = model.config.id2label.get(1, "LABEL_1")
+    if second != "LABEL_1":                                # a classifier from elsewhere
+        print(f"note: p_yes and {names[1]!r} stand for {second!r}, the second class of the model")
     part = args.out + ".part"
     with lock_folder(part):                                # only now: a table or model that is wrong leaves no file
         progress, digest = start_or_resume(part, config)

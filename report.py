@@ -39,9 +39,9 @@ import cdeval
 import debate
 import page
 from contract import (
-    ROOT, escape_markdown, fail, fingerprint, labels_folder, may_have_gaps, plain, read_config, read_jsonl,
-    read_label_file, read_labels, read_results, read_rows, reject_damaged, replacing, run_folder, run_script, task_name,
-    write_file)
+    ROOT, escape_markdown, fail, fingerprint, is_text, labels_folder, may_have_gaps, note_if_edited, plain, read_config,
+    read_jsonl, read_label_file, read_labels, read_results, read_rows, reject_damaged, replacing, run_folder,
+    run_script, task_name, write_file)
 from metrics import (
     METRIC_NAMES, METRICS, all_metrics, auroc, bootstrap, bootstrap_scores, compare_models, correct, ece,
     format_difference, format_metrics, pgr, pick_metric)
@@ -77,6 +77,12 @@ def find_runs(task):
         config = results.get("config")
         if not isinstance(config, dict) or not isinstance(config.get("inputs"), dict) or "line" not in results:
             fail(f"{path} is not a results.json of this project; delete it")
+        if os.path.basename(os.path.dirname(folder)) != f"seed{config.get('seed')}":     # it would count as one more
+            print(f"left out: {os.path.relpath(folder, ROOT)} was made with --seed {config.get('seed')}: a copy?")
+            continue
+        labels = os.path.join(folder, "labels.jsonl")
+        if os.path.exists(labels):
+            note_if_edited(labels, cached_fingerprint(labels))
         if str(config.get("role")) in STAGE_OF_ROLE and align_tasks.is_current(config, cached_fingerprint):
             runs[os.path.basename(folder), json.dumps(flags_of(config))].append((folder, results))
         else:
@@ -183,8 +189,8 @@ def describe_pgr(on, configs, *models):
     truth, groups = (np.array([row[key] for row in test])[known] for key in ("label", "group"))
     metric = pick_metric(configs[0].get("metric", "auto"), truth)
     if metric == "auroc":
-        values = [pgr(*(auroc(p, truth) for p in of_seed)) for of_seed in probs[..., known]]
-        return None, f"{np.mean(values):.2f} (AUROC)"
+        value = pgr(*np.mean([[auroc(p, truth) for p in of_seed] for of_seed in probs[..., known]], axis=0))
+        return None, "no gap (AUROC)" if np.isnan(value) else f"{value:.2f} (AUROC)"
     found = align_tasks.recovered(hits[..., known], None if metric == "accuracy" else truth, groups)
     if "pgr" not in found:
         return None, "no gap"
@@ -557,9 +563,16 @@ def draw_figures(task, charts):
 def read_truth(path, task):
     """--truth, rows of {"id", "label"} and perhaps "group"; without it test of the task -> rows"""
     rows = read_jsonl(path) if path else read_rows(task, "test")
+    seen = set()
     for number, row in enumerate(rows, 1):
         if row.get("label") not in (0, 1) or not isinstance(row.get("id"), str):
             fail(f"{path}, line {number}: not {{\"id\": ..., \"label\": 0 or 1}}")
+        if row["id"] in seen:
+            fail(f"{path}, line {number}, id {row['id']!r} occurs twice")
+        if not is_text(group := row.get("group", row["id"])) and type(group) is not int:
+            fail(f"{path}, line {number}: 'group' must be a text or a whole number, not {str(group)[:60]!r}. Leave it "
+                 "out if every row is a question of its own")
+        seen.add(row["id"])
     return [{"group": row["id"], **row} for row in rows]
 
 

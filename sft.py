@@ -374,6 +374,8 @@ def train_on_texts(rows, texts, args, device):
     import torch
     torch.manual_seed(args.seed)
     model, tokenizer, max_length = open_language_model(args.model, device, args)
+    if tokenizer.eos_token_id is None:
+        fail(f"the tokenizer of {args.model!r} has no end-of-text token (eos_token): a writer could not learn to stop")
     model, restore_ordinary = prepare_for_training(model, args)
     ids, span = encode_pairs(tokenizer, [row["text"] for row in rows], texts, max_length, end=True)
     print("one example, exactly as the model sees it:\n"

@@ -303,6 +303,33 @@ def test_a_bare_name_is_a_run_of_the_task_and_a_path_is_a_path(root):
         assert run_folder(path + "/", "mine", 3) == path
 
 
+def test_a_run_and_an_annotator_of_one_name_are_told_apart(root, stops):
+    """Fault: an annotator called weak gave way to the run weak as soon as there was one."""
+    own = root / "data" / "mine" / "weak"
+    run = root / "data" / "mine" / "seed0" / "weak"
+    for folder in (own, run):
+        os.makedirs(folder)
+        if folder == run:
+            assert contract.labels_folder("weak", "mine", 3) == str(own)
+        (folder / "labels.jsonl").write_text("")
+    stops(["'weak' is a run and an annotator", "data/mine/seed0/weak or data/mine/weak"], contract.labels_folder,
+          "weak", "mine", 0)
+    assert contract.labels_folder("data/mine/weak", "mine", 0) == "data/mine/weak"
+    stops(["give the folder of this file, data/mine/weak"], contract.read_labels, "data/mine/weak/labels.jsonl", ROWS)
+
+
+def test_a_split_that_was_emptied_is_one_line(root, stops):
+    folder = root / "data" / "mine"
+    os.makedirs(folder)
+    for split in contract.SPLITS:
+        row = {"id": split, "group": split, "text": "x", "label": 1}
+        (folder / f"{split}.jsonl").write_text(json.dumps(row) + "\n" if split != "test" else "")
+    (folder / "task.json").write_text(json.dumps({"splits": {"test": {"rows": 1}}}))
+    stops(["data/mine/test.jsonl is empty, and had 1 rows", "prepare.py again"], read_task, "mine")
+    (folder / "task.json").write_text(json.dumps({"splits": {"test": {"rows": 0}}}))
+    read_task("mine")                                      # a table of one's own may have none
+
+
 def test_a_model_is_a_shipped_name_a_folder_a_run_or_a_hub_name(root, stops):
     models = root / "data" / "tinyworld" / "models"
     run = root / "data" / "mine" / "seed0" / "student"
@@ -590,6 +617,20 @@ def test_labels_that_were_edited_since_their_run_are_named(root, stage, capsys):
     contract.append_file(labels, '{"id": "more", "soft_label": [0.5, 0.5]}\n')
     describe(stage, "--out", "student", inputs=[labels])
     assert "note: data/mine/seed0/weak/labels.jsonl was changed since its run ended\n" in capsys.readouterr().out
+
+
+def test_a_supervisor_whose_rows_were_changed_since_is_named(root, stage, capsys):
+    """Fault: its labels taught a student without a word, and the report left the supervisor out as stale."""
+    (root / "data" / "mine").mkdir(parents=True)
+    rows = root / "data" / "mine" / "train1.jsonl"
+    rows.write_text('{"label": 0}\n')
+    folder, config = describe(stage, inputs=[str(rows)])
+    finish(folder, config)
+    for text, noted in (('{"label": 0}\n', False), ('{"label": 1}\n', True)):
+        rows.write_text(text)
+        describe(stage, "--out", "student", inputs=[os.path.join(folder, "labels.jsonl")])
+        words = "note: data/mine/train1.jsonl was changed since the run of data/mine/seed0/weak read it. Repeat"
+        assert (words in capsys.readouterr().out) == noted
 
 
 def test_a_planted_link_is_not_followed(tmp_path, stops):

@@ -339,6 +339,31 @@ def test_a_folder_without_tokenizer_is_one_line(tmp_path, capsys):
     assert "Traceback" not in capsys.readouterr().err
 
 
+def test_a_tokenizer_that_is_missing_or_has_odd_special_tokens_is_one_line(tmp_path, capsys):
+    """Faults: transformers made an empty tokenizer, and all texts were alike; a traceback from a new padding token."""
+    tokenizer = tokenizer_of(TINY)
+    config = transformers.BertConfig(vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1,
+                                     num_attention_heads=2, intermediate_size=16)
+    transformers.BertModel(config).save_pretrained(tmp_path / "bert")
+    n = load_classifier(TINY, "lm", WORDS, "cpu")[0].get_input_embeddings().num_embeddings
+    folder = copy_of_tiny(tmp_path / "padded")
+    tokenizer.add_tokens([f"<image_{k}>" for k in range(n - len(tokenizer))], special_tokens=True)
+    tokenizer.add_special_tokens({"pad_token": "<new>"})
+    tokenizer.save_pretrained(folder)
+    for name, word in (("bert", "its folder holds no tokenizer"), ("padded", "padding token '<new>'")):
+        with pytest.raises(SystemExit):
+            load_classifier(str(tmp_path / name), "random", WORDS, "cpu")
+        error = capsys.readouterr().err
+        assert word in error and error.count("\n") == 1, error
+
+
+def test_a_context_too_short_to_write_in_is_one_line(capsys):
+    model, tokenizer, _ = open_language_model(TINY, "cpu")
+    with pytest.raises(SystemExit):
+        list(generate_batches(model, tokenizer, ["Q: Is it?"], "cpu", 16, 16, stops=[]))
+    assert "too few to write 16" in capsys.readouterr().err
+
+
 def test_a_folder_that_is_no_model_to_train_says_what_it_is_and_what_to_give(tmp_path, capsys):
     def refusal(name):
         with pytest.raises(SystemExit):

@@ -278,7 +278,10 @@ def test_a_damaged_task_json_is_one_line_and_an_edited_one_is_named(house, tmp_p
     try:
         path.write_text(json.dumps({**json.loads(before), **spec}))
         assert "task.json: 'names' must be two texts, and 'text' one" in call(house, predict, *flags).stderr
-        path.write_text(json.dumps({**json.loads(before), "names": ["normal", "at once"]}))
+        path.write_text(json.dumps({**json.loads(before), "names": json.loads(before)["names"][::-1]}))
+        done = call(house, predict, *flags)                # p_yes would get the other word
+        assert done.returncode == 2 and "Repeat that command" in done.stderr
+        path.write_text(json.dumps({**json.loads(before), "more": 1}))
         assert "task.json was changed since the run of" in call(house, predict, *flags).stdout
         path.unlink()
         assert "note: no data/tickets/task.json" in call(house, predict, *flags).stdout
@@ -400,6 +403,13 @@ def test_check_up_names_what_makes_a_result_worthless(house, tmp_path):
     assert "the ceiling is below the supervisor: no gap to recover" in printed
     files = ",".join(str(tmp_path / f"{name}.jsonl") for name in ("supervisor", "free", "supervisor"))
     assert "the gap is within its noise" in must(house, report, "--check", files, "--truth", tmp_path / "truth.jsonl")
+    truth = [json.loads(line) for line in open(tmp_path / "truth.jsonl")]
+    for more, words in ((truth[:1], "line 401, id 'r0' occurs twice"),
+                        ([{"id": "new", "label": 1, "group": None}], "line 401: 'group' must be a text"),
+                        ([{"id": "new", "label": 1, "group": [1]}], "line 401: 'group' must be a text")):
+        (tmp_path / "twice.jsonl").write_text("".join(json.dumps(row) + "\n" for row in truth + more))
+        done = call(house, report, "--check", files, "--truth", tmp_path / "twice.jsonl")
+        assert done.returncode == 2 and words in done.stderr
     for flags, words in ((["--check", "a,b"], "three label files"), (["--metric", "auroc"], "belong to --check")):
         done = call(house, report, *flags)
         assert done.returncode == 2 and words in done.stderr

@@ -7,6 +7,7 @@ import doctest
 import json
 import os
 import re
+import shutil
 import subprocess
 
 import pytest
@@ -100,7 +101,7 @@ def test_the_pgr_on_another_task_is_in_the_metric_of_its_classes(world):
             with open(world / "data" / "t" / f"seed{seed}" / name / "labels.jsonl", "a") as f:
                 f.write(json_lines({"id": row["id"], "soft_label": pair} for row, pair in zip(far, soft_labels)))
     [runs] = [runs for runs in report.find_runs("t")[0] if runs[0][0].endswith("student")]
-    for metric, pgr in (("auto", "0.88 [open] (balanced accuracy)"), ("accuracy", "0.50 [open]"),
+    for metric, pgr in (("auto", "0.88 [0.62, 1.00] (balanced accuracy)"), ("accuracy", "0.50 [open]"),
                         ("auroc", "0.88 (AUROC)")):        # 7 of 8 pairs are in order, and the rest are ties
         for _, results in runs:
             results["config"] |= {"also": "far", "metric": metric}
@@ -113,6 +114,18 @@ def test_the_pgr_on_another_task_is_in_the_metric_of_its_classes(world):
     for _, results in runs:
         results["config"] |= {"supervisor": "ann", "labels": "ann"}
     assert report.describe_runs("t", runs)["PGR on far [95 %]"] == "no labels"
+
+
+def test_a_copy_of_a_seed_is_no_other_seed_and_edited_labels_are_named(world, capsys):
+    """Faults: a backup of seed0 made every row one of three seeds; swapped labels were scored without a word."""
+    shutil.copytree(world / "data" / "t" / "seed0", world / "data" / "t" / "seed0.bak")
+    results = world / "data" / "t" / "seed1" / "student" / "results.json"
+    update(results, outputs={"labels.jsonl": "0" * 16})
+    found, _ = report.find_runs("t")
+    assert {len(runs) for runs in found} == {2}
+    printed = capsys.readouterr().out
+    assert printed.count(" was made with --seed 0: a copy?") == 3
+    assert "note: " in printed and "seed1/student/labels.jsonl was changed since its run ended" in printed
 
 
 def test_a_method_helps_or_costs_only_where_its_paired_interval_is_clear_of_0(world):

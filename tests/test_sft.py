@@ -3,6 +3,7 @@ sft.py: the loss on continuations by hand, padding, whose texts a student is tra
 
 python -m pytest tests/test_sft.py               # 20 s
 """
+import copy
 import doctest
 import json
 import os
@@ -80,6 +81,16 @@ def test_pitfall_32_a_continuation_is_scored_in_the_tokens_it_is_written_in(writ
         row = json.loads(f.readline())
     ids, _ = sft.encode_pairs(tokenizer, [row["text"]], [row["continuation"]], max_length, end=False)
     assert ids[0] == tokenizer(row["text"] + " " + row["continuation"])["input_ids"]
+
+
+def test_a_writer_needs_a_token_that_ends_a_text(writer, monkeypatch, capsys):
+    model, tokenizer, max_length = writer
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.eos_token = None
+    monkeypatch.setattr(sft, "open_language_model", lambda *_: (model, tokenizer, max_length))
+    with pytest.raises(SystemExit):
+        sft.train_on_texts([], [], SimpleNamespace(model="mine", seed=0), "cpu")
+    assert "'mine' has no end-of-text token" in capsys.readouterr().err
 
 
 def test_a_long_prompt_loses_its_beginning_and_an_empty_continuation_is_its_end(writer, capsys):
