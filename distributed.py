@@ -36,8 +36,6 @@ import os
 import signal
 import sys
 
-import numpy as np
-
 import contract
 import models
 import train_weak
@@ -53,9 +51,9 @@ STAGES = ("train_weak.py", "train_strong.py", "icl.py", "debate.py")
 
 def shard_indices(n, rank, size):
     """
-    Of n rows of a batch, or n batches, those that a process takes, and how many of them count. All processes take
-    equally many, because they must call the model equally often: where one is short, number 0 is computed once more and
-    does not count.
+    Of n rows of a batch those that a process takes, and how many of them count. All processes take equally many,
+    because they must call the model equally often: where one is short, number 0 is computed once more and does not
+    count.
 
     >>> shard_indices(5, 0, 2), shard_indices(5, 1, 2), shard_indices(5, 0, 1)
     (([0, 2, 4], 3), ([1, 3, 0], 2), ([0, 1, 2, 3, 4], 5))
@@ -113,14 +111,15 @@ def all_reduce_sum(x):
 def map_in_order(do, pieces):
     """
     Replaces models.map_in_order: yields do(piece) for every piece, in order, in every process; but each piece is done
-    by one process, SIZE pieces at a time. Results travel between processes as objects (texts, not tensors).
+    by one process, SIZE pieces at a time. Where fewer than SIZE are left, the other processes do them once more:
+    all must call a split model equally often. Results travel between processes as objects of Python.
     """
     import torch
     pieces = list(pieces)
     for k in range(0, len(pieces), SIZE):
         group = pieces[k:k + SIZE]
         results = [None] * SIZE
-        torch.distributed.all_gather_object(results, do(group[RANK]) if len(group) > RANK else None)
+        torch.distributed.all_gather_object(results, do(group[RANK % len(group)]))
         yield from results[:len(group)]
 
 
@@ -271,30 +270,6 @@ def compute_gradients(model, indices, make_batch, loss_fn, micro_batch_size, pre
             all_reduce_sum(p.grad)
 
 
-def forward_all(model, tokenizer, ids, device, dtype="fp32", tokens=8192, output_fn=models.classify):
-    """Replaces models.forward_all: the same batches, each computed by one process."""
-    import torch
-    from tqdm import tqdm
-    if device == "cpu":
-        tokens = min(tokens, 2 ** 20 // getattr(model.config, "hidden_size", 1))
-    out = None
-    model.eval()
-    batches = models.batches_by_tokens([len(i) for i in ids], tokens)
-    shard, n_counted = shard_indices(len(batches), RANK, SIZE)
-    with torch.no_grad():
-        for k, at in enumerate(tqdm(shard, desc="predicting", unit="batch", disable=None, leave=False)):
-            indices = batches[at]
-            with models.autocast(dtype, device, model):
-                batch = models.pad([ids[i] for i in indices], tokenizer, device)
-                outputs = output_fn(model, batch).float().cpu().numpy()
-            if out is None:
-                out = np.zeros((len(ids), *outputs.shape[1:]), dtype=np.float32)
-            if k < n_counted:
-                out[indices] = outputs
-    all_reduce_sum(torch.from_numpy(out))
-    return models.check_finite(out)
-
-
 # --------------------------------------------------------------------------- the launcher
 
 
@@ -321,8 +296,7 @@ def replace_functions():
         for name in ("write_file", "append_file", "write_labels", "write_results", "mark_unfinished"):
             setattr(contract, name, lambda *args, **kwargs: None)
         contract.lock_folder = lambda folder: contextlib.nullcontext()
-    for function in (pick_device, load_classifier, forward_all, map_in_order,
-                     set_weight, copy_weights, restore_weights):
+    for function in (pick_device, load_classifier, map_in_order, set_weight, copy_weights, restore_weights):
         setattr(models, function.__name__, function)
     importlib.reload(train_weak)                           # its own imports are the replaced functions now
     train_weak.compute_gradients = compute_gradients

@@ -704,6 +704,11 @@ def batches_by_tokens(lengths, tokens):
     return batches
 
 
+def map_in_order(do, pieces):
+    """Yields do(piece) for each piece, in order. distributed.py replaces this function: each process then does some."""
+    return map(do, pieces)
+
+
 def forward_all(model, tokenizer, ids, device, dtype="fp32", tokens=8192, output_fn=classify):
     """
     A model's outputs for N lists of ids, in their order, without gradient.
@@ -719,22 +724,20 @@ def forward_all(model, tokenizer, ids, device, dtype="fp32", tokens=8192, output
         tokens = min(tokens, 2 ** 20 // getattr(model.config, "hidden_size", 1))
     out = None
     model.eval()
-    with torch.no_grad(), tqdm(total=len(ids), desc="predicting", unit="row", disable=None, leave=False) as bar:
-        for indices in batches_by_tokens([len(i) for i in ids], tokens):
-            with autocast(dtype, device, model):
-                outputs = output_fn(model, pad([ids[i] for i in indices], tokenizer, device)).float().cpu().numpy()
+    batches = batches_by_tokens([len(i) for i in ids], tokens)
+
+    def outputs_of(indices):
+        with torch.no_grad(), autocast(dtype, device, model):
+            return output_fn(model, pad([ids[i] for i in indices], tokenizer, device)).float().cpu().numpy()
+    with tqdm(total=len(ids), desc="predicting", unit="row", disable=None, leave=False) as bar:
+        for indices, outputs in zip(batches, map_in_order(outputs_of, batches)):
             if out is None:
                 out = np.zeros((len(ids), *outputs.shape[1:]), dtype=np.float32)
             out[indices] = outputs
             bar.update(len(indices))
-    return check_finite(out)
-
-
-def check_finite(outputs):
-    """The outputs as they are, if they are numbers; else one line."""
-    if not np.isfinite(outputs).all():
+    if not np.isfinite(out).all():
         fail("the model's outputs are not finite: training diverged. Use a smaller --lr")
-    return outputs
+    return out
 
 
 def predict(model, tokenizer, ids, device, dtype="fp32", tokens=8192, output_fn=classify):
@@ -1027,8 +1030,3 @@ def generate(model, tokenizer, prompts, *args, **kwargs):
         for i, text in zip(indices, batch):
             texts[i] = text
     return texts
-
-
-def map_in_order(do, pieces):
-    """Yields do(piece) for each piece, in order. distributed.py replaces this function: each process then does some."""
-    return map(do, pieces)
