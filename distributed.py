@@ -173,8 +173,8 @@ def shard_model(model, device):
     return model
 
 
-def open_empty(name, kind, flags, **config_changes):
-    """models.open_checkpoint without the weights: a model on device "meta"."""
+def open_empty(name, flags, **config_changes):
+    """models.open_checkpoint of a classifier, without the weights: a model on device "meta"."""
     import torch
     import transformers
     transformers.logging.set_verbosity_error()
@@ -182,24 +182,21 @@ def open_empty(name, kind, flags, **config_changes):
         tokenizer, config, max_length = models.open_config(name, flags, **config_changes)
         models.add_classifier_class(config)
         with torch.device("meta"):
-            model = getattr(transformers, kind).from_config(config, dtype=torch.float32,
-                                                            trust_remote_code=models.trusts_code(flags))
+            model = transformers.AutoModelForSequenceClassification.from_config(
+                config, dtype=torch.float32, trust_remote_code=models.trusts_code(flags))
     except Exception as error:                             # process 0 meets the same error, and says more about it
         contract.fail(f"process {RANK}: cannot load model {name!r} ({type(error).__name__})")
     return model.eval(), tokenizer, min(max_length, models.count_positions(model))
 
 
-def load_classifier(name, head, words, device, flags=None, pairs=False):
+def load_classifier(name, head, words, device, flags=None, pairs=False, load_one=models.load_classifier):
     """Replaces models.load_classifier: process 0 reads the weights, and every process gets its part of them."""
-    kind = "AutoModelForSequenceClassification"
-    n_outputs = 1 if pairs else 2
+    if getattr(flags, "lora", None):
+        contract.fail("--lora works in one process; without it weights, gradients and Adam's moments are split")
     if RANK == 0:
-        model, tokenizer, max_length = models.open_checkpoint(name, kind, "cpu", flags, num_labels=n_outputs)
-        rows = models.start_of_head(model, name, head, words, tokenizer, flags)
-        if rows is not None:
-            set_weight(model.score.weight, rows)
+        model, tokenizer, max_length = load_one(name, head, words, "cpu", flags, pairs)
     else:
-        model, tokenizer, max_length = open_empty(name, kind, flags, num_labels=n_outputs)
+        model, tokenizer, max_length = open_empty(name, flags, num_labels=1 if pairs else 2)
     return shard_model(model, device), tokenizer, max_length
 
 
@@ -280,13 +277,6 @@ def save_checkpoint(folder, model, tokenizer, weights=None, save_one=contract.sa
         save_one(folder, model, tokenizer, weights)
 
 
-def prepare_for_training(model, args, prepare_one=train_weak.prepare_for_training):
-    """Replaces train_weak.prepare_for_training: no adapters on split weights."""
-    if args.lora:
-        contract.fail("--lora works in one process; without it weights, gradients and Adam's moments are split")
-    return prepare_one(model, args)
-
-
 def replace_functions():
     """Put the functions of this page in the place of those for one process. Stages that are imported later get them."""
     contract.LAUNCHED = True
@@ -300,7 +290,6 @@ def replace_functions():
         setattr(models, function.__name__, function)
     importlib.reload(train_weak)                           # its own imports are the replaced functions now
     train_weak.compute_gradients = compute_gradients
-    train_weak.prepare_for_training = prepare_for_training
 
 
 def launch():

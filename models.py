@@ -428,17 +428,6 @@ def logit_scale(config):
     return config.lm_head_multiplier if config.model_type == "falcon_h1" else 1.0
 
 
-def start_of_head(model, name, head, words, tokenizer, flags=None):
-    """
-    What a decoder's new head starts from: its rows for no and yes, (2, C). The one output of a reward model is yes
-    minus no, (1, C): a text is better if it is more likely to be followed by yes. None: noise, or a head of its own
-    """
-    if not needs_head(model) or head == "random":
-        return None
-    rows = label_word_rows(model, name, label_word_ids(tokenizer, words), flags)
-    return rows[1:] - rows[:1] if is_reward_model(model) else rows
-
-
 def is_reward_model(model):
     """Does it give each text one score? Its rows are pairs of texts."""
     return model.config.num_labels == 1
@@ -451,16 +440,17 @@ def load_classifier(name, head, words, device, flags=None, pairs=False):
 
     The head of a decoder starts from the language model's own rows for the two label words (Burns et al. 2023, appendix
     A): before any training its two logits are those of " no" and " yes" as the next token (but for a bias, which few
-    models have there). The head of an encoder, or with --head random, starts from small noise. A checkpoint that is a
+    models have there). The one output of a reward model is yes minus no: a text is better if it is more likely to be
+    followed by yes. The head of an encoder, or with --head random, starts from small noise. A checkpoint that is a
     classifier already keeps its head.
     """
     kind = "AutoModelForSequenceClassification"
     frozen = bool(getattr(flags, "lora", None))            # adapters are trained, not the weights
     n_outputs = 1 if pairs else 2
     model, tokenizer, max_length = open_checkpoint(name, kind, device, flags, frozen, num_labels=n_outputs)
-    rows = start_of_head(model, name, head, words, tokenizer, flags)
-    if rows is not None:
-        set_weight(model.score.weight, rows.to(device))
+    if needs_head(model) and head != "random":
+        rows = label_word_rows(model, name, label_word_ids(tokenizer, words), flags).to(device)
+        set_weight(model.score.weight, rows[1:] - rows[:1] if pairs else rows)
     return model, tokenizer, max_length
 
 
