@@ -71,18 +71,14 @@ from contract import (
     read_rows, read_task, reject_damaged, run_folder, run_script, save_checkpoint, without_labels, write_file,
     write_jsonl, write_labels, write_results)
 from data.tasks import TRUE_LABELS, asked_labels, buy_labels
-from metrics import accuracy, all_metrics, check_comparison, compare_models, format_comparison, format_metrics, sigmoid
+from metrics import (
+    accuracy, all_metrics, check_comparison, compare_models, format_comparison, format_metrics, sigmoid, to_soft_labels)
 from models import (
     add_model_flags, classify, forward_all, generate, load_classifier, open_language_model, pad, pick_device, tokenize)
 from train_strong import LOSSES, select_rows_to_label
 from train_weak import add_training_flags, batch_maker, fit, prepare_for_training, soft_label_loss, words_of_head
 
 # --------------------------------------------------------------------------- the maths
-
-
-def to_soft_labels(p_yes):
-    """(N,) p(yes) -> (N, 2) float32, (p_no, p_yes)"""
-    return np.stack([1 - p_yes, p_yes], axis=1).astype(np.float32)
 
 
 def matching_threshold(z, share):

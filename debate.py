@@ -69,7 +69,7 @@ from contract import (
     open_run, parse_json_object, read_bytes, read_jsonl, read_labels, read_results, read_rows, read_task,
     reject_damaged, run_folder, run_script, save_checkpoint, without_labels, write_file, write_jsonl, write_labels,
     write_results)
-from metrics import all_metrics, correct, format_metrics
+from metrics import all_metrics, correct, format_metrics, to_soft_labels
 from models import (
     add_model_flags, add_prompt_flags, apply_chat_template, cut_at_stop, generate, map_in_order, next_word_probs,
     open_language_model, pick_device, predict, split_label_words, tokenize)
@@ -552,8 +552,7 @@ def human_judge(transcripts, rows, folder):
         answers[row["id"]] = {"id": row["id"], "p_yes": p_yes, "saw": shown[row["id"]]}
         write_jsonl(path, answers.values())
     judged = [row for row in rows if row["id"] in answers]
-    p_yes = [answers[row["id"]]["p_yes"] for row in judged]
-    return judged, np.array([[1 - p, p] for p in p_yes], dtype=np.float32).reshape(-1, 2)
+    return judged, to_soft_labels([answers[row["id"]]["p_yes"] for row in judged])
 
 
 def print_agreement(judged, soft_labels, args):

@@ -75,10 +75,10 @@ from contract import (
     write_labels, write_results)
 from metrics import (
     accuracy, all_metrics, check_comparison, clustered_se, correct, format_metrics, label_warnings, paired_gain,
-    sigmoid)
+    sigmoid, to_soft_labels)
 from models import add_model_flags, classify, load_classifier, pick_device, predict, tokenize
 from train_weak import (
-    add_training_flags, fit_best_epoch, one_hot, prepare_for_training, soft_xent, split_held_out, words_of_head)
+    add_training_flags, fit_best_epoch, prepare_for_training, soft_xent, split_held_out, words_of_head)
 
 FEWEST_TO_CALIBRATE = 10             # true labels; a temperature from fewer is chance
 
@@ -451,7 +451,7 @@ def member_targets(method, probs, truth, counts):
     weights = counts.astype(float)                         # a row that was drawn three times weighs three times as much
     if method == "adaboost":
         weights[trained] = adaboost(misclassified(probs, truth, trained))[2]
-    return {"soft_labels": one_hot(truth), "row_weights": weights * (trained.sum() / weights.sum())}
+    return {"soft_labels": to_soft_labels(truth), "row_weights": weights * (trained.sum() / weights.sum())}
 
 
 def member_loss(model, batch):

@@ -30,6 +30,12 @@ def sigmoid(z):
     return 1 / (1 + np.exp(-np.clip(np.asarray(z, float), -500, 500)))
 
 
+def to_soft_labels(p_yes):
+    """N p(yes), or true labels of 0 and 1 -> (N, 2) float32, (p_no, p_yes)"""
+    p_yes = np.asarray(p_yes)
+    return np.stack([1 - p_yes, p_yes], axis=1).astype(np.float32)
+
+
 def unit_rows(x):
     """(N, C) -> (N, C), each row of length 1"""
     return x / np.linalg.norm(x, axis=1, keepdims=True).clip(1e-12)

@@ -65,7 +65,7 @@ from contract import (
 from data.tasks import asked_labels, buy_labels
 from metrics import (
     METRICS, accuracy, all_metrics, check_comparison, compare_models, compare_on_test, correct, format_metrics,
-    format_share, label_warnings, plan_comparison, print_cases, shuffle_test, sigmoid, unit_rows)
+    format_share, label_warnings, plan_comparison, print_cases, shuffle_test, sigmoid, to_soft_labels, unit_rows)
 from models import (
     add_model_flags, classify, forward_all, is_reward_model, label_word_ids, load_classifier, mean_nll, needs_head,
     open_language_model, pick_device, predict, restore_weights, set_weight, show_ids, split_pairs, tokenize)
@@ -364,8 +364,7 @@ def calibrate(probs, few, truth):
     def log_odds(p):
         return np.log(p[:, 1:].clip(1e-6)) - np.log(p[:, :1].clip(1e-6))
     w, b = logistic(log_odds(few), truth, l2=1e-2)
-    p_yes = sigmoid(w * log_odds(probs)[:, 0] + b)
-    return np.stack([1 - p_yes, p_yes], axis=1).astype(np.float32)
+    return to_soft_labels(sigmoid(w * log_odds(probs)[:, 0] + b))
 
 
 # --------------------------------------------------------------------------- one student, step by step
@@ -512,8 +511,7 @@ def round_labels(soft_labels):
     [[0.0, 1.0], [0.5, 0.5]]
     """
     p_yes = soft_labels[:, 1]
-    p_yes = np.where((p_yes == 0.5) | np.isnan(p_yes), p_yes, p_yes > 0.5).astype(np.float32)
-    return np.stack([1 - p_yes, p_yes], axis=1)
+    return to_soft_labels(np.where((p_yes == 0.5) | np.isnan(p_yes), p_yes, p_yes > 0.5))
 
 
 def fine_tune(model, tokenizer, ids, soft_labels, valid_ids, stop_labels, args, device):

@@ -43,7 +43,7 @@ import numpy as np
 from contract import (
     ROOT, add_run_flags, describe_run, fail, is_finished, is_pair, model_folder, number, open_run, read_also, read_rows,
     read_task, run_script, save_checkpoint, task_name, write_labels, write_results)
-from metrics import accuracy, all_metrics, format_metrics
+from metrics import accuracy, all_metrics, format_metrics, to_soft_labels
 from models import (
     add_model_flags, autocast, classify, copy_weights, load_classifier, pad, pick_device, predict, restore_weights,
     show_ids, tokenize, use_bf16)
@@ -68,11 +68,6 @@ def soft_xent(logits, soft_labels):
 def soft_label_loss(model, batch):
     """The loss of every classifier here: soft_xent of a batch's logits and its "soft_labels" (B, 2) -> (B,)"""
     return soft_xent(classify(model, batch), batch["soft_labels"])
-
-
-def one_hot(labels):
-    """True labels, N of 0 and 1 -> (N, 2) float32"""
-    return np.array([[1 - label, label] for label in labels], dtype=np.float32).reshape(-1, 2)
 
 
 def learning_rate_factor(step, steps):
@@ -319,7 +314,7 @@ def train_supervisor(rows, words, args, device):
         fail(f"data/{args.task}/train1.jsonl: one group is too few to train on and to choose the epoch by")
     ids = tokenize(tokenizer, kept, max_length)
     held_ids = tokenize(tokenizer, held, max_length)
-    truth = one_hot([row["label"] for row in kept])
+    truth = to_soft_labels([row["label"] for row in kept])
     held_labels = [row["label"] for row in held]
     print(f"data: {len(kept):,} rows of train1 to train on ({truth[:, 1].mean():.1%} yes), {len(held):,} to choose "
           "the epoch by")

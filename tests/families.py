@@ -23,6 +23,7 @@ import transformers
 import conftest  # noqa: F401
 import contract
 import icl
+import metrics
 import models
 import train_weak
 
@@ -131,7 +132,7 @@ def train_once(folder, ids, lora=None):
     if np.abs(together - alone).max() > 1e-4:
         return "padding changes it"
     model, restore_ordinary = train_weak.prepare_for_training(model, flags)
-    make_batch = train_weak.batch_maker(ids, tokenizer, "cpu", soft_labels=train_weak.one_hot([0, 1, 0, 1]))
+    make_batch = train_weak.batch_maker(ids, tokenizer, "cpu", soft_labels=metrics.to_soft_labels([0, 1, 0, 1]))
     train_weak.fit(model, list(map(len, ids)), make_batch, train_weak.soft_label_loss, flags, "cpu")
     model = restore_ordinary()
     before = models.predict(model, tokenizer, ids, "cpu")
