@@ -66,10 +66,10 @@ from collections import Counter
 import numpy as np
 
 from contract import (
-    ROOT, add_run_flags, catch_write_errors, describe_run, digest_results, fail, is_finished, model_folder, number,
-    open_file, open_run, output_fingerprints, read_config, read_json, read_jsonl, read_known, read_labels, read_results,
-    read_rows, read_task, reject_damaged, run_folder, run_script, save_checkpoint, without_labels, write_file,
-    write_jsonl, write_labels, write_results)
+    ROOT, add_run_flags, describe_run, digest_results, fail, is_finished, model_folder, number, open_file, open_run,
+    output_fingerprints, read_config, read_json, read_jsonl, read_known, read_labels, read_results, read_rows,
+    read_task, reject_damaged, run_folder, run_script, save_checkpoint, without_labels, write_file, write_jsonl,
+    write_labels, write_results)
 from data.tasks import TRUE_LABELS, asked_labels, buy_labels
 from metrics import (
     accuracy, all_metrics, check_comparison, compare_models, format_comparison, format_metrics, sigmoid, to_soft_labels)
@@ -686,8 +686,6 @@ def play_rounds(evaluator, train2, test, supervisor, ceilings, n_bought, score, 
                 print(f"note: {error}; round {k + 1} and those after it are played again")
         if found is None:
             repeat = True
-            with catch_write_errors(home):
-                os.makedirs(home, exist_ok=True)
             rows = slice_of(train2, k, len(ladder))
             new, untrained, results = play_round(k, evaluator, guard_rows, rows, score, train, args, device, home)
             evaluators = (evaluator, new, untrained)
@@ -818,8 +816,6 @@ def main(argv=None):
         # what the evaluator says of test at the start is what the learners' PGR begins at
         at_start = os.path.join(folder, "evaluator")
         p_yes = evaluator_p_yes(evaluators[start], without_labels(test), score)
-        with catch_write_errors(at_start):
-            os.makedirs(at_start, exist_ok=True)
         write_labels(at_start, test, to_soft_labels(p_yes))
         rounds, learner = play_rounds(evaluators[start], train2, test, at_start, ceilings, len(choice), score, train,
                                       args, device, rounds_folder)

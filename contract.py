@@ -418,10 +418,11 @@ def remove_any(path):
 def replacing(path):
     """
     `with replacing(path) as half:` write a file or folder beside its place, and rename it at the end of the block: it
-    is there whole, or as it was before. A link in either place is replaced and not followed.
+    is there whole, or as it was before. A link in either place is replaced and not followed. Its folder is made.
     """
     half = path + ".tmp"
     with catch_write_errors(path):
+        os.makedirs(os.path.dirname(half) or ".", exist_ok=True)
         remove_any(half)
         yield half
         if os.path.isdir(half):

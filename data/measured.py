@@ -17,7 +17,7 @@ import os
 import re
 import shutil
 
-from contract import ROOT, catch_write_errors, fail, read_json, read_text, replacing, write_file
+from contract import ROOT, fail, read_json, read_text, replacing, write_file
 
 MEASURED = os.path.join(ROOT, "data", "measured.json")
 
@@ -119,8 +119,6 @@ def copy_figures(task, paths, pages):
     for path in paths:
         name = f"{task}-{os.path.basename(path).removeprefix('report-')}"
         if any(f"figures/{name}" in text for text in pages.values()):
-            with catch_write_errors(name):
-                os.makedirs(os.path.join(ROOT, "figures"), exist_ok=True)
             with replacing(os.path.join(ROOT, "figures", name)) as half:
                 shutil.copy(path, half)
 

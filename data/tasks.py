@@ -25,7 +25,7 @@ import numpy as np
 
 from contract import (
     catch_write_errors, fail, fingerprint, is_text, lock_folder, parse_json, parse_json_object, read_json, read_known,
-    show_row, text_keys, write_file, write_jsonl)
+    remove_any, show_row, text_keys, write_file, write_jsonl)
 
 DATA = os.path.dirname(os.path.abspath(__file__))
 SPLITS = ("train1", "train2", "valid", "test")
@@ -402,9 +402,7 @@ def open_task(folder):
     """
     with lock_folder(folder):
         with catch_write_errors(folder):
-            os.makedirs(os.path.join(folder, "truth"), exist_ok=True)
-            if os.path.exists(os.path.join(folder, "task.json")):
-                os.remove(os.path.join(folder, "task.json"))
+            remove_any(os.path.join(folder, "task.json"))
         yield
 
 

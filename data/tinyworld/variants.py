@@ -106,7 +106,6 @@ def make_rule(out, seed):
         fail(f"--out {out}: {os.path.relpath(folder)} is a run's folder; choose another")
     rows = [row for split in ("train2", "valid", "test") for row in read_rows("tinyworld", split)]
     lines = rule_labels(rows, read_truth())
-    os.makedirs(folder, exist_ok=True)
     write_file(os.path.join(folder, "labels.jsonl"), to_jsonl(lines))
     print(f"wrote {os.path.relpath(folder)}")
 
