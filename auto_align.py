@@ -66,8 +66,8 @@ from collections import Counter
 import numpy as np
 
 from contract import (
-    ROOT, add_run_flags, describe_run, digest_results, fail, is_finished, model_folder, number, open_file, open_run,
-    output_fingerprints, read_config, read_json, read_jsonl, read_known, read_labels, read_results, read_rows,
+    DAMAGE, ROOT, add_run_flags, describe_run, digest_results, fail, is_finished, model_folder, number, open_file,
+    open_run, output_fingerprints, read_config, read_json, read_jsonl, read_known, read_labels, read_results, read_rows,
     read_task, reject_damaged, run_folder, run_script, save_checkpoint, without_labels, write_file, write_jsonl,
     write_labels, write_results)
 from data.tasks import TRUE_LABELS, asked_labels, buy_labels
@@ -623,7 +623,7 @@ def load_round(folder, train2):
         with open_file(path) as f:
             results = json.load(f)
         intact = results["digest"] == digest_results(results)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except DAMAGE:
         intact = False
     if not intact:
         raise ValueError(f"{os.path.relpath(path)} is damaged or was changed")

@@ -377,7 +377,7 @@ def is_transcript_of(row, line, identity, earlier):
                     for arguments in record["rounds"])
         return (whole and line.endswith(b"\n") and record["id"] == row["id"]
                 and len(record["rounds"]) == identity["rounds"] and record["rounds"][:-1] == earlier[row["id"]])
-    except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
+    except DAMAGE:
         return False
 
 

@@ -22,6 +22,7 @@ this one, which has imported torch and transformers: that saves each of them 3.5
 Needs   contract.py
 """
 import argparse
+import contextlib
 import functools
 import glob
 import heapq
@@ -109,13 +110,10 @@ def start_order(needs):
 @functools.cache
 def read_results(path, changed):
     """The "seconds" and "line" of a results.json; {} if it is damaged. changed: when, so that a new one is read"""
-    try:
-        with open(path, encoding="utf-8") as f:
-            results = json.load(f)
+    with contextlib.suppress(*contract.DAMAGE), open(path, encoding="utf-8") as f:
+        results = json.load(f)
         if isinstance(results["seconds"], (int, float)) and isinstance(results["line"], str):
             return {key: results[key] for key in ("seconds", "line")}
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
     return {}
 
 

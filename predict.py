@@ -37,9 +37,9 @@ import time
 import numpy as np
 
 from contract import (
-    ROOT, append_file, catch_write_errors, check_unchanged, digest_results, fail, fingerprint, is_text, loaded_code,
-    lock_folder, model_folder, note_if_edited, number, open_file, path_name, read_config, read_json, read_labels,
-    read_results, read_rows, reject_damaged, run_script, text_keys, write_file)
+    DAMAGE, ROOT, append_file, catch_write_errors, check_unchanged, digest_results, fail, fingerprint, is_text,
+    loaded_code, lock_folder, model_folder, note_if_edited, number, open_file, path_name, read_config, read_json,
+    read_labels, read_results, read_rows, reject_damaged, run_script, text_keys, write_file)
 from data.tasks import fill_texts, read_table, text_columns
 from metrics import choose_threshold
 from models import add_model_flags, open_checkpoint, pick_device, predict, tokenize
@@ -242,7 +242,7 @@ def start_or_resume(part, config):
                 return {key: progress[key] for key in start}, digest
     except FileNotFoundError:
         intact = True                                      # nothing was begun
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except DAMAGE:
         intact = False
     if not intact:
         print(f"note: {os.path.relpath(part)} is damaged; the table is labelled from its first row")

@@ -30,7 +30,7 @@ import os
 import re
 from collections import Counter
 
-from contract import fail, fingerprint, import_hub, is_text, number, open_file, show_row, task_name, text_keys
+from contract import DAMAGE, fail, fingerprint, import_hub, is_text, number, open_file, show_row, task_name, text_keys
 from tasks import (
     DATA, ENDINGS, PLAIN_NAME, hash_fraction, normalize, open_task, read_table, row_id, short_hash, split_of_group,
     write_task)
@@ -265,7 +265,7 @@ def is_prepared(folder, source, flags):
             spec = json.load(f)
         same = {k: v for k, v in spec["source"].items() if k != "commit"} == source and spec["flags"] == flags
         return same and all(fingerprint(os.path.join(folder, name)) == was for name, was in spec["files"].items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except DAMAGE:
         return False
 
 
