@@ -385,14 +385,6 @@ def train_on_texts(rows, texts, args, device):
     return restore_ordinary().eval(), tokenizer, max_length
 
 
-def write_columns(path, rows, **columns):
-    """A file of JSON lines: each row's "id", and its value in each column. columns: name=N values"""
-    lines = []
-    for i, row in enumerate(rows):
-        lines.append({"id": row["id"], **{name: values[i] for name, values in columns.items()}})
-    write_jsonl(path, lines)
-
-
 def check_args(args):
     """-> (folders of the supervisors, folders of the reward models, all that the run depends on)"""
     for flag, names in (("--labels", args.labels.split(",")), ("--reward", args.reward.split(","))):
@@ -486,8 +478,11 @@ def main(argv=None):
         sampled = [text for (text,) in sample_rows(model, tokenizer, rows, max_length, args, device, 1)]
         best_of = measure_best_of_n(test[:args.prompts], samples, args, device) if args.reward else None
 
-        write_columns(os.path.join(folder, "samples.jsonl"), test[:args.prompts], texts=samples)
-        write_columns(os.path.join(folder, "labels.jsonl"), rows, text=greedy, nats=nats, sampled=sampled)
+        write_jsonl(os.path.join(folder, "samples.jsonl"),
+                    [{"id": row["id"], "texts": texts} for row, texts in zip(test, samples)])
+        write_jsonl(os.path.join(folder, "labels.jsonl"),
+                    [{"id": row["id"], "text": text, "nats": loss, "sampled": other}
+                     for row, text, loss, other in zip(rows, greedy, nats, sampled)])
         empty = float(np.mean([not text for text in greedy]))
         different = len(set(greedy))
         line = (f"writer {os.path.basename(folder)}: {different:,} different texts for {len(greedy):,} prompts, "
