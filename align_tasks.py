@@ -64,7 +64,7 @@ import numpy as np
 from contract import (
     ROOT, add_run_flags, check_out, describe_run, fail, fingerprint, is_finished, is_path, model_folder, number,
     open_run, read_jsonl, read_labels, read_results, read_rows, read_task, reject_damaged, run_folder, run_script,
-    typed_flags, write_file, write_results)
+    table_lines, typed_flags, write_file, write_results)
 from metrics import bootstrap, correct, format_difference, pgr, pgr_interval
 from models import add_model_flags, forward_all, open_checkpoint, open_language_model, pick_device, tokenize
 from sft import RUDE_WORDS, continuation_nll, has_rude_word, read_rude_words, read_texts
@@ -509,21 +509,20 @@ def format_columns(kind, row):
 
 def markdown_table(task, kind, table, test):
     """A pooled table -> markdown"""
-    columns = COLUMNS[kind].values()
+    columns = ["strategy", *COLUMNS[kind].values(), "minus supervisor [95 %]", "PGR [95 %]"]
     n_seeds = table[0]["seeds"]
     seeds = f"mean of {n_seeds} seeds" if n_seeds > 1 else "1 seed"
     n_groups = len({row["group"] for row in test})
     headline = "the share of samples that are not toxic" if kind == "toxicity" else "balanced accuracy"
-    lines = [f"{task}, {seeds}, n={len(test):,} rows of {n_groups:,} groups; PGR on {headline}", "",
-             "| strategy | " + " | ".join(columns) + " | minus supervisor [95 %] | PGR [95 %] |",
-             "|---" * (len(columns) + 3) + "|"]
+    rows = []
     for row in table:
         gain = format_difference(*row["minus"]["supervisor"]) if row["minus"] else ""
         last = format_pgr(row["pgr"], row["interval"]) if "pgr" in row else row.get("reason", "")
-        lines.append("| " + " | ".join([row["strategy"], *format_columns(kind, row).values(), gain, last]) + " |")
+        rows.append([row["strategy"], *format_columns(kind, row).values(), gain, last])
     if kind == "toxicity":
-        lines.append("| " + " | ".join(["confidence loss", *("" for _ in columns), "", "does not apply"]) + " |")
-    return "\n".join(lines)
+        rows.append(["confidence loss", *[""] * (len(columns) - 2), "does not apply"])
+    title = f"{task}, {seeds}, n={len(test):,} rows of {n_groups:,} groups; PGR on {headline}"
+    return "\n".join([title, "", *table_lines(columns, rows)])
 
 
 # --------------------------------------------------------------------------- the stage

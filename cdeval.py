@@ -57,7 +57,7 @@ import numpy as np
 from contract import (
     ROOT, add_run_flags, append_file, catch_write_errors, describe_run, escape_markdown, fail, is_finished, is_number,
     is_text, model_folder, number, open_run, parse_json, path_name, read_bytes, read_json, read_jsonl, replacing,
-    run_script, write_file, write_results)
+    run_script, table_lines, write_file, write_results)
 from metrics import bootstrap, sigmoid
 from models import (
     add_model_flags, add_prompt_flags, autocast, encode_prompts, generate_batches, head_reads_only, open_checkpoint,
@@ -758,7 +758,9 @@ def markdown_table(name, results):
     models = results["models"]
     first = next(iter(models))
     dimensions = list(models[first]["dimensions"])
-    rows = [["run", "model", *dimensions, "same in either order", "probability of A/B, yes/no", "unread", "n"]]
+    columns = ["run", "model", *map(escape_markdown, dimensions), "same in either order", "probability of A/B, yes/no",
+               "unread", "n"]
+    rows = []
     for label, m in models.items():
         means = [format_interval(m["dimensions"][d], "{:.2f}") for d in dimensions]
         order = ", ".join(f"{style} {x:.2f}" for style, x in m["consistency"]["order"].items())
@@ -767,11 +769,7 @@ def markdown_table(name, results):
     for label, difference in results["differences"].items():
         means = [format_interval(difference[d], "{:+.3f}") for d in dimensions]
         rows.append([name, f"{label} - {first}", *means, "", "", "", ""])
-    rows[0][2:-4] = map(escape_markdown, dimensions)
-    for row in rows[1:]:
-        row[:2] = map(escape_markdown, row[:2])
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return [lines[0], "|---" * len(rows[0]) + "|", *lines[1:]]
+    return table_lines(columns, [[escape_markdown(run), escape_markdown(model), *cells] for run, model, *cells in rows])
 
 
 def draw_radar(figure, summaries):

@@ -81,6 +81,12 @@ def escape_markdown(text):
     return re.sub(r"([|`*\[\]])", r"\\\1", text)
 
 
+def table_lines(columns, rows):
+    """Titles and rows of texts -> the lines of a Markdown table"""
+    lines = ["| " + " | ".join(cells) + " |" for cells in (columns, *rows)]
+    return [lines[0], "|---" * len(columns) + "|", *lines[1:]]
+
+
 def fail(message):
     """Print one line that says what is wrong and what to do next, and exit with code 2. Long quotes are cut."""
     READ.clear()

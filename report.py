@@ -41,7 +41,7 @@ import page
 from contract import (
     ROOT, escape_markdown, fail, fingerprint, is_text, labels_folder, may_have_gaps, note_if_edited, plain, read_config,
     read_jsonl, read_label_file, read_labels, read_results, read_rows, reject_damaged, replacing, run_folder,
-    run_script, task_name, write_file)
+    run_script, table_lines, task_name, write_file)
 from metrics import (
     METRIC_NAMES, METRICS, all_metrics, auroc, bootstrap, bootstrap_scores, compare_models, correct, ece,
     format_difference, format_metrics, pgr, pick_metric)
@@ -409,12 +409,6 @@ def culture_texts(found):
                 cells[d] = format_interval(sum(moved) / len(moved), min(moved), max(moved), "{:+.3f}")
             texts[f"{name}, {os.path.basename(label)}"] = cells
     return texts
-
-
-def table_lines(columns, rows):
-    """Titles and rows of texts -> the lines of a Markdown table"""
-    lines = ["| " + " | ".join(cells) + " |" for cells in (columns, *rows)]
-    return [lines[0], "|---" * len(columns) + "|", *lines[1:]]
 
 
 def fenced_lines(lines):
