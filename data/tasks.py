@@ -25,7 +25,7 @@ import numpy as np
 
 from contract import (
     catch_write_errors, fail, fingerprint, is_text, lock_folder, parse_json, parse_json_object, read_json, read_known,
-    remove_any, show_row, text_keys, write_file, write_jsonl)
+    remove_any, show_row, text_keys, without_labels, write_file, write_jsonl)
 
 DATA = os.path.dirname(os.path.abspath(__file__))
 SPLITS = ("train1", "train2", "valid", "test")
@@ -424,7 +424,7 @@ def write_splits(folder, splits):
             counts[split]["labelled"] = len(labels)
             line += f", {len(labels):,} with a true label"
         if split in ("train2", "valid"):
-            rows = [{k: v for k, v in row.items() if k != "label"} for row in rows]
+            rows = without_labels(rows)
         write_jsonl(os.path.join(folder, split + ".jsonl"), rows)
         print(line + (f", {share_yes:.1%} yes" if labels else ""))
     truth = []

@@ -262,7 +262,7 @@ def test_variants_of_tinyworld_err_where_they_say(tmp_path, monkeypatch, capsys)
     for split in ("train2", "valid"):
         rows[split] = [{key: row[key] for key in row if key != "label"} for row in rows[split]]
     for name, lines in [*rows.items(), (os.path.join("truth", "labels"), truth)]:
-        (world / f"{name}.jsonl").write_text(variants.to_jsonl(lines))
+        jobs.contract.write_jsonl(str(world / f"{name}.jsonl"), lines)
     (world / "task.json").write_text('{"task": "tinyworld", "splits": {}}')
 
     def made(folder, name):

@@ -25,7 +25,8 @@ import sys
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.dirname(os.path.dirname(HERE))]
 
-from contract import fail, number, read_json, read_jsonl, read_rows, run_script, write_file  # noqa: E402
+from contract import (  # noqa: E402
+    fail, number, read_json, read_jsonl, read_rows, run_script, without_labels, write_file, write_jsonl)
 
 CHECKS_NOTHING = ("animals", "plants")                     # fields of which the supervisor `rule` accepts every answer
 
@@ -67,10 +68,6 @@ def accept_classes(rows):
     return new
 
 
-def to_jsonl(rows):
-    return "".join(json.dumps(row) + "\n" for row in rows)
-
-
 def make_task(variant):
     """data/tinyworld-<variant>/, task.json last: then the task is complete"""
     folder = f"{HERE}-{variant}"
@@ -85,14 +82,13 @@ def make_task(variant):
         shutil.copy(os.path.join(HERE, name), os.path.join(folder, name))
     if variant == "swap":
         truth = read_truth() | {row["id"]: [1 - row["label"], row["label"]] for row in rows}
-        unlabelled = [{key: value for key, value in row.items() if key != "label"} for row in rows]
-        write_file(os.path.join(folder, "train2.jsonl"), to_jsonl(unlabelled))
-        write_file(os.path.join(folder, "truth", "labels.jsonl"),
-                   to_jsonl({"id": name, "soft_label": pair} for name, pair in truth.items()))
+        write_jsonl(os.path.join(folder, "train2.jsonl"), without_labels(rows))
+        write_jsonl(os.path.join(folder, "truth", "labels.jsonl"),
+                    [{"id": name, "soft_label": pair} for name, pair in truth.items()])
         rows = [{**row, "label": int(truth[row["id"]][1])} for row in read_rows("tinyworld", "train2")]
     else:
         rows = {"coin": flip_coin, "relation": accept_classes}[variant](rows)
-    write_file(os.path.join(folder, "train1.jsonl"), to_jsonl(rows))
+    write_jsonl(os.path.join(folder, "train1.jsonl"), rows)
     spec = read_json(source)
     spec.pop("splits", None)                               # the numbers of rows are others now
     write_file(made, json.dumps({**spec, "task": f"tinyworld-{variant}"}))
@@ -105,8 +101,7 @@ def make_rule(out, seed):
     if os.path.exists(os.path.join(folder, "results.json")):
         fail(f"--out {out}: {os.path.relpath(folder)} is a run's folder; choose another")
     rows = [row for split in ("train2", "valid", "test") for row in read_rows("tinyworld", split)]
-    lines = rule_labels(rows, read_truth())
-    write_file(os.path.join(folder, "labels.jsonl"), to_jsonl(lines))
+    write_jsonl(os.path.join(folder, "labels.jsonl"), rule_labels(rows, read_truth()))
     print(f"wrote {os.path.relpath(folder)}")
 
 
