@@ -207,7 +207,6 @@ def describe_runs(task, runs):
     folders = [folder for folder, _ in runs]
     configs = [results["config"] for _, results in runs]
     config = configs[0]
-    also = config.get("also")                              # another task, which nothing was trained on
     test = read_rows(task, "test", config["max_rows"])
     truth = np.array([row["label"] for row in test])
     groups = [row["group"] for row in test]
@@ -234,47 +233,59 @@ def describe_runs(task, runs):
     notes = [results.get("by_transcript", {}).get("yes if the note states the answer") for _, results in runs]
     if all(notes):                                         # debate.py's control, a rule that judges without a model
         row["string match"] = f"{np.mean([note['correct'] for note in notes]):.3f}"
-
-    def hits_beside(name):
-        """The hits of the run `name` and of these runs, each (S, N); None if a seed has no such run on the same rows"""
-        baseline = [run_folder(name, task, c["seed"]) for c in configs]
-        files = [os.path.join(folder, end) for folder in baseline for end in ("labels.jsonl", "results.json")]
-        if row["run"] == name or not all(map(os.path.exists, files)):
-            return None
-        its = [read_config(folder) for folder in baseline]
-        if any(i.get("max_rows") != c["max_rows"] or i.get("role") == "writer" for i, c in zip(its, configs)):
-            return None
-        return predictions_of(task, configs, baseline, folders)[:, :, 1].swapaxes(0, 1)
-    if also:
+    if also := config.get("also"):                         # another task, which nothing was trained on
         there = describe_accuracy(also, configs, folders)[1]
         row[f"on {also} [95 %]"] = there.pop("accuracy [95 %]")
         row |= {f"{also}: {kinds}": text for kinds, text in there.items()}
-    if (pair := hits_beside("weak")) is not None:
+    if (pair := hits_beside("weak", task, configs, folders)) is not None:
         weak, own = pair
         gain = align_tasks.paired_difference(own, weak, None, groups)
         row["gain over single [95 %]"] = format_interval(*gain, "{:+.3f}")
         row["knew / did not"] = format_split(own, weak)
     baseline = "rule-student" if config.get("labels") == "rule" else BASELINES.get(stage)
-    if baseline and "ceiling" not in config["role"] and (pair := hits_beside(baseline)) is not None:
+    if "ceiling" in config["role"]:
+        baseline = None
+    if baseline and (pair := hits_beside(baseline, task, configs, folders)) is not None:
         difference = align_tasks.paired_difference(pair[1], pair[0], None, groups)
         row[f"minus {baseline} [95 %]"] = format_difference(*difference)
+    return row | describe_comparison(task, runs)
+
+
+def hits_beside(name, task, configs, folders):
+    """
+    The hits of the run `name` and of these S runs, each (S, N). None if they are that run, or if a seed has no such run
+    on the same rows.
+    """
+    baseline = [run_folder(name, task, c["seed"]) for c in configs]
+    files = [os.path.join(folder, end) for folder in baseline for end in ("labels.jsonl", "results.json")]
+    if os.path.basename(folders[0]) == name or not all(map(os.path.exists, files)):
+        return None
+    its = [read_config(folder) for folder in baseline]
+    if any(i.get("max_rows") != c["max_rows"] or i.get("role") == "writer" for i, c in zip(its, configs)):
+        return None
+    return predictions_of(task, configs, baseline, folders)[:, :, 1].swapaxes(0, 1)
+
+
+def describe_comparison(task, runs):
+    """Students beside their supervisor and ceiling -> {column: text}, and "pgr", a number; {} without a ceiling"""
+    folders = [folder for folder, _ in runs]
+    configs = [results["config"] for _, results in runs]
     ceilings = [results.get("ceiling", c.get("ceiling")) for c, (_, results) in zip(configs, runs)]
     several = any("," in str(ceiling) for ceiling in ceilings)       # auto_align.py before it kept the one it used
-    if all(ceilings) and not several and all(results.get("comparison", True) for _, results in runs):
-        supervisors = [results.get("supervisor") or c.get("supervisor") or c.get("labels") or c["evaluator"]
-                       for c, (_, results) in zip(configs, runs)]
-        for k, folder in enumerate(folders):
-            if os.path.exists(os.path.join(folder, "evaluator", "labels.jsonl")):        # auto_align.py: as it began
-                supervisors[k] = os.path.join(folder, "evaluator")
-        number, row["PGR [95 %]"] = describe_pgr(task, configs, supervisors, folders, ceilings)
-        if number is not None:
-            row["pgr"] = number
-        if also:
-            row[f"PGR on {also} [95 %]"] = describe_pgr(also, configs, supervisors, folders, ceilings)[1]
-        sources = [c.get("labels") for c in configs] if config.get("labels") else supervisors
-        source, own = predictions_of(task, configs, sources, folders)[:, :, 1].swapaxes(0, 1)
-        row["agrees where right / wrong"] = format_split(own == source, source)
-    return row
+    if not all(ceilings) or several or not all(results.get("comparison", True) for _, results in runs):
+        return {}
+    supervisors = [results.get("supervisor") or c.get("supervisor") or c.get("labels") or c["evaluator"]
+                   for c, (_, results) in zip(configs, runs)]
+    for k, folder in enumerate(folders):
+        if os.path.exists(os.path.join(folder, "evaluator", "labels.jsonl")):            # auto_align.py: as it began
+            supervisors[k] = os.path.join(folder, "evaluator")
+    number, text = describe_pgr(task, configs, supervisors, folders, ceilings)
+    row = {"PGR [95 %]": text} | ({"pgr": number} if number is not None else {})
+    if also := configs[0].get("also"):
+        row[f"PGR on {also} [95 %]"] = describe_pgr(also, configs, supervisors, folders, ceilings)[1]
+    sources = [c.get("labels") for c in configs] if configs[0].get("labels") else supervisors
+    source, own = predictions_of(task, configs, sources, folders)[:, :, 1].swapaxes(0, 1)
+    return row | {"agrees where right / wrong": format_split(own == source, source)}
 
 
 def accuracy_by_kind(test, hits):
