@@ -15,6 +15,7 @@ import torch
 
 import auto_align
 import contract
+import data.tasks
 import debate
 import ensemble
 import icl
@@ -69,7 +70,8 @@ def world(tmp_path, monkeypatch):
     monkeypatch.setattr(contract, "ROOT", str(tmp_path))
     for module in (train_weak, train_strong, ensemble, icl, debate, auto_align, predict_stage, sft):
         monkeypatch.setattr(module, "ROOT", str(tmp_path), raising=False)
-    monkeypatch.setattr(own, "DATA", str(tmp_path / "data"))
+    for module in (own, data.tasks):
+        monkeypatch.setattr(module, "DATA", str(tmp_path / "data"))
     (tmp_path / "data" / "tinyworld").mkdir(parents=True)
     for name in ("models", "life"):
         os.symlink(os.path.join(HERE, "..", "data", "tinyworld", name), tmp_path / "data" / "tinyworld" / name)

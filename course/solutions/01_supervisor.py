@@ -36,7 +36,7 @@ def ece(p_yes, labels, bins=10):
     0.3
     """
     confidence = np.maximum(p_yes, 1 - np.asarray(p_yes, float))
-    bin_of = np.minimum(((confidence - 0.5) * 2 * bins).astype(int), bins - 1)
+    bin_of = np.minimum(((confidence - 0.5) * 2 * bins + 1e-5).astype(int), bins - 1)    # 0.9 is 0.89999998 in float32
     hits = correct(p_yes, labels)
     return float(sum(abs((confidence - hits)[bin_of == b].sum()) for b in range(bins)) / len(hits))
 
