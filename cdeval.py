@@ -391,7 +391,9 @@ def answers_by_likelihood(model, tokenizer, queries, device, max_length, args, d
             fail(f"the tokenizer cannot tell {first!r} from {second!r}: try another model, or another --lang")
         pairs.append(pair)
     longest = [max(map(len, pair)) for pair in pairs]
-    ids = encode_prompts(tokenizer, [query["text"] for query in queries], max(1, max_length - max(longest)))
+    if max_length <= max(longest):
+        fail(f"the model reads {max_length} tokens (--max-length), too few for an answer of {max(longest)}")
+    ids = encode_prompts(tokenizer, [query["text"] for query in queries], max_length - max(longest))
     # answers of one token first: they need one row for both
     order = sorted(range(len(queries)), key=lambda i: (longest[i] > 1, len(ids[i]), i))
     for k in range(0, len(order), args.batch_size):

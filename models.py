@@ -726,7 +726,7 @@ def forward_all(model, tokenizer, ids, device, dtype="fp32", tokens=8192, output
             out[indices] = outputs
             bar.update(len(indices))
     if not np.isfinite(out).all():
-        fail("the model's outputs are not finite: training diverged. Use a smaller --lr")
+        fail("the model's outputs are not finite: training diverged (use a smaller --lr), or its weights are damaged")
     return out
 
 
