@@ -326,18 +326,25 @@ def read_answer(cell, names, where):
     """
     A cell that a person has filled in -> 0, 1, or None if it is empty. Anything else ends in one line.
 
-    names   the words for 0 and 1; 0/1, true/false and yes/no are understood too
+    names   the words for 0 and 1; 0/1, true/false and yes/no are understood too, if no name means the opposite there
 
     >>> [read_answer(cell, ("wrong", "right"), "here") for cell in ("Right ", "no", "1.0", "", None)]
     [1, 0, 1, None, None]
+    >>> [read_answer(cell, ("1.0", "2.0"), "here") for cell in ("1", "2", "1.0")]
+    [0, 1, 0]
     """
-    word = str(cell or "").strip().casefold()
-    words = [name.casefold() for name in names]
-    if not word:
-        return None
-    if word not in {*words, *YES, *NO}:
+    def word_of(value):
+        return re.sub(r"^(-?\d+)\.0+$", r"\1", str(value or "").strip().casefold())       # Excel writes 1, pandas 1.0
+
+    word = word_of(cell)
+    no, yes = map(word_of, names)
+    meaning = {usual: int(usual in YES) for usual in YES | NO}
+    if no in YES or yes in NO:                             # of the classes "1" and "2", 1 is no
+        meaning = {}
+    meaning |= {no: 0, yes: 1}
+    if word and word not in meaning:
         fail(f"{where}: the label {word[:40]!r} is neither {names[1]!r} nor {names[0]!r}")
-    return words.index(word) if word in words else binary_label(word)
+    return meaning[word] if word else None
 
 
 def asked_labels(task):

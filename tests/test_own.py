@@ -346,6 +346,20 @@ def test_people_give_true_labels_on_request(tmp_path, monkeypatch, capsys):
     assert ask(monkeypatch, tmp_path, rows[:3], {"a": 1.0}).tolist() == [[0, 1], [1, 0], [0, 1]]
 
 
+def test_numbers_that_name_classes_mean_these_also_as_excel_writes_them(tmp_path, monkeypatch, capsys):
+    """Fault: of the classes "1.0" and "2.0", as pandas writes them, a person's 1 was taken for the usual yes."""
+    rows = [{"id": name, "group": name, "text": name} for name in "bc"]
+    os.makedirs(tmp_path / "mine")
+    cases = (["1.0", "2.0"], "12", [0, 1]), (["1.0", "0.0"], "01", [1, 0]), (["2", "1"], "12", [1, 0])
+    for names, cells, told in cases:
+        (tmp_path / "mine" / "true-labels.csv").write_text(f"id,label\nb,{cells[0]}\nc,{cells[1]}.0\n")
+        assert ask(monkeypatch, tmp_path, rows, {}, names=names)[:, 1].tolist() == told
+    with pytest.raises(SystemExit):                        # no would be 1, and what is 0?
+        (tmp_path / "mine" / "true-labels.csv").write_text("id,label\nb,0\n")
+        ask(monkeypatch, tmp_path, rows, {}, names=["1", "2"])
+    assert "the label '0' is neither '2' nor '1'" in capsys.readouterr().err
+
+
 def test_of_a_pair_people_say_which_text_is_better(tmp_path, monkeypatch, capsys):
     pairs = [{"id": "p", "group": "p", "text_a": "one", "text_b": "two"}]
     with pytest.raises(SystemExit):
