@@ -551,6 +551,13 @@ def test_labels_of_an_audit_whose_texts_are_not_there_are_counted(tmp_path, run,
     assert "audit: 60 true labels" in printed and "WARNING: 30 labels of" in printed and "first 'ã¼ 60'" in printed
 
 
+def test_rows_that_a_model_chose_make_no_test_set(tmp_path, run, capsys):
+    """Fault: true-labels.csv was taken by --audit, so rows on which models disagree became the test set."""
+    rows = partly_labelled(tmp_path / "rows.jsonl", 0)
+    chosen = table(tmp_path / "true-labels.csv", [("m-train2-0", "request number 1", 1)], ("id", "text", "label"))
+    assert "would make a biased test set. Fill in to-label.csv" in fails(run, capsys, rows, "--audit", str(chosen))
+
+
 def test_what_excel_adds_is_understood_or_named(tmp_path, run, capsys):
     lines = [f"text {k}; more;{k % 2}" for k in range(80)]
     (tmp_path / "ROWS.CSV").write_text("sep=;\r\ntext;other;label\r\n" + "\r\n".join(lines) + "\r\n")

@@ -64,8 +64,8 @@ from contract import (
     text_keys, write_file)
 from metrics import all_metrics
 from tasks import (
-    DATA, NO, PLAIN_NAME, SPLITS, YES, fill_texts, hash_fraction, is_turned, normalize, open_task, read_table, row_id,
-    split_groups, text_columns, write_jsonl, write_task)
+    DATA, NO, PLAIN_NAME, SPLITS, TRUE_LABELS, YES, fill_texts, hash_fraction, is_turned, normalize, open_task,
+    read_table, row_id, split_groups, text_columns, write_jsonl, write_task)
 
 FEWEST = 40                                # groups; fewer cannot fill the splits
 MISSING = {"", "nan", "na", "n/a", "null", "#n/a", "<na>"}
@@ -277,6 +277,9 @@ def add_votes(table, path, columns, id_column, texts, label=None):
 
 def add_audit(table, path, texts, label):
     """The labels of a filled-in to-label.csv, joined by text, for rows that have none. Changes `table`."""
+    if os.path.basename(path) == TRUE_LABELS:
+        fail(f"--audit {path}: a model chose most of these rows, for example where it was doubtful, so they would make "
+             "a biased test set. Fill in to-label.csv, whose rows are random")
     known = {}
     for _, row in read_table(path):
         if word_of(row.get("label")) is not None:
