@@ -126,7 +126,7 @@ def temperature(probs, y):
     least = 1 / 32
     h = log_odds(probs)
     y = np.asarray(y, float)
-    if (h * (2 * y - 1) > 0).all():
+    if (h * (2 * y - 1) >= 0).all():                       # a tie is no error
         h = np.append(h, np.abs(h).mean())
         y = np.append(y, 0)
     step = line_search(0, h, y, low=least)

@@ -186,6 +186,14 @@ def test_labels_of_0_and_1_are_calibrated_to_the_share_that_is_right(percent, ca
     assert confident == pytest.approx(calibrated, abs=1e-3)
 
 
+@pytest.mark.parametrize("ties", [0, 3])
+def test_a_member_without_an_error_is_not_infallible(ties):
+    """Faults: right on all rows it was sharpened without end; with a tie among them it still was."""
+    probs = soft(np.array([0.9] * 100 + [0.5] * ties))
+    confident = apply_temperature(probs[None], [temperature(probs, np.ones(100 + ties, int))])[0].max(-1)
+    assert 0.985 < confident[0] < 0.9905 and (confident[100:] == 0.5).all()              # 100 of 101
+
+
 def test_loglik_weights_are_the_optimum_with_and_without_missing_members():
     rng = np.random.default_rng(0)
     q = rng.uniform(0.1, 0.9, (3, 300))
