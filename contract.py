@@ -707,9 +707,10 @@ def code_fingerprints(stage_file):
             code = normalize_code(f.read())
         found[name] = hashlib.sha256(code.encode()).hexdigest()[:16]
         for module in imported_modules(code):
-            path = os.path.join(os.path.dirname(stage_file), f"{module}.py")
-            if f"{module}.py" not in found and path != stage_file and os.path.exists(path):
-                todo[f"{module}.py"] = path
+            page = module.replace(".", "/") + ".py"        # data.tasks is data/tasks.py
+            path = os.path.join(os.path.dirname(stage_file), page)
+            if page not in found and path != stage_file and os.path.exists(path):
+                todo[page] = path
     return dict(sorted(found.items()))
 
 

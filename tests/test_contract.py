@@ -465,6 +465,14 @@ def test_all_modules_of_an_import_line_count(stage):
     assert list(code_fingerprints(stage)) == ["deeper.py", "page.py", "stage"]
 
 
+def test_a_page_in_a_folder_counts(stage):
+    """Fault: an edit of data/tasks.py, which reads the true labels of people, repeated no run."""
+    (stage.parent / "data").mkdir()
+    (stage.parent / "data" / "tasks.py").write_text("import deeper\n")
+    stage.write_text("from data.tasks import buy_labels\n")
+    assert list(code_fingerprints(stage)) == ["data/tasks.py", "deeper.py", "page.py", "stage"]
+
+
 def test_a_copy_of_a_stage_under_another_name_or_in_another_folder_has_the_same_code(stage, tmp_path_factory):
     before = code_fingerprints(stage)
     (stage.parent / "my_stage.py").write_text(STAGE)
