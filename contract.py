@@ -52,6 +52,7 @@ LOADED = {}                          # fingerprints of the code that this proces
 LABEL_WORDS = [" no", " yes"]
 SPLITS = ("train1", "train2", "valid", "test")
 READ = {}                            # {path: fingerprints of all that was read from it} since this run began
+RUN_OUTPUTS = ("labels.jsonl", "checkpoint")
 UNFINISHED = "unfinished.tmp"        # a run's folder has this file until the run is complete
 # what it raises to read a JSON file that was edited or damaged, and to look for what a run writes there
 DAMAGE = (AttributeError, KeyError, OSError, RecursionError, TypeError, ValueError)
@@ -802,6 +803,8 @@ def describe_run(stage_file, parser, args, identity, inputs, sources=(), words=N
         digest = fingerprint(path)
         config["inputs"][os.path.relpath(path, ROOT) if os.path.exists(path) else path] = digest
         note_if_edited(path, digest)
+    for run in dict.fromkeys(os.path.dirname(path) for path in inputs if os.path.basename(path) in RUN_OUTPUTS):
+        note_if_stale(run)
     check_unchanged(config["inputs"])
     config["code"] = loaded_code(stage_file)
     return folder, config
@@ -831,17 +834,22 @@ def output_fingerprints(folder, names=("labels.jsonl", "samples.jsonl", "checkpo
 def note_if_edited(path, digest):
     """Print a note if an input is another run's output, and was changed since that run ended."""
     results = os.path.join(os.path.dirname(path), "results.json")
-    if os.path.basename(path) in ("labels.jsonl", "checkpoint") and os.path.exists(results):
-        found = read_json(results)
-        outputs = found.get("outputs")
+    if os.path.basename(path) in RUN_OUTPUTS and os.path.exists(results):
+        outputs = read_json(results).get("outputs")
         if isinstance(outputs, dict) and outputs.get(os.path.basename(path)) not in (None, digest):
             print(f"note: {os.path.relpath(path)} was changed since its run ended")
-        config = found.get("config")
-        inputs = config.get("inputs") if isinstance(config, dict) else None
-        for name, old in inputs.items() if isinstance(inputs, dict) else ():
-            if name.endswith((".jsonl", "task.json")) and old != input_fingerprint(name):      # models may be large
-                print(f"note: {name} was changed since the run of {os.path.relpath(os.path.dirname(path))} read it. "
-                      "Repeat its command")
+
+
+def note_if_stale(folder):
+    """Print a note if rows or labels that a run has read were changed since. Its models may be large: not looked at"""
+    results = os.path.join(folder, "results.json")
+    config = read_json(results).get("config") if os.path.exists(results) else None
+    inputs = config.get("inputs") if isinstance(config, dict) else None
+    changed = [name for name, old in inputs.items() if name.endswith((".jsonl", "task.json"))
+               and old != input_fingerprint(name)] if isinstance(inputs, dict) else []
+    if changed:
+        print(f"note: {', '.join(changed)} {'were' if len(changed) > 1 else 'was'} changed since the run of "
+              f"{os.path.relpath(folder)} read {'them' if len(changed) > 1 else 'it'}. Repeat its command")
 
 
 def what_differs(old, new):

@@ -38,8 +38,8 @@ import numpy as np
 
 from contract import (
     DAMAGE, ROOT, append_file, catch_write_errors, check_unchanged, digest_results, fail, fingerprint, is_text,
-    loaded_code, lock_folder, model_folder, note_if_edited, number, open_file, path_name, read_config, read_json,
-    read_labels, read_results, read_rows, reject_damaged, run_script, text_keys, write_file)
+    loaded_code, lock_folder, model_folder, note_if_edited, note_if_stale, number, open_file, path_name, read_config,
+    read_json, read_labels, read_results, read_rows, reject_damaged, run_script, text_keys, write_file)
 from data.tasks import fill_texts, read_table, text_columns
 from metrics import choose_threshold
 from models import add_model_flags, open_checkpoint, pick_device, predict, tokenize
@@ -98,6 +98,8 @@ def read_run(folder):
         path = os.path.join(folder, name)
         if os.path.exists(path):
             note_if_edited(path, fingerprint(path))
+    if config:
+        note_if_stale(folder)
     if config.get("role") == "writer":
         fail(f"--model {folder} writes text. Give a run of train_weak.py or train_strong.py")
     if config.get("role") == "oversight" or config.get("control") == "untrained" and config.get("truth_budget"):
@@ -135,9 +137,6 @@ def read_spec(task, folder, config):
     with reject_damaged(os.path.join(folder, "results.json")):
         if (then := read_results(folder).get("names", names)) != names:
             fail(f"{name} says {names[1]!r} for yes, and said {then[1]!r} when {folder} was made. Repeat that command")
-        now = fingerprint(path)
-        if config["inputs"].get(name, now) != now:
-            print(f"note: {name} was changed since the run of {folder}")
     return spec
 
 

@@ -80,11 +80,11 @@ def find_runs(task):
         if os.path.basename(os.path.dirname(folder)) != f"seed{config.get('seed')}":     # it would count as one more
             print(f"left out: {os.path.relpath(folder, ROOT)} was made with --seed {config.get('seed')}: a copy?")
             continue
-        labels = os.path.join(folder, "labels.jsonl")
-        if os.path.exists(labels):
-            note_if_edited(labels, cached_fingerprint(labels))
         if str(config.get("role")) in STAGE_OF_ROLE and align_tasks.is_current(config, cached_fingerprint):
             runs[os.path.basename(folder), json.dumps(flags_of(config))].append((folder, results))
+            labels = os.path.join(folder, "labels.jsonl")
+            if os.path.exists(labels):
+                note_if_edited(labels, cached_fingerprint(labels))
         else:
             stale.append(os.path.relpath(folder, ROOT))
     return list(runs.values()), stale
