@@ -70,7 +70,7 @@ from contract import (
     open_run, output_fingerprints, read_config, read_json, read_jsonl, read_known, read_labels, read_results, read_rows,
     read_task, reject_damaged, run_folder, run_script, save_checkpoint, without_labels, write_file, write_jsonl,
     write_labels, write_results)
-from data.tasks import TRUE_LABELS, asked_labels, buy_labels
+from data.tasks import buy_labels, changed_labels, is_corrected
 from metrics import (
     accuracy, all_metrics, check_comparison, compare_models, format_comparison, format_metrics, sigmoid, to_soft_labels)
 from models import (
@@ -636,14 +636,9 @@ def load_round(folder, train2):
     return {**saved, "members": members}, guard_rows, results
 
 
-def check_audits(folder, train2, task):
-    """A round's audits against the true labels of today: one that was corrected since raises a ValueError"""
-    audits = read_jsonl(os.path.join(folder, "audits.jsonl"))
-    row_of = {row["id"]: row for row in train2}
-    labels = buy_labels(task, [row_of[audit["id"]] for audit in audits]) if audits else []
-    for audit, pair in zip(audits, labels):
-        if audit["label"] != int(pair[1] > 0.5):
-            raise ValueError(f"the true label of {audit['id']} was changed")
+def read_audits(folder):
+    """The true labels that a round has used -> {id: 0 or 1}"""
+    return {audit["id"]: audit["label"] for audit in read_jsonl(os.path.join(folder, "audits.jsonl"))}
 
 
 def format_round(k, results, n_bought):
@@ -680,7 +675,8 @@ def play_rounds(evaluator, train2, test, supervisor, ceilings, n_bought, score, 
         if not repeat and os.path.exists(os.path.join(home, "results.json")):
             try:
                 found = load_round(home, train2)
-                check_audits(home, train2, args.task)
+                if changed := changed_labels(args.task, read_audits(home)):
+                    raise ValueError(f"the true label of {changed[0]} was changed")
             except ValueError as error:
                 found = None
                 print(f"note: {error}; round {k + 1} and those after it are played again")
@@ -793,15 +789,12 @@ def main(argv=None):
     inputs = [*files, *map(model_folder, dict.fromkeys(ladder))]
     inputs += [member["checkpoint"] for evaluator in evaluators for member in evaluator["members"]]
     inputs += [os.path.join(source, "labels.jsonl") for source in (*sources, *ceilings.values())]
-    inputs += asked_labels(args.task) if args.audit else []
     identity = {"role": "align", **vars(args), "model": ladder[-1]}
     read_only = [*sources, truth_folder(args.task), *ceilings.values()]
     folder, config = describe_run(__file__, parser, args, identity, inputs, read_only, words_of_head(words, args))
-    if is_finished(folder, config, args.force):
+    if is_finished(folder, config, args.force or is_corrected(folder, args.task)):
         return
-    # the key is the same after people have given labels: check_audits sees which rounds they change
-    before = {path: digest for path, digest in config["inputs"].items() if not path.endswith(TRUE_LABELS)}
-    key = hashlib.sha256(json.dumps({**config, "inputs": before}, sort_keys=True).encode()).hexdigest()[:8]
+    key = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:8]
     rounds_folder = os.path.join(folder, f"rounds-{key}")
     with open_run(folder):
         device = pick_device(args.device)
@@ -827,6 +820,9 @@ def main(argv=None):
         save_checkpoint(folder, model, tokenizer)
         write_labels(folder, rows, soft_labels)
         write_jsonl(os.path.join(folder, "audits.jsonl"), choice)
+        truth = {}
+        for k in range(len(ladder)):
+            truth |= read_audits(os.path.join(rounds_folder, f"round-{k + 1}"))
         on_test = soft_labels[-len(test):]
         scores = all_metrics(on_test, test)
         ceiling = read_labels(ceilings[ladder[-1]], test) if ladder[-1] in ceilings else None
@@ -834,8 +830,8 @@ def main(argv=None):
         print(format_metrics("learner", scores))
         write_results(folder, config, device, started, format_comparison(comparison, scores), test=scores,
                       comparison=comparison, rounds=rounds, rounds_folder=os.path.basename(rounds_folder),
-                      labels_to_choose=len(choice), supervisor=args.evaluator.split(",")[start],
-                      ceiling=ceiling_names.get(ladder[-1], ""))
+                      truth_ids=list(truth), truth_labels=list(truth.values()), labels_to_choose=len(choice),
+                      supervisor=args.evaluator.split(",")[start], ceiling=ceiling_names.get(ladder[-1], ""))
         for other in set(glob.glob(os.path.join(glob.escape(folder), "rounds-*"))) - {rounds_folder}:
             shutil.rmtree(other, ignore_errors=True)
 

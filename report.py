@@ -7,8 +7,9 @@ $ python report.py --html                   # also one page to look at: charts, 
 $ python report.py --docs                   # also fill the tables of README.md and docs/results from these runs
 $ python report.py --task tickets --check fused,student,ceiling     # is this result sound? any label files will do
 
-Needs   contract.py, metrics.py, models.py, train_weak.py, page.py, and sft.py, align_tasks.py, debate.py, cdeval.py,
-        since it prints their tables and one debate; page.html for --html, data/measured.py for --docs
+Needs   contract.py, metrics.py, models.py, train_weak.py, page.py, data/tasks.py, and sft.py, align_tasks.py,
+        debate.py, cdeval.py, since it prints their tables and one debate; page.html for --html, data/measured.py for
+        --docs
 Reads   data/<task>/seed*/<run>/{results.json, labels.jsonl}, data/<task>/test.jsonl, and cdeval.py's runs in
         data/cdeval/
 Writes  data/<task>/report.md and prints it: a table for each stage, mean over seeds; one debate; the cultural
@@ -42,6 +43,7 @@ from contract import (
     ROOT, escape_markdown, fail, fingerprint, is_text, labels_folder, may_have_gaps, note_if_edited, plain, read_config,
     read_jsonl, read_label_file, read_labels, read_results, read_rows, reject_damaged, replacing, run_folder,
     run_script, table_lines, task_name, write_file)
+from data.tasks import is_corrected
 from metrics import (
     METRIC_NAMES, METRICS, all_metrics, auroc, bootstrap, bootstrap_scores, compare_models, correct, ece,
     format_difference, format_metrics, pgr, pick_metric)
@@ -80,7 +82,8 @@ def find_runs(task):
         if os.path.basename(os.path.dirname(folder)) != f"seed{config.get('seed')}":     # it would count as one more
             print(f"left out: {os.path.relpath(folder, ROOT)} was made with --seed {config.get('seed')}: a copy?")
             continue
-        if str(config.get("role")) in STAGE_OF_ROLE and align_tasks.is_current(config, cached_fingerprint):
+        is_current = align_tasks.is_current(config, cached_fingerprint) and not is_corrected(folder, task)
+        if str(config.get("role")) in STAGE_OF_ROLE and is_current:
             runs[os.path.basename(folder), json.dumps(flags_of(config))].append((folder, results))
             labels = os.path.join(folder, "labels.jsonl")
             if os.path.exists(labels):

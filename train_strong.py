@@ -62,7 +62,7 @@ import numpy as np
 from contract import (
     ROOT, add_run_flags, describe_run, fail, is_finished, is_pair, model_folder, number, open_run, path_name, read_also,
     read_known, read_labels, read_rows, read_task, run_script, save_checkpoint, write_labels, write_results)
-from data.tasks import asked_labels, buy_labels
+from data.tasks import buy_labels, is_corrected
 from metrics import (
     METRICS, accuracy, all_metrics, check_comparison, compare_models, compare_on_test, correct, format_metrics,
     format_share, label_warnings, plan_comparison, print_cases, shuffle_test, sigmoid, to_soft_labels, unit_rows)
@@ -600,7 +600,7 @@ def train_students(plan, train2, valid, args, device):
     Train one student, or several in a row (--chain): each labels train2 and valid for the next.
 
     returns   (model, tokenizer, max_length, curve, own labels of the last student, as train_student returns them;
-              indices of the rows whose true labels were bought)
+              indices of the rows whose true labels were bought; these labels)
     """
     labels = read_known(plan.labels_folder, train2 + valid)
     n_labelled = int(np.isfinite(labels[:len(train2), 1]).sum())
@@ -623,6 +623,7 @@ def train_students(plan, train2, valid, args, device):
             print(f"WARNING: --hard: {n_ties:,} of {len(labels):,} labels are ties of exactly 0.5 and stay so")
         labels = round_labels(labels)
     bought = []
+    true_labels = np.empty((0, 2))
     if args.truth_budget:
         student_p = None
         if args.pick == "disagree":
@@ -642,7 +643,7 @@ def train_students(plan, train2, valid, args, device):
         model = None                                       # the student before, if any, leaves the memory
         model, tokenizer, max_length, curve, probs = train_student(plan, name, train2, valid, labels, args, device)
         labels = probs.copy()
-    return model, tokenizer, max_length, curve, probs, bought
+    return model, tokenizer, max_length, curve, probs, bought, true_labels
 
 
 def score_curve(curve, plan, valid):
@@ -818,8 +819,7 @@ def check_args(args):
     plan.sources = {*label_folders, truth_folder}
     if args.truth_budget or args.oracle_stop or args.control == "dealt":
         label_folders.add(truth_folder)
-    plan.inputs = [*files, *also_files(args), *(asked_labels(args.task) if args.truth_budget else ())]
-    plan.inputs += map(model_folder, dict.fromkeys(plan.models))
+    plan.inputs = [*files, *also_files(args), *(model_folder(name) for name in dict.fromkeys(plan.models))]
     plan.inputs += [os.path.join(folder, "labels.jsonl") for folder in sorted(label_folders)]
     return plan
 
@@ -831,13 +831,14 @@ def main(argv=None):
     plan = check_args(args)
     folder, config = describe_run(__file__, parser, args, plan.identity, plan.inputs, plan.sources,
                                   words_of_head(plan.words, args))
-    if is_finished(folder, config, args.force):
+    if is_finished(folder, config, args.force or is_corrected(folder, args.task)):
         return
     with open_run(folder):
         device = pick_device(args.device)
         train2 = read_rows(args.task, "train2", args.max_rows)
         valid = read_rows(args.task, "valid", args.max_rows, may_be_empty=True)
-        model, tokenizer, max_length, curve, probs, bought = train_students(plan, train2, valid, args, device)
+        model, tokenizer, max_length, curve, probs, bought, true_labels = train_students(plan, train2, valid, args,
+                                                                                         device)
 
         # only now are the rows of test used, and the truth of valid for the curve
         test = read_rows(args.task, "test", args.max_rows, may_be_empty=True)
@@ -846,7 +847,7 @@ def main(argv=None):
                                   if rows else np.empty((0, 2), np.float32) for rows in (test, also))
         if args.control == "untrained" and len(bought):
             few = probs[bought]
-            truth = buy_labels(args.task, [train2[i] for i in bought])[:, 1]
+            truth = true_labels[:, 1]
             if is_pair(train2[0]):                         # in both orders: no preference for the second text
                 few, truth = np.concatenate([few, few[:, ::-1]]), np.concatenate([truth, 1 - truth])
             probs, test_probs, also_probs = (calibrate(p, few, truth) for p in (probs, test_probs, also_probs))
@@ -871,7 +872,8 @@ def main(argv=None):
         if args.oracle_stop:
             line += " | CHEATING: stopped by the truth"
         write_results(folder, config, device, started, line, test=scores, comparison=comparison, curve=curve,
-                      truth_ids=[train2[i]["id"] for i in bought])
+                      truth_ids=[train2[i]["id"] for i in bought],
+                      truth_labels=[int(pair[1] > 0.5) for pair in true_labels])
 
 
 if __name__ == "__main__":

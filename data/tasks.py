@@ -4,6 +4,7 @@ How a task is made: rows in, four splits and the files of contract.py out. Every
     hashes   a number in [0, 1) from a text: splits, orders and coin flips depend on no seed and on no order of rows
     splits   whole groups (questions, documents) go to train1, train2, valid or test
     tables   .csv, .tsv, .json, .jsonl (each also as .gz) and .parquet files as rows
+    truth    true labels that a run asks people for: data/<task>/true-labels.csv
     files    data/<task>/{train1,train2,valid,test}.jsonl, truth/labels.jsonl and, last, task.json
 
 This page has no command line. data/tinyworld/prepare.py uses it for rows that it makes itself, data/own/prepare.py for
@@ -24,8 +25,8 @@ from collections import defaultdict
 import numpy as np
 
 from contract import (
-    catch_write_errors, fail, fingerprint, is_text, lock_folder, parse_json, parse_json_object, read_json, read_known,
-    remove_any, show_row, text_keys, without_labels, write_file, write_jsonl)
+    DAMAGE, catch_write_errors, fail, fingerprint, is_text, lock_folder, open_file, parse_json, parse_json_object,
+    read_json, read_known, read_rows, remove_any, show_row, text_keys, without_labels, write_file, write_jsonl)
 
 DATA = os.path.dirname(os.path.abspath(__file__))
 SPLITS = ("train1", "train2", "valid", "test")
@@ -347,10 +348,35 @@ def read_answer(cell, names, where):
     return meaning[word] if word else None
 
 
-def asked_labels(task):
-    """A list with the path of data/<task>/true-labels.csv (see buy_labels), empty if there is no such table"""
+def read_answers(task, keys):
+    """
+    What people have written into data/<task>/true-labels.csv -> (the words for no and yes, {id: line of the table},
+    {id: 0, 1 or None}). keys: those of a row's texts
+    """
+    names = ["a", "b"] if len(keys) > 1 else read_json(os.path.join(DATA, task, "task.json")).get("names")
+    if not (isinstance(names, list) and len(names) == 2 and all(map(is_text, names))):
+        names = ["no", "yes"]
     path = os.path.join(DATA, task, TRUE_LABELS)
-    return [path] if os.path.exists(path) else []
+    table = {}
+    answers = {}
+    for line, row in read_table(path) if os.path.exists(path) else ():
+        name = row.get("id")
+        if not name or name in table:
+            fail(f"{path}, line {line}: " + (f"id {name!r} occurs twice" if name else "no id"))
+        table[name] = row
+        answers[name] = read_answer(row.get("label"), names, f"{path}, line {line}, id {name!r}")
+    return names, table, answers
+
+
+def known_labels(task, rows):
+    """The true labels of n rows of train2: those of truth/, else of true-labels.csv; (n, 2), nan where none is known"""
+    labels = read_known(os.path.join(DATA, task, "truth"), rows)
+    unknown = np.flatnonzero(np.isnan(labels[:, 1]))
+    answers = read_answers(task, text_keys(rows))[-1] if len(unknown) else {}
+    for i in unknown:
+        if (answer := answers.get(rows[i]["id"])) is not None:
+            labels[i] = 1 - answer, answer
+    return labels
 
 
 def buy_labels(task, rows):
@@ -360,26 +386,11 @@ def buy_labels(task, rows):
 
     returns   (n, 2), for no and yes
     """
-    folder = os.path.join(DATA, task)
-    labels = read_known(os.path.join(folder, "truth"), rows)
-    unknown = np.flatnonzero(np.isnan(labels[:, 1]))
-    if not len(unknown):
-        return labels
-    keys = text_keys(rows)
-    names = ["a", "b"] if len(keys) > 1 else read_json(os.path.join(folder, "task.json")).get("names")
-    if not (isinstance(names, list) and len(names) == 2 and all(map(is_text, names))):
-        names = ["no", "yes"]
-    path = os.path.join(folder, TRUE_LABELS)
-    table = {}
-    answers = {}
-    for line, row in read_table(path) if os.path.exists(path) else ():
-        name = row.get("id")
-        if not name or name in table:
-            fail(f"{path}, line {line}: " + (f"id {name!r} occurs twice" if name else "no id"))
-        table[name] = row
-        answers[name] = read_answer(row.get("label"), names, f"{path}, line {line}, id {name!r}")
-    missing = [rows[i] for i in unknown if answers.get(rows[i]["id"]) is None]
+    labels = known_labels(task, rows)
+    missing = [row for row, pair in zip(rows, labels) if np.isnan(pair[1])]
     if missing:
+        keys = text_keys(rows)
+        names, table, _ = read_answers(task, keys)
         for row in missing:
             table.setdefault(row["id"], {key: row[key] for key in ("id", *keys)})
         out = io.StringIO()
@@ -387,11 +398,30 @@ def buy_labels(task, rows):
         writer = csv.DictWriter(out, dict.fromkeys(["id", *keys, "label", *columns]))
         writer.writeheader()
         writer.writerows(table.values())
+        path = os.path.join(DATA, task, TRUE_LABELS)
         write_file(path, out.getvalue())
         fail(f"people must give {len(missing):,} true labels: write {names[1]!r} or {names[0]!r} into the column label "
              f"of {os.path.relpath(path)}. Then the same command goes on")
-    labels[unknown] = [(1 - answer, answer) for answer in (answers[rows[i]["id"]] for i in unknown)]
     return labels
+
+
+def changed_labels(task, bought):
+    """The rows whose true label is another one today, or gone. bought: {id: 0 or 1}, as a run has used it -> ids"""
+    rows = [row for row in read_rows(task, "train2") if row["id"] in bought] if bought else []
+    return [row["id"] for row, pair in zip(rows, known_labels(task, rows) if rows else ())
+            if np.isnan(pair[1]) or int(pair[1] > 0.5) != bought[row["id"]]]
+
+
+def is_corrected(folder, task):
+    """Was a true label that the finished run in a folder has bought changed since? One line says so"""
+    bought = {}
+    with contextlib.suppress(*DAMAGE), open_file(os.path.join(folder, "results.json")) as f:
+        results = json.load(f)
+        bought = dict(zip(results["truth_ids"], results["truth_labels"]))
+    changed = changed_labels(task, bought)
+    if changed:
+        print(f"note: the true label of {changed[0]} was changed since the run of {os.path.relpath(folder)}")
+    return bool(changed)
 
 
 # --------------------------------------------------------------------------- files

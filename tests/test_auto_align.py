@@ -628,6 +628,10 @@ def test_where_the_task_has_no_truth_people_write_it_and_the_result_is_the_same(
         f.writelines(lines)
     printed = must(other, *SHORT, "--out", "told")
     assert re.search("note: the true label of .* was changed; round 2 and those after it are played again", printed)
+    # fault: each request of another run made all finished runs of the task stale
+    with open(asked, "a", encoding="utf-8") as f:
+        f.write("of another run,its text,\n")
+    assert "already done" in must(other, *SHORT, "--out", "told")
 
 
 def test_of_several_evaluators_the_best_on_valid_starts_and_an_ensemble_is_one(house):
