@@ -164,7 +164,7 @@ def class_draws(hits, labels, groups):
     Bootstrap draws of class_means over questions and runs (metrics.bootstrap). For each class the hits in a draw are
     divided by the size of the class in the same draw.
 
-    hits (S, M, N) of S runs (seeds) and M models, labels (N,) or None, groups N -> (2000, M)
+    hits (S, M, N) of S runs (seeds) and M models, labels (N,) or None, groups N -> (up to 2000, M)
     """
     hits = np.asarray(hits, float)
     if labels is None:

@@ -767,6 +767,9 @@ def check_out(name, folder, sources):
     found = [os.path.realpath(source) + os.sep for source in sources if os.path.exists(source)]
     if not is_name or any(source.startswith(os.path.realpath(folder) + os.sep) for source in found):
         fail(f"--out {name!r} would overwrite what this run reads, or is no name; choose another")
+    task, base = os.path.dirname(os.path.dirname(folder)), os.path.basename(folder)
+    if folder != path_name(name) and os.path.isfile(os.path.join(task, base, "labels.jsonl")):       # see labels_folder
+        fail(f"--out {name!r} is the name of an annotator of {os.path.relpath(task)}, or of its truth; choose another")
     with catch_write_errors(folder):
         names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
     if names and not is_run_folder(folder):

@@ -318,6 +318,14 @@ def test_a_run_and_an_annotator_of_one_name_are_told_apart(root, stops):
     stops(["give the folder of this file, data/mine/weak"], contract.read_labels, "data/mine/weak/labels.jsonl", ROWS)
 
 
+def test_no_run_takes_the_name_of_an_annotator(root, stage, stops):
+    """Fault: from then on all that named it ended in "is a run and an annotator", the whole report too."""
+    (root / "data" / "mine" / "ann").mkdir(parents=True)
+    (root / "data" / "mine" / "ann" / "labels.jsonl").write_text("")
+    stops(["--out 'ann' is the name of an annotator of data/mine"], describe, stage, "--out", "ann")
+    assert describe(stage, "--out", "bob")
+
+
 def test_a_split_that_was_emptied_is_one_line(root, stops):
     folder = root / "data" / "mine"
     os.makedirs(folder)
