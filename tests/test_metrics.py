@@ -269,3 +269,15 @@ def test_a_threshold_moves_only_where_it_is_clearly_better():
     assert moved <= 10
     assert choose_threshold([], []) == 0.5 and choose_threshold([0.1, 0.2], [1, 1]) == 0.5
     assert pick_metric("auto", [0, 0, 0, 1, 1, 1, 1, 1, 1, 1]) == "accuracy"    # exactly 70/30
+
+
+def test_a_confidence_in_float32_is_in_the_bin_of_its_number():
+    """Fault: 0.9 is 0.89999998 in float32, and fell into the bin below: 0.51."""
+    assert ece(np.array([0.9, 0.92], np.float32), [1, 0]) == pytest.approx(0.41, abs=1e-6)
+
+
+def test_a_student_that_is_undecided_does_not_agree():
+    """Fault: a tie counted as agreement with every no."""
+    rows = [{"id": str(i), "group": str(i), "label": i % 2} for i in range(4)]
+    c = compare_models(rows, soft(np.array([0.1, 0.9, 0.1, 0.9])), soft(np.array([0.5, 0.5, 0.1, 0.9])))
+    assert c["agrees_where_supervisor_right"] == 0.5

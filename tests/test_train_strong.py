@@ -196,6 +196,12 @@ def test_a_tie_is_no_verdict_to_agree_with():
     assert train_strong.agreement(np.array([0.9, 0.1, 0.9, 0.9]), labels * 0 + 0.5) is None
 
 
+def test_rows_of_one_question_say_nothing_of_each_other():
+    """Fault: a traceback, since no other question is left to learn from."""
+    for predict_from_others in (knn_prediction, logistic_prediction):
+        assert predict_from_others(np.eye(2), np.array([[0.1, 0.9], [0.8, 0.2]]), ["a", "a"]).tolist() == [0.5, 0.5]
+
+
 @pytest.mark.parametrize("predict_from_others", [knn_prediction, logistic_prediction])
 def test_filters_find_planted_wrong_labels(predict_from_others):
     x, soft, truth, groups = planted()
