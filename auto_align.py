@@ -46,7 +46,8 @@ Reads   a supervisor's folder with a checkpoint, or a bagging ensemble's; data/<
         "question", "answer" and "choices" for the attacker; of truth/ and true-labels.csv the audited rows alone
 Writes  data/<task>/seed<seed>/align/{checkpoint/, labels.jsonl, audits.jsonl, config.json, results.json} of the last
         student; evaluator/labels.jsonl: the starting evaluator's labels of test, over which the PGR is; and
-        rounds-<key>/round-<k>/{evaluator.json, learner/, labels.jsonl, audits.jsonl, results.json}.
+        rounds-<key>/round-<k>/{evaluator.json, learner/, labels.jsonl, audits.jsonl, results.json};
+        data/<task>/true-labels.csv, if people must label the audited rows.
         The key is a digest of flags, inputs and code: a killed run goes on after its last whole round, and rounds of
         other flags or code are never mixed in. When this run is complete, its own rounds stay, and those of other flags
         or code are removed. An audits.jsonl lists every true label that was used: a round's, or the run's own for the

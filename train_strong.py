@@ -49,7 +49,8 @@ Reads   labels.jsonl of the supervisor and of the ceiling, and the ceiling's res
         data/<task>/truth/labels.jsonl: its labels of valid are checked before training and used after it, to
         print how often the student was right at each step. Training itself uses the truth only with --labels truth,
         --truth-budget, --oracle-stop or --control dealt
-Writes  data/<task>/seed<seed>/student/{checkpoint/, labels.jsonl, config.json, results.json}; results.json comes last.
+Writes  data/<task>/seed<seed>/student/{checkpoint/, labels.jsonl, config.json, results.json}; results.json comes last;
+        data/<task>/true-labels.csv, if people must give the labels of --truth-budget.
         A finished run is skipped (--force repeats it). After an edit of this file, such as a new loss, it runs again.
 """
 import argparse

@@ -188,7 +188,7 @@ def find_delimiter(sample, default=","):
 
 def read_csv(path, f, default):
     """An open text file of fields -> (line number, dict). A header with one name twice, or a field too many, raises."""
-    sample = re.sub("^sep=.*\n", "", f.read(1 << 16), flags=re.I)             # Excel may name the delimiter first
+    sample = re.sub('^"?sep=.*\n', "", f.read(1 << 16), flags=re.I)             # Excel may name the delimiter first
     f.seek(0)
     csv.field_size_limit(1 << 30)
     reader = csv.reader(f, delimiter=find_delimiter(sample, default), strict=True)
@@ -400,8 +400,8 @@ def buy_labels(task, rows):
         writer.writerows(table.values())
         path = os.path.join(DATA, task, TRUE_LABELS)
         write_file(path, out.getvalue())
-        fail(f"people must give {len(missing):,} true labels: write {names[1]!r} or {names[0]!r} into the column label "
-             f"of {os.path.relpath(path)}. Then the same command goes on")
+        fail(f"people must give {len(missing):,} true label(s): write {names[1]!r} or {names[0]!r} into the column "
+             f"label of {os.path.relpath(path)}, then give the same command again")
     return labels
 
 

@@ -608,7 +608,7 @@ def test_where_the_task_has_no_truth_people_write_it_and_the_result_is_the_same(
     asked = os.path.join(task, "true-labels.csv")
     for k in (1, 2):                                       # each round asks once
         done = call(other, *SHORT, "--out", "told")
-        assert done.returncode == 2 and "people must give 6 true labels" in done.stderr, done.stderr
+        assert done.returncode == 2 and "people must give 6 true label(s)" in done.stderr, done.stderr
         assert not os.path.exists(os.path.join(folder(other, "told"), "results.json"))
         with open(asked, encoding="utf-8", newline="") as f:
             rows = list(csv.DictReader(f))

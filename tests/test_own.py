@@ -329,7 +329,7 @@ def test_people_give_true_labels_on_request(tmp_path, monkeypatch, capsys):
     assert ask(monkeypatch, tmp_path, rows[:1], {"a": 1.0}, **task).tolist() == [[0, 1]] and not asked.exists()
     with pytest.raises(SystemExit):
         ask(monkeypatch, tmp_path, rows[:2], {"a": 1.0}, **task)
-    assert "people must give 1 true labels: write 'right' or 'wrong'" in capsys.readouterr().err
+    assert "people must give 1 true label(s): write 'right' or 'wrong'" in capsys.readouterr().err
     with open(asked, encoding="utf-8", newline="") as f:
         assert list(csv.DictReader(f)) == [{"id": "b", "text": rows[1]["text"], "label": ""}]
     # Excel has saved it with semicolons, and somebody has added a column: what people wrote is kept
