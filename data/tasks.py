@@ -399,7 +399,7 @@ def buy_labels(task, rows):
         writer.writeheader()
         writer.writerows(table.values())
         path = os.path.join(DATA, task, TRUE_LABELS)
-        write_file(path, out.getvalue())
+        write_file(path, "\ufeff" + out.getvalue())        # Excel knows UTF-8 by this mark alone
         fail(f"people must give {len(missing):,} true label(s): write {names[1]!r} or {names[0]!r} into the column "
              f"label of {os.path.relpath(path)}, then give the same command again")
     return labels

@@ -610,7 +610,7 @@ def test_where_the_task_has_no_truth_people_write_it_and_the_result_is_the_same(
         done = call(other, *SHORT, "--out", "told")
         assert done.returncode == 2 and "people must give 6 true label(s)" in done.stderr, done.stderr
         assert not os.path.exists(os.path.join(folder(other, "told"), "results.json"))
-        with open(asked, encoding="utf-8", newline="") as f:
+        with open(asked, encoding="utf-8-sig", newline="") as f:
             rows = list(csv.DictReader(f))
         assert len(rows) == 6 * k and all(row["label"] == "" for row in rows[6 * k - 6:])
         with open(asked, "w", encoding="utf-8", newline="") as f:

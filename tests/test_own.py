@@ -284,7 +284,7 @@ def test_rows_without_a_label_go_to_train2_alone(tmp_path, run, capsys, n, known
 def test_an_audit_gives_true_labels_to_rows_that_had_none(tmp_path, run, capsys):
     rows = partly_labelled(tmp_path / "rows.jsonl", 0, ann=["yes", "no"] * 200)
     folder = run(rows, "--soft-label", "ann")
-    to_label = list(csv.DictReader(open(folder / "to-label.csv", encoding="utf-8")))
+    to_label = list(csv.DictReader(open(folder / "to-label.csv", encoding="utf-8-sig")))
     assert len(to_label) == 100 and all(row["label"] == "" for row in to_label)
     known = [(row["text"], int(row["text"].split()[-1]) % 2, f"note {k}") for k, row in enumerate(to_label)]
     filled = table(folder / "to-label.csv", known, ("text", "label", "note"))
@@ -297,7 +297,7 @@ def test_an_audit_gives_true_labels_to_rows_that_had_none(tmp_path, run, capsys)
     assert "audit: 100 true labels" in capsys.readouterr().out
     assert all(row["label"] == int(row["text"].split()[-1]) % 2 for row in splits["test"])
     # the second round: a hundred rows of train2 follow, and the same command reads them all
-    grown = list(csv.DictReader(open(filled, encoding="utf-8")))
+    grown = list(csv.DictReader(open(filled, encoding="utf-8-sig")))
     assert [(row["text"], int(row["label"]), row["note"]) for row in grown[:100]] == known
     new = {row["text"] for row in grown[100:] if row["label"] == ""}
     truth = {row["id"] for row in read_jsonl(folder / "truth" / "labels.jsonl")}
@@ -330,7 +330,7 @@ def test_people_give_true_labels_on_request(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         ask(monkeypatch, tmp_path, rows[:2], {"a": 1.0}, **task)
     assert "people must give 1 true label(s): write 'right' or 'wrong'" in capsys.readouterr().err
-    with open(asked, encoding="utf-8", newline="") as f:
+    with open(asked, encoding="utf-8-sig", newline="") as f:
         assert list(csv.DictReader(f)) == [{"id": "b", "text": rows[1]["text"], "label": ""}]
     # Excel has saved it with semicolons, and somebody has added a column: what people wrote is kept
     table = "id;text;label;who\nb;t;Wrong;Ann\n"
@@ -338,7 +338,7 @@ def test_people_give_true_labels_on_request(tmp_path, monkeypatch, capsys):
     assert ask(monkeypatch, tmp_path, rows[:2], {"a": 1.0}, **task).tolist() == [[0, 1], [1, 0]]
     with pytest.raises(SystemExit):
         ask(monkeypatch, tmp_path, rows, {"a": 1.0}, **task)
-    with open(asked, encoding="utf-8", newline="") as f:
+    with open(asked, encoding="utf-8-sig", newline="") as f:
         table = [(row["id"], row["label"], row["who"]) for row in csv.DictReader(f)]
     assert table == [("b", "Wrong", "Ann"), ("c", "", ""), ("d", "", "")]
     # a task without words of its own: yes and no
@@ -366,7 +366,7 @@ def test_of_a_pair_people_say_which_text_is_better(tmp_path, monkeypatch, capsys
         ask(monkeypatch, tmp_path, pairs, {}, names=["first", "second"])      # of the person's table: it may be turned
     assert "write 'b' or 'a'" in capsys.readouterr().err
     asked = tmp_path / "mine" / "true-labels.csv"
-    assert asked.read_text(encoding="utf-8").split() == ["id,text_a,text_b,label", "p,one,two,"]
+    assert asked.read_text(encoding="utf-8-sig").split() == ["id,text_a,text_b,label", "p,one,two,"]
     asked.write_text("id,text_a,text_b,label\np,one,two,B\n", encoding="utf-8")
     assert ask(monkeypatch, tmp_path, pairs, {}).tolist() == [[0, 1]]
 

@@ -258,7 +258,7 @@ def test_own_pairs_without_labels_are_labelled_by_hand(world, capsys):
         writer.writeheader()
         writer.writerows({**row, "best": ""} for row in table)
     make()
-    with open("data/mine/to-label.csv", encoding="utf-8") as f:
+    with open("data/mine/to-label.csv", encoding="utf-8-sig") as f:
         to_label = list(csv.DictReader(f))
     assert len(to_label) == 80 and list(to_label[0]) == ["text_a", "text_b", "label"]
     assert {(row["text_a"], row["text_b"]) for row in to_label} == {

@@ -495,7 +495,7 @@ def write_to_label(folder, task, rows):
         writer = csv.DictWriter(out, dict.fromkeys([name for row in old for name in row] + [*keys, "label"]))
         writer.writeheader()
         writer.writerows(old + new[:TO_LABEL])
-        write_file(path, out.getvalue())
+        write_file(path, "\ufeff" + out.getvalue())        # Excel knows UTF-8 by this mark alone
     print(f"to label next: fill in the labels of {os.path.relpath(path)}, random rows of train2, and give the file "
           "back with --audit")
 
