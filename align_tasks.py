@@ -170,7 +170,7 @@ def class_draws(hits, labels, groups):
     if labels is None:
         return bootstrap(hits, groups)
     parts = []
-    both = True                                            # draws without one of the classes are left out
+    both = True                                            # draws without one of the classes count only if all are so
     for label in (0, 1):
         side = (np.asarray(labels) == label).astype(float)
         sizes = np.broadcast_to(side, (len(hits), 1, len(side)))

@@ -6,6 +6,7 @@ Every stage is a script of its own. Stages exchange plain files under data/:
     data/<task>/{train1,train2,valid,test}.jsonl   rows {"id", "group", "text"}, and "label" in train1 and test only;
                                                    or pairs {"id", "group", "text_a", "text_b"}, label 1: b is better
     data/<task>/truth/labels.jsonl                 the true labels of train2 and valid, a label file like any other
+    data/<task>/true-labels.csv                    rows whose true labels a run asks people for (data/tasks.py)
     data/<task>/seed<seed>/<run>/labels.jsonl      {"id", "soft_label": [p_no, p_yes]} for train2, valid and test
                                  checkpoint/       its model, an ordinary transformers folder
                                  config.json       its flags, and fingerprints of its code and of all files that it read
@@ -848,11 +849,10 @@ def note_if_stale(folder):
     results = os.path.join(folder, "results.json")
     config = read_json(results).get("config") if os.path.exists(results) else None
     inputs = config.get("inputs") if isinstance(config, dict) else None
-    changed = [name for name, old in inputs.items() if name.endswith((".jsonl", "task.json"))
-               and old != input_fingerprint(name)] if isinstance(inputs, dict) else []
+    changed = [name for name, old in (inputs.items() if isinstance(inputs, dict) else ())
+               if name.endswith((".jsonl", "task.json")) and old != input_fingerprint(name)]
     if changed:
-        print(f"note: {', '.join(changed)} {'were' if len(changed) > 1 else 'was'} changed since the run of "
-              f"{os.path.relpath(folder)} read {'them' if len(changed) > 1 else 'it'}. Repeat its command")
+        print(f"note: changed since the run of {os.path.relpath(folder)}: {', '.join(changed)}. Repeat its command")
 
 
 def what_differs(old, new):

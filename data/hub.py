@@ -170,8 +170,7 @@ def find_files(path, splits):
         return {"all": [path]}
     if not os.path.isdir(path):
         fail(f"--from-file {path}: no such file or folder")
-    names = sorted(n for n in glob.glob(os.path.join(path, "**"), recursive=True)
-                   if n.lower().endswith(ENDINGS))
+    names = sorted(n for n in glob.glob(os.path.join(path, "**"), recursive=True) if n.lower().endswith(ENDINGS))
     found = {}
     for split in splits:
         found[split] = [name for name in names if re.match(split + r"[-_.]", os.path.basename(name))

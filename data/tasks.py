@@ -36,6 +36,7 @@ TRUE_LABELS = "true-labels.csv"
 MOST_UNPACKED = 1 << 28                                    # bytes of a small .gz
 YES = {"1", "1.0", "true", "yes"}
 NO = {"0", "0.0", "false", "no"}
+MISSING = {"", "nan", "na", "n/a", "null", "#n/a", "<na>"}         # words for "there is no label"
 PLAIN_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"                  # of a folder: such a name cannot lead out of data/
 
 
@@ -96,6 +97,22 @@ def pair_row(better, worse):
     if is_turned(worse, better):
         return {"text_a": better, "text_b": worse, "label": 0}
     return {"text_a": worse, "text_b": better, "label": 1}
+
+
+def word_of(value):
+    """
+    A cell -> its word in lower case, numbers in their shortest form; None: there is no label
+
+    >>> [word_of(value) for value in (" Urgent", True, 1.0, "-1", "1234567", None, float("nan"), "N/A")]
+    ['urgent', 'true', '1', '-1', '1234567', None, None, None]
+    """
+    word = "" if value is None else str(value).strip().casefold()
+    if word in MISSING:
+        return None
+    try:
+        return str(float(word)).removesuffix(".0")
+    except ValueError:
+        return word
 
 
 def binary_label(value):
@@ -327,25 +344,23 @@ def read_answer(cell, names, where):
     """
     A cell that a person has filled in -> 0, 1, or None if it is empty. Anything else ends in one line.
 
-    names   the words for 0 and 1; 0/1, true/false and yes/no are understood too, if no name means the opposite there
+    names   the words for 0 and 1; 0/1, true/false and yes/no are understood too, unless one of the names is a usual
+            word for the other label
 
     >>> [read_answer(cell, ("wrong", "right"), "here") for cell in ("Right ", "no", "1.0", "", None)]
     [1, 0, 1, None, None]
     >>> [read_answer(cell, ("1.0", "2.0"), "here") for cell in ("1", "2", "1.0")]
     [0, 1, 0]
     """
-    def word_of(value):
-        return re.sub(r"^(-?\d+)\.0+$", r"\1", str(value or "").strip().casefold())       # Excel writes 1, pandas 1.0
-
-    word = word_of(cell)
+    word = word_of(cell)                                   # the numbers 1 (Excel) and 1.0 (pandas) are one word
     no, yes = map(word_of, names)
     meaning = {usual: int(usual in YES) for usual in YES | NO}
     if no in YES or yes in NO:                             # of the classes "1" and "2", 1 is no
         meaning = {}
     meaning |= {no: 0, yes: 1}
-    if word and word not in meaning:
+    if word not in {None, *meaning}:
         fail(f"{where}: the label {word[:40]!r} is neither {names[1]!r} nor {names[0]!r}")
-    return meaning[word] if word else None
+    return meaning.get(word)
 
 
 def read_answers(task, keys):
@@ -407,9 +422,11 @@ def buy_labels(task, rows):
 
 def changed_labels(task, bought):
     """The rows whose true label is another one today, or gone. bought: {id: 0 or 1}, as a run has used it -> ids"""
-    rows = [row for row in read_rows(task, "train2") if row["id"] in bought] if bought else []
-    return [row["id"] for row, pair in zip(rows, known_labels(task, rows) if rows else ())
-            if np.isnan(pair[1]) or int(pair[1] > 0.5) != bought[row["id"]]]
+    if not bought:
+        return []
+    rows = [row for row in read_rows(task, "train2") if row["id"] in bought]
+    p_yes = known_labels(task, rows)[:, 1].round()         # nan, gone, is equal to nothing
+    return [row["id"] for row, p in zip(rows, p_yes) if p != bought[row["id"]]]
 
 
 def is_corrected(folder, task):

@@ -645,7 +645,7 @@ def test_a_supervisor_whose_rows_were_changed_since_is_named(root, stage, capsys
     for text, noted in (('{"label": 0}\n', False), ('{"label": 1}\n', True)):
         rows.write_text(text)
         describe(stage, "--out", "student", inputs=[os.path.join(folder, "labels.jsonl")])
-        words = "note: data/mine/train1.jsonl was changed since the run of data/mine/seed0/weak read it. Repeat"
+        words = "note: changed since the run of data/mine/seed0/weak: data/mine/train1.jsonl. Repeat its command"
         assert (words in capsys.readouterr().out) == noted
 
 

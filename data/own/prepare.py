@@ -65,30 +65,13 @@ from contract import (
 from metrics import all_metrics
 from tasks import (
     DATA, NO, PLAIN_NAME, SPLITS, TRUE_LABELS, YES, fill_texts, hash_fraction, is_turned, normalize, open_task,
-    read_table, row_id, split_groups, text_columns, write_jsonl, write_task)
+    read_table, row_id, split_groups, text_columns, word_of, write_jsonl, write_task)
 
 FEWEST = 40                                # groups; fewer cannot fill the splits
-MISSING = {"", "nan", "na", "n/a", "null", "#n/a", "<na>"}
 TO_LABEL = 100                             # rows of to-label.csv
 
 
 # --------------------------------------------------------------------------- the words of a label
-
-def word_of(value):
-    """
-    A cell -> its word in lower case, numbers in their shortest form; None: there is no label
-
-    >>> [word_of(value) for value in (" Urgent", True, 1.0, "-1", "1234567", None, float("nan"), "N/A")]
-    ['urgent', 'true', '1', '-1', '1234567', None, None, None]
-    """
-    word = "" if value is None else str(value).strip().casefold()
-    if word in MISSING:
-        return None
-    try:
-        return str(float(word)).removesuffix(".0")
-    except ValueError:
-        return word
-
 
 def id_of(value):
     """
