@@ -5,8 +5,10 @@ docs/pitfalls.md says which test catches which pitfall.
 python -m pytest tests/test_robust.py                              # half a minute
 W2SG_KILLS=20 W2SG_FUZZ=2000 python -m pytest tests/test_robust.py # more kills and more broken inputs
 """
+import argparse
 import ast
 import glob
+import inspect
 import json
 import os
 import random
@@ -346,7 +348,9 @@ def test_a_reader_who_leaves_early_gets_no_traceback(house, command, buffered):
     if buffered:
         assert run.wait() in (0, 1)
     else:
-        assert run.wait() == (0 if "--help" in command else 1)
+        # argparse of Python 3.11.7 passes over the error; with that of 3.11.2 it reaches run_script
+        passes_over = "OSError" in inspect.getsource(argparse.ArgumentParser._print_message)
+        assert run.wait() == (0 if "--help" in command and passes_over else 1)
     assert os.path.exists(path) == (command == ["report.py"])
     run.stderr.close()
 
